@@ -1,0 +1,344 @@
+//! The words that every part of the agent shares (DESIGN §1): who holds, what was taken, where it went.
+//!
+//! Plain data only. This file must not know how facts are gathered (`sensor`, `host`) nor what is concluded from them
+//! (`ledger`, `rules`, `alerts`).
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+/// Nanoseconds since boot (`CLOCK_BOOTTIME`): the only clock that windows and budgets use, for it cannot be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct BootNs(pub u64);
+
+/// A process, never the pid alone: thread group id and the start of its leader (`task_struct.start_boottime`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HolderId {
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Start of the thread group leader, ns since boot.
+    pub start: BootNs,
+}
+
+/// A kernel identity of a file, directory, pipe or socket: never a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// `super_block.s_dev` in the kernel's own encoding (12 bits major, 20 bits minor).
+    pub dev: Dev,
+    /// `inode.i_ino`.
+    pub ino: u64,
+    /// `inode.i_generation`; 0 where the filesystem has none.
+    pub generation: u32,
+}
+
+/// A device number in the kernel's own encoding (`MKDEV`: major << 20 | minor). Prints as `8:16`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dev(pub u32);
+
+impl Dev {
+    /// From a `major:minor` pair as `/proc/self/mountinfo` and sysfs print it.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self(major << 20 | (minor & 0xf_ffff))
+    }
+
+    #[must_use]
+    pub const fn major(self) -> u32 {
+        self.0 >> 20
+    }
+
+    #[must_use]
+    pub const fn minor(self) -> u32 {
+        self.0 & 0xf_ffff
+    }
+}
+
+impl fmt::Display for Dev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major(), self.minor())
+    }
+}
+
+/// Index of a configured asset, in the order of the configuration; below [`agent_ebpf::MAX_ASSETS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AssetId(pub u8);
+
+/// A set of assets, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AssetSet(pub u64);
+
+impl AssetSet {
+    #[must_use]
+    pub const fn contains(self, asset: AssetId) -> bool {
+        self.0 >> (asset.0 as u32 & 63) & 1 == 1
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = AssetId> {
+        (0..64).map(AssetId).filter(move |&asset| self.contains(asset))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AssetKind {
+    Weights,
+    Associated,
+}
+
+impl AssetKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Associated => "associated",
+        }
+    }
+}
+
+/// What the rest of the agent needs to know of an asset. Replaced as a whole when its size changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asset {
+    pub id: AssetId,
+    pub name: String,
+    pub kind: AssetKind,
+    /// Total size of its files in bytes.
+    pub bytes: u64,
+    /// Whether a reader list is configured (without one WB-0004 only learns).
+    pub has_readers: bool,
+}
+
+/// Where a holder got bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// One of the asset's own files.
+    Asset(AssetId),
+    /// A file, pipe or socket that another holder wrote into.
+    Carrier(ObjectId),
+    /// The process that it was forked from.
+    Parent(HolderId),
+}
+
+/// Where bytes went, as the kernel names it. [`Sink`] is the same thing in the words of people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SinkKey {
+    /// A regular file (memfd and tmpfs included).
+    File(ObjectId),
+    BlockDevice(Dev),
+    CharDevice(Dev),
+    Terminal(Dev),
+    Peer { ip: IpAddr, port: u16, proto: Proto },
+    /// A pipe, FIFO or Unix socket: bytes stay on this host until the other end moves them.
+    Process(ObjectId),
+    /// A channel that carries bytes which cannot be counted, or that the sensor cannot name.
+    Unmetered,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Proto {
+    Tcp,
+    Udp,
+    Icmp,
+    Raw,
+    Sctp,
+    Vsock,
+    Packet,
+    Netlink,
+    /// Any other: the address family in the high byte, the IP protocol in the low one.
+    Other(u16),
+}
+
+impl Proto {
+    /// The word after the slash in `203.0.113.9:443/tcp`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+            Self::Raw => "raw",
+            Self::Sctp => "sctp",
+            Self::Vsock => "vsock",
+            Self::Packet => "packet",
+            Self::Netlink => "netlink",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
+/// Whether a sink is registered (DESIGN §1). What nobody listed is `Uncontrolled`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Control {
+    Controlled,
+    Uncontrolled,
+    Memory,
+    Process,
+    Unmetered,
+}
+
+impl Control {
+    /// Every value, in the order in which metrics create their children.
+    pub const ALL: [Self; 5] =
+        [Self::Controlled, Self::Uncontrolled, Self::Memory, Self::Process, Self::Unmetered];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Controlled => "controlled",
+            Self::Uncontrolled => "uncontrolled",
+            Self::Memory => "memory",
+            Self::Process => "process",
+            Self::Unmetered => "unmetered",
+        }
+    }
+}
+
+/// The kinds of `unmapped.weighbridge.sink.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkKind {
+    File,
+    BlockDevice,
+    CharDevice,
+    Terminal,
+    Peer,
+    Process,
+    Unmetered,
+}
+
+impl SinkKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::BlockDevice => "block_device",
+            Self::CharDevice => "char_device",
+            Self::Terminal => "terminal",
+            Self::Peer => "peer",
+            Self::Process => "process",
+            Self::Unmetered => "unmetered",
+        }
+    }
+}
+
+/// A destination in the words of people; `None` is «does not apply or is not known». Serialises as the alert's `sink`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sink {
+    pub kind: SinkKind,
+    pub control: Control,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `major:minor` of the filesystem's or the device's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fstype: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removable: Option<bool>,
+    /// `203.0.113.9:443/tcp`, `[2001:db8::1]:443/udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// For kind `process` and `unmetered`: `pipe`, `unix`, `loopback`, `rdma`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+}
+
+/// Who moved bytes. Serialises as the alert's `process`; `None` is «not known».
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    pub pid: u32,
+    /// ns since boot.
+    pub start: u64,
+    /// Path of the executable as the kernel named it when it was executed; empty when not known.
+    pub exe: String,
+    /// Lower-case hex; `None` when the file was gone or no longer the one that was executed.
+    pub exe_sha256: Option<String>,
+    /// Arguments joined by spaces, as executed (later changes to argv do not show).
+    pub cmdline: String,
+    pub uid: u32,
+    /// Login uid (`loginuid`); `None` when never set.
+    pub auid: Option<u32>,
+    /// Path below the cgroup2 mount.
+    pub cgroup: Option<String>,
+    /// Container id, from the cgroup path.
+    pub container: Option<String>,
+    /// systemd unit, from the cgroup path.
+    pub unit: Option<String>,
+    /// Parent first, to pid 1.
+    pub ancestry: Vec<Ancestor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    pub pid: u32,
+    pub exe: String,
+    pub cmdline: String,
+}
+
+/// What was lost so far, by stage; the sum since the agent started. Empty when nothing was.
+pub type Loss = BTreeMap<&'static str, u64>;
+
+/// One statement of the sensor. Byte counts are cumulative and never fall: applying one twice changes nothing.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Identity of a holder; comes before its first `Take` or `Flow`, and again after an exec.
+    Process { holder: HolderId, process: Arc<Process> },
+    /// A sink resolved; comes before its first `Flow`, and again when its control or its path changed.
+    Sink { key: SinkKey, sink: Arc<Sink> },
+    /// An asset registered, or its size changed.
+    Asset(Arc<Asset>),
+    /// `holder` has taken `bytes` in all from `source` (for a parent: what the parent had taken at the fork).
+    /// `listed` answers, for an asset source, whether the holder is on the asset's reader list.
+    Take { holder: HolderId, source: Source, bytes: u64, listed: bool, at: BootNs },
+    /// `holder` has put `bytes` in all into `sink` while it held exactly `assets`.
+    Flow { holder: HolderId, sink: SinkKey, assets: AssetSet, bytes: u64, at: BootNs },
+    /// The process is gone and all its bytes were reported.
+    Exit { holder: HolderId, at: BootNs },
+    /// Something was lost.
+    Loss(Loss),
+}
+
+/// What rules see: the growth of one bound. One asset each; several assets in one flow give one record each.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub kind: RecordKind,
+    pub at: BootNs,
+    pub asset: Arc<Asset>,
+    pub holder: HolderId,
+    pub process: Arc<Process>,
+    /// Where to; `None` for a take.
+    pub sink: Option<Arc<Sink>>,
+    /// Growth, in bytes, of the flow's bound (kind flow) or of what the holder took (kind take).
+    pub bytes: u64,
+    /// Whether the process is on the asset's reader list.
+    pub listed: bool,
+    /// Edges from asset to sink, in order.
+    pub lineage: Arc<Vec<Edge>>,
+}
+
+/// The event kinds of the rule grammar's `on:`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RecordKind {
+    Flow,
+    Take,
+}
+
+/// One step from asset to sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Edge {
+    pub from: Node,
+    pub to: Node,
+    pub bytes: u64,
+}
+
+/// An end of an [`Edge`]. `kind` is one of `asset process file pipe unix shm peer device`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}

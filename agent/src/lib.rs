@@ -1,0 +1,6 @@
+//! The user side of Weighbridge, as a library: everything but the command line, so that tests reach it.
+//!
+//! Dependencies point one way: `pipeline → {sensor, ledger, rules, alerts, sinks, metrics} → event → agent_ebpf`.
+//! Only `sensor` names aya; `ledger`, `rules` and `alerts` know nothing of aya, tokio or files.
+
+pub mod event;
