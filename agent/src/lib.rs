@@ -3,4 +3,5 @@
 //! Dependencies point one way: `pipeline → {sensor, ledger, rules, alerts, sinks, metrics} → event → agent_ebpf`.
 //! Only `sensor` names aya; `ledger`, `rules` and `alerts` know nothing of aya, tokio or files.
 
+pub mod config;
 pub mod event;

@@ -1,0 +1,86 @@
+//! What the operator configured (DESIGN §4), as plain data.
+//!
+//! Reading and checking YAML is `parse`; whether a path exists or lies on a controlled filesystem is `host`'s business.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+
+use crate::event::AssetKind;
+
+/// A configuration that parsed and is complete in itself. Paths are absolute: relative ones were resolved against the
+/// configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// At most [`agent_ebpf::MAX_ASSETS`]; the index is the asset's id.
+    pub assets: Vec<AssetConfig>,
+    pub controlled: Controlled,
+    /// Files and directories of rule packs.
+    pub rules: Vec<PathBuf>,
+    pub state_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// Keep weighing while the agent is away.
+    pub pin: bool,
+    pub sensor: SensorChoice,
+    pub sinks: Vec<SinkConfig>,
+    /// Bytes that a channel may carry before its readers count as holders (DESIGN §1).
+    pub propagation_floor: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssetConfig {
+    pub name: String,
+    pub kind: AssetKind,
+    /// Each with its place in the configuration file, for errors that only the host can find.
+    pub paths: Vec<Placed<PathBuf>>,
+    pub readers: Vec<Reader>,
+}
+
+/// Who may take an asset's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Path of the executable.
+    Exe(PathBuf),
+    /// systemd unit, from the cgroup path.
+    Unit(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Controlled {
+    pub filesystems: Vec<Placed<FilesystemSelector>>,
+    pub networks: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilesystemSelector {
+    /// The filesystem mounted exactly here.
+    Mount(PathBuf),
+    /// The filesystem's UUID, lower case.
+    Uuid(String),
+    /// The mount source, for network filesystems (`server:/export`).
+    Source(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SensorChoice {
+    Auto,
+    Syscall,
+    Function,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkConfig {
+    File { path: Placed<PathBuf> },
+}
+
+/// A value and where it stands in the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed<T> {
+    pub value: T,
+    /// From 1.
+    pub line: u32,
+    /// From 1.
+    pub column: u32,
+}
