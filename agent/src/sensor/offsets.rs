@@ -4,7 +4,7 @@
 //! This file must not know what a field is used for, and needs no root: it is tested against BTF of several kernels.
 
 use agent_ebpf::fields::{ABSENT, FIELDS, Field};
-use btf_rs::{Btf, BtfType as _, Member, Type};
+use btf_rs::{Btf, Member, Type};
 use thiserror::Error;
 
 /// Members looked through on the way to one field; the kernel nests less than this.
