@@ -5,3 +5,5 @@
 
 pub mod config;
 pub mod event;
+pub mod rules;
+pub mod yaml;
