@@ -197,6 +197,12 @@ impl<'n> Fields<'n> {
         }
     }
 
+    /// Whether every key that is there was asked for.
+    #[must_use]
+    pub fn all_asked(&self) -> bool {
+        self.entries.iter().all(|entry| self.asked.contains(&entry.key.as_str()))
+    }
+
     /// Reports the keys that nobody asked for.
     pub fn done(self, check: &mut Check) {
         for entry in self.entries {

@@ -135,7 +135,8 @@ pub fn suggest(word: &str, known: &[&str]) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((likeness, candidate)) if likeness >= 0.6 => format!("did you mean `{candidate}`?"),
-        Some(_) => format!("known are {}", known.join(", ")),
+        Some((_, only)) if known.len() == 1 => format!("write `{only}`"),
+        Some(_) => format!("write one of {}", known.join(", ")),
         None => "remove it".to_owned(),
     }
 }

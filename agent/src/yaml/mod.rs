@@ -8,6 +8,8 @@
 //! cannot say where a value stood once it is read.
 
 mod check;
+#[cfg(test)]
+pub(crate) mod corpus;
 mod diagnostic;
 mod file;
 mod tree;

@@ -195,8 +195,10 @@ impl Builder<'_> {
 
     fn refuse_properties(&mut self, anchor: usize, has_tag: bool, span: Span) {
         if anchor != 0 {
-            self.faults
-                .push(Diagnostic::at(self.source, span, "anchors are not read").help("remove it and write the value out where it is used"));
+            self.faults.push(
+                Diagnostic::at(self.source, span, "anchors are not read")
+                    .help("remove it and write the value out where it is used"),
+            );
         }
         if has_tag {
             self.faults.push(Diagnostic::at(self.source, span, "tags are not read").help("remove it"));
