@@ -89,6 +89,9 @@ pub enum AssetKind {
 }
 
 impl AssetKind {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::Weights, Self::Associated];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -210,6 +213,17 @@ pub enum SinkKind {
 }
 
 impl SinkKind {
+    /// Every value.
+    pub const ALL: [Self; 7] = [
+        Self::File,
+        Self::BlockDevice,
+        Self::CharDevice,
+        Self::Terminal,
+        Self::Peer,
+        Self::Process,
+        Self::Unmetered,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -5,4 +5,6 @@
 
 pub mod config;
 pub mod event;
+pub mod rules;
 pub mod sensor;
+pub mod yaml;
