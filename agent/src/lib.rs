@@ -6,6 +6,7 @@
 pub mod alerts;
 pub mod config;
 pub mod event;
+pub mod host;
 pub mod ledger;
 pub mod rules;
 pub mod sensor;
