@@ -103,7 +103,8 @@ fn survey() -> Vec<Need> {
         }
     }
     if let Err(what) = toolchain::compiler() {
-        let packages = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"].map(str::to_owned).to_vec();
+        let packages =
+            ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"].map(str::to_owned).to_vec();
         needs.push(Need { what, cure: Cure::Packages(packages) });
     }
     if let Err(what) = toolchain::bpf_linker() {

@@ -46,8 +46,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Unit and documentation tests of every crate; the embedded tests of the rules are among the agent's.
 fn unit(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    add(tally, cargo_test(["--workspace", "--no-fail-fast"].into_iter().chain(filter))?);
+    Ok(())
+}
+
+/// `cargo test` with `arguments`: shows what it prints and counts it.
+pub(crate) fn cargo_test<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Tally> {
     let mut command = shell::cargo();
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(filter).stdout(Stdio::piped());
+    command.args(["test", "--locked"]).args(arguments).stdout(Stdio::piped());
     eprintln!("$ {}", shell::line(&command));
     let mut child = command.spawn().context("cannot start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
@@ -59,13 +65,12 @@ fn unit(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
         reader.line(&line);
     }
     let status = child.wait().context("cannot wait for cargo test")?;
-    let counted = reader.finish();
+    let mut tally = reader.finish();
     // A crate that does not compile has no result line.
-    if !status.success() && counted.failed.is_empty() {
+    if !status.success() && tally.failed.is_empty() {
         tally.failed.push(format!("cargo test, with {status}"));
     }
-    add(tally, counted);
-    Ok(())
+    Ok(tally)
 }
 
 /// One test of its own: where the kernel gives eBPF tracing to this user, `weighbridge doctor` must find that our programs
