@@ -234,5 +234,5 @@ fn install_linker() -> Result<()> {
         .args(["--no-default-features", "--features", &format!("llvm-{LLVM}")])
         .env("LLVM_PREFIX", prefix);
     shell::quietly("building bpf-linker", command)
-        .context("bpf-linker could not be built: mend what its lines say, then run this again")
+        .context("bpf-linker could not be built: mend what its last lines say, then run this again")
 }
