@@ -350,8 +350,30 @@ impl ConfigReader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::FilesystemSelector;
+
+    const COMPLETE: &str = "schema: 1
+assets:
+  - name: llm-70b
+    kind: weights
+    paths: [/models/llm-70b/, ../models/b, ./c]
+    readers: [{exe: /usr/bin/vllm}, {unit: backup.service}]
+  - {name: code, kind: associated, paths: [/src]}
+controlled:
+  filesystems: [{mount: /models}, {uuid: 3F1C2B00-0000-4000-8000-000000000001}, {source: 'nas:/export'}]
+  networks: [10.20.0.0/16, '2001:db8::/32']
+rules: [/]
+state_dir: state
+listen: '[::1]:9000'
+pin: false
+sensor: syscall
+propagation_floor: 128KiB
+sinks:
+  - {type: file, path: alerts.ndjson}
+";
 
     fn accepts(text: &str) -> Config {
         parse("/etc/weighbridge/agent.yaml".as_ref(), text, "/etc/weighbridge".as_ref())
@@ -387,27 +409,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let config = accepts(
-            "schema: 1
-assets:
-  - name: llm-70b
-    kind: weights
-    paths: [/models/llm-70b/, ../models/b, ./c]
-    readers: [{exe: /usr/bin/vllm}, {unit: backup.service}]
-  - {name: code, kind: associated, paths: [/src]}
-controlled:
-  filesystems: [{mount: /models}, {uuid: 3F1C2B00-0000-4000-8000-000000000001}, {source: 'nas:/export'}]
-  networks: [10.20.0.0/16, '2001:db8::/32']
-rules: [/]
-state_dir: state
-listen: '[::1]:9000'
-pin: false
-sensor: syscall
-propagation_floor: 128KiB
-sinks:
-  - {type: file, path: alerts.ndjson}
-",
-        );
+        let config = accepts(COMPLETE);
         let paths: Vec<&Path> = config.assets[0].paths.iter().map(|path| path.value.as_path()).collect();
         assert_eq!(paths, ["/models/llm-70b", "/etc/models/b", "/etc/weighbridge/c"].map(Path::new));
         assert_eq!(
@@ -463,5 +465,24 @@ sinks:
     #[test]
     fn invalid_configurations() {
         yaml::corpus::check("config", |file| load(file).err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_configurations_never_panic(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[ \\[\\]{}:,&*!|$\"/.0-9a-zA-Zü\n-]{0,6}"), 1..6),
+        ) {
+            let mut text: Vec<char> = COMPLETE.chars().collect();
+            for (at, length, new) in edits {
+                let at = at.index(text.len());
+                let end = (at + length).min(text.len());
+                text.splice(at..end, new.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(faults) = parse("agent.yaml".as_ref(), &text, "/".as_ref()) {
+                prop_assert!(!faults.is_empty());
+                let _ = yaml::render(&faults, false);
+            }
+        }
     }
 }
