@@ -92,6 +92,8 @@ pub struct Classifier {
     devices: Devices,
     table: Arc<MountTable>,
     filesystems: HashMap<Dev, Filesystem>,
+    /// The problems of the last refresh, so that each is told once for as long as it lasts.
+    told: Vec<Problem>,
 }
 
 /// A selector and the filesystem that it named first.
@@ -126,14 +128,15 @@ impl Classifier {
         let selectors =
             controlled.filesystems.iter().map(|s| Bound { selector: s.clone(), first: None }).collect();
         let networks = controlled.networks.clone();
+        let (table_before, filesystems) = (Arc::default(), HashMap::new());
         let mut new =
-            Self { selectors, networks, devices, table: Arc::default(), filesystems: HashMap::new() };
+            Self { selectors, networks, devices, table: table_before, filesystems, told: Vec::new() };
         let problems = new.refresh(table);
         (new, problems)
     }
 
     /// Takes a new mount table. A listed mount point that shows another filesystem than at first is a problem, and that
-    /// filesystem is not controlled.
+    /// filesystem is not controlled. Returns what is new; a problem that lasts is told once.
     pub fn refresh(&mut self, table: Arc<MountTable>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut filesystems: HashMap<Dev, Filesystem> = HashMap::new();
@@ -164,7 +167,9 @@ impl Classifier {
         }
         self.table = table;
         self.filesystems = filesystems;
-        problems
+        let new = problems.iter().filter(|problem| !self.told.contains(problem)).cloned().collect();
+        self.told = problems;
+        new
     }
 
     #[must_use]
@@ -531,7 +536,7 @@ mod tests {
         let problems =
             classifier.refresh(table(&format!("{without}41 27 8:48 / /models rw - vfat /dev/sdd1 rw\n")));
         assert!(!classifier.controls(Dev::new(8, 48)));
-        assert_eq!(problems.len(), 1);
+        assert_eq!(problems, [], "told already");
         // The real one comes back.
         assert_eq!(classifier.refresh(table(TABLE)), []);
         assert!(classifier.controls(Dev::new(8, 16)));

@@ -56,6 +56,7 @@ pub struct Mount {
 pub struct MountTable {
     entries: Vec<Mount>,
     by_dev: HashMap<Dev, Vec<usize>>,
+    by_id: HashMap<u64, usize>,
 }
 
 impl MountTable {
@@ -81,7 +82,8 @@ impl MountTable {
         for (index, mount) in entries.iter().enumerate() {
             by_dev.entry(mount.dev).or_default().push(index);
         }
-        Ok(Self { entries, by_dev })
+        let by_id = entries.iter().enumerate().map(|(index, mount)| (mount.id, index)).collect();
+        Ok(Self { entries, by_dev, by_id })
     }
 
     #[must_use]
@@ -117,7 +119,7 @@ impl MountTable {
     /// The mount with this id, as `statx` reports it.
     #[must_use]
     pub fn by_id(&self, id: u64) -> Option<&Mount> {
-        self.entries.iter().find(|mount| mount.id == id)
+        self.by_id.get(&id).map(|&index| &self.entries[index])
     }
 
     /// The mount that an existing path is on; the path's symbolic links are followed.

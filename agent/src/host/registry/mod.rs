@@ -24,7 +24,6 @@ use crate::{
 };
 
 mod changes;
-mod generation;
 mod store;
 mod walk;
 
@@ -66,6 +65,14 @@ pub struct Entry {
     filesystem: u32,
 }
 
+/// A directory whose files are protected, those that appear later included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    pub asset: AssetId,
+    pub path: Box<Path>,
+    pub object: Object,
+}
+
 /// A filesystem that stores protected files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
@@ -82,6 +89,7 @@ pub struct Filesystem {
 pub struct Registry {
     /// In alphabetical order of asset and path.
     files: Vec<Entry>,
+    directories: Vec<Directory>,
     filesystems: Vec<Filesystem>,
 }
 
@@ -154,6 +162,12 @@ impl Registry {
     #[must_use]
     pub fn files(&self) -> &[Entry] {
         &self.files
+    }
+
+    /// The assets' directories and all below them, for a watch on what appears in them.
+    #[must_use]
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
     }
 
     #[must_use]
@@ -312,6 +326,14 @@ mod tests {
                 (0, "w.gguf", 8, "gguf".to_owned()),
                 (1, "one.gguf", 1, "unknown".to_owned())
             ]
+        );
+        let directories: Vec<_> =
+            registry.directories().iter().map(|d| (d.asset.0, d.path.to_path_buf(), d.object.ino)).collect();
+        let expected = ["m", "m/deep", "m/deep/er"].map(|name| scratch.path(name));
+        assert_eq!(
+            directories,
+            expected.map(|path| (0, path.clone(), fs::metadata(&path).unwrap().ino())),
+            "a path that is a file protects no directory"
         );
         let sizes: Vec<_> = registry.assets(&scratch.config).iter().map(|asset| asset.bytes).collect();
         assert_eq!(sizes, [10, 1]);

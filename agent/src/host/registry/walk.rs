@@ -23,10 +23,10 @@ use super::{
         Problem, Severity,
         control::Classifier,
         format::{self, Recognised},
+        ioctl::generation,
         mounts::Mount,
     },
-    Entry, Filesystem, MAX_FILES, Object, Registry,
-    generation::generation,
+    Directory, Entry, Filesystem, MAX_FILES, Object, Registry,
 };
 use crate::{
     config::{Config, Placed},
@@ -71,6 +71,7 @@ pub(super) fn walk(
     }
     let mut registry = walk.registry;
     registry.sort();
+    registry.directories.sort_unstable_by(|a, b| (a.asset, &a.path).cmp(&(b.asset, &b.path)));
     registry.files.shrink_to_fit();
     (registry, walk.problems)
 }
@@ -116,7 +117,7 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn root(&mut self, roots: &[PathBuf], told: &mut Told<'_>) {
         let path = &told.placed.value;
         let name = self.asset_name(told.asset).to_owned();
@@ -134,7 +135,7 @@ impl Walk<'_> {
             Ok(facts) => facts,
             Err(error) => return self.unreadable(told, &real, error),
         };
-        let Some(mount) = self.mount_of(&facts, &real).cloned() else {
+        let Some(mount) = self.mount_of(&facts, &real) else {
             let text = format!("asset {name}: {} is on no mount that this agent sees", real.display());
             return self.tell(told, Severity::Error, text);
         };
@@ -151,7 +152,7 @@ impl Walk<'_> {
             self.tell(told, Severity::Error, text);
         }
         match FileType::from_raw_mode(facts.stx_mode.into()) {
-            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, &mount),
+            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, mount),
             FileType::Directory => match openat(CWD, &real, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(root) => self.tree(roots, told, &File::from(root), &real, mount.dev),
                 Err(error) => self.unreadable(told, &real, error),
@@ -184,6 +185,8 @@ impl Walk<'_> {
                     continue;
                 }
             };
+            let directory = File::from(directory);
+            self.directory(told.asset, &directory, &path);
             let entries = match Dir::read_from(&directory) {
                 Ok(entries) => entries,
                 Err(error) => {
@@ -232,7 +235,7 @@ impl Walk<'_> {
                 if !matches!(kind, FileType::RegularFile | FileType::Directory) {
                     continue;
                 }
-                let Some(mount) = self.mount_of(&facts, &here).cloned() else { continue };
+                let Some(mount) = self.mount_of(&facts, &here) else { continue };
                 if foreign.insert(mount.dev) && !self.classifier.controls(mount.dev) {
                     let text = format!(
                         "asset {}: {} is on {} {}, which is not controlled: its files are protected, but they already \
@@ -247,10 +250,19 @@ impl Walk<'_> {
                 if kind == FileType::Directory {
                     open.push(relative.join(name));
                 } else {
-                    self.file(told, directory.as_fd(), name, &here, &mount);
+                    self.file(told, directory.as_fd(), name, &here, mount);
                 }
             }
         }
+    }
+
+    fn directory(&mut self, asset: AssetId, directory: &File, path: &Path) {
+        // What fails here fails again, and is told, when the directory is read.
+        let Ok(facts) = statx(directory, "", AtFlags::EMPTY_PATH, WANTED) else { return };
+        let Some(mount) = self.mount_of(&facts, path) else { return };
+        let generation = generation(directory, &mount.fstype, facts.stx_ino);
+        let object = Object { dev: mount.dev, ino: facts.stx_ino, generation };
+        self.registry.directories.push(Directory { asset, path: path.into(), object });
     }
 
     /// A link to a file elsewhere protects that file: the Hugging Face cache keeps all weights so.
@@ -271,10 +283,10 @@ impl Walk<'_> {
         }
         let name = target.display();
         let Ok(facts) = statx(CWD, &target, AtFlags::SYMLINK_NOFOLLOW, WANTED) else { return };
-        let Some(mount) = self.mount_of(&facts, &target).cloned() else { return };
+        let Some(mount) = self.mount_of(&facts, &target) else { return };
         let problem = match FileType::from_raw_mode(facts.stx_mode.into()) {
             FileType::RegularFile if self.classifier.controls(mount.dev) => {
-                return self.file(told, CWD, target.as_os_str(), &target, &mount);
+                return self.file(told, CWD, target.as_os_str(), &target, mount);
             }
             FileType::RegularFile => {
                 format!(
@@ -388,7 +400,7 @@ impl Walk<'_> {
         })
     }
 
-    fn mount_of(&self, facts: &Statx, path: &Path) -> Option<&Mount> {
+    fn mount_of(&self, facts: &Statx, path: &Path) -> Option<&'a Mount> {
         let table = self.classifier.table();
         if facts.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             return table.by_id(facts.stx_mnt_id);
