@@ -188,7 +188,7 @@ impl Expected {
                 equal("/sink/control", "uncontrolled");
                 let said = |pointer: &str| Path::new(alert.text(pointer)).to_path_buf();
                 let place = (said("/sink/path"), said("/sink/mount"));
-                if let Some(place) = places.iter().find(|one| **one == place).or(places.first()) {
+                if let Some(place) = places.iter().find(|one| **one == place).or_else(|| places.first()) {
                     equal("/sink/path", &place.0.to_string_lossy());
                     equal("/sink/mount", &place.1.to_string_lossy());
                 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod benign;
 mod expect;
+mod lab_checks;
 mod life;
 mod moves;
 mod techniques;
@@ -25,7 +26,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::world::{Skipped, World};
+use crate::world::{Run, Skipped, Test, World};
 
 const USAGE: &str = "\
 usage: e2e [--list] [--agent PATH] [--report FILE] [FILTER…]
@@ -36,11 +37,9 @@ Runs the tests whose name contains one of the filters, or all. As root.
   --report FILE   write one JSON line per test to FILE
 example: e2e --report /run/e2e.ndjson techniques::tools";
 
-/// A test panics to fail and calls [`world::skip`] to be skipped.
-type Test = (&'static str, fn(&mut World));
-
 /// Where to add a file of tests: its `mod` line, its name and its list.
 const GROUPS: &[(&str, &[Test])] = &[
+    ("lab", lab_checks::TESTS),
     ("techniques::tools", techniques::tools::TESTS),
     ("techniques::calls", techniques::calls::TESTS),
     ("techniques::python", techniques::python::TESTS),
@@ -78,6 +77,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("move") => moves::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("work") => work::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
+        Some("hold") => lab_checks::hold().map(|()| ExitCode::SUCCESS),
         Some("-h" | "--help") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -115,7 +115,7 @@ impl Options {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
-    let chosen: Vec<(String, fn(&mut World))> = GROUPS
+    let chosen: Vec<(String, Run)> = GROUPS
         .iter()
         .flat_map(|(group, tests)| tests.iter().map(move |(name, test)| (format!("{group}::{name}"), *test)))
         .filter(|(name, _)| {
@@ -172,7 +172,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn one(test: fn(&mut World), world: &mut World) -> (Outcome, String) {
+fn one(test: Run, world: &mut World) -> (Outcome, String) {
     // A test may leave nothing of its own in the world: every scene has folders of its own.
     match catch_unwind(AssertUnwindSafe(|| test(world))) {
         Ok(()) => (Outcome::Passed, String::new()),
@@ -200,18 +200,16 @@ fn after(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!("\n    {reason}") }
 }
 
-/// The release build beside this one: cargo puts both below one target directory, whichever profile this one has.
+/// The release build beside this one: cargo puts both below one target directory, whichever profile this one has. Whether
+/// it is there shows when a test wants it.
 fn agent_binary(given: Option<PathBuf>) -> Result<PathBuf> {
-    let path = match given {
-        Some(path) => path,
-        None => std::env::current_exe()
-            .context("cannot tell where this program lies")?
-            .parent()
-            .and_then(|profile| profile.parent())
-            .context("this program lies in no target directory")?
-            .join("release/weighbridge"),
-    };
-    path.canonicalize().with_context(|| {
-        format!("no agent at {}: build it with `cargo xtask build`, or name it with --agent", path.display())
-    })
+    if let Some(path) = given {
+        return path.canonicalize().with_context(|| format!("no agent at {}", path.display()));
+    }
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let target = own
+        .parent()
+        .and_then(|profile| profile.parent())
+        .context("this program lies in no target directory")?;
+    Ok(target.join("release/weighbridge"))
 }

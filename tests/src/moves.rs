@@ -47,12 +47,12 @@ struct Destination {
 /// When a call is not known or fails.
 pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let order = Order::parse(arguments)?;
-    let source = match order.source.strip_prefix("fd:") {
+    let source = if let Some(number) = order.source.strip_prefix("fd:") {
+        let number = number.parse().context("fd: wants a number")?;
         // SAFETY: whoever started this process handed it that descriptor, and nothing else in here owns it.
-        Some(number) => {
-            File::from(unsafe { OwnedFd::from_raw_fd(number.parse().context("fd: wants a number")?) })
-        }
-        None => File::open(&order.source).with_context(|| format!("cannot open {}", order.source))?,
+        File::from(unsafe { OwnedFd::from_raw_fd(number) })
+    } else {
+        File::open(&order.source).with_context(|| format!("cannot open {}", order.source))?
     };
     let length = source.metadata().context("cannot look at the source")?.len().min(order.bytes);
     let whole = if order.take == "mmap" { Some(map_source(&source, length)?) } else { None };
@@ -278,11 +278,15 @@ fn through(order: &Order, source: &File, destination: &Destination, length: u64)
             "vmsplice" => {
                 let mut buffer = vec![0; wanted.min(1 << 16)];
                 let n = rustix::io::read(source, &mut *buffer)?;
-                let slice = IoSliceRaw::from_slice(&buffer[..n]);
-                // SAFETY: the pages stay unchanged until the pipe was drained below.
-                let given = unsafe { rustix::pipe::vmsplice(&pipe_in, &[slice], SpliceFlags::empty()) }?;
-                ensure!(given == n, "vmsplice moved {given} of {n} bytes");
-                drain(&pipe_out, to, n)?;
+                let mut rest = &buffer[..n];
+                while !rest.is_empty() {
+                    // A pipe has room for 16 pages, and a buffer that is not aligned lies on 17.
+                    let slice = IoSliceRaw::from_slice(rest);
+                    // SAFETY: the pages stay unchanged until the pipe was drained below.
+                    let given = unsafe { rustix::pipe::vmsplice(&pipe_in, &[slice], SpliceFlags::empty()) }?;
+                    drain(&pipe_out, to, given)?;
+                    rest = &rest[given..];
+                }
                 n
             }
             other => bail!("unknown call {other}"),

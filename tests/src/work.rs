@@ -24,20 +24,17 @@ use tests::lab::{process::boot_ns, weights::Weights};
 pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["getppid", count] => per_call(count, || {
-            black_box(rustix::process::getppid());
-            Ok(())
-        }),
+        ["getppid", count] => per_call(count, || Ok(rustix::process::getppid())),
         ["read", count, file] => {
             // /dev/zero never ends, so a one-byte read always returns one byte.
             let file = File::open(file).with_context(|| format!("cannot open {file}"))?;
             let mut byte = [0_u8; 1];
-            per_call(count, || Ok(drop(black_box(rustix::io::read(&file, &mut byte)?))))
+            per_call(count, || rustix::io::read(&file, &mut byte))
         }
         ["pread", count, file] => {
             let file = File::open(file).with_context(|| format!("cannot open {file}"))?;
             let mut page = [0_u8; 4096];
-            per_call(count, || Ok(drop(black_box(rustix::io::pread(&file, &mut page, 0)?))))
+            per_call(count, || rustix::io::pread(&file, &mut page, 0))
         }
         ["load-mmap", files @ ..] => timed(files, load_mapped),
         ["load-read", files @ ..] => timed(files, |file| load_read(file, 0)),
@@ -52,13 +49,13 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
 }
 
 /// Best of five rounds, so that a round that was preempted does not count.
-fn per_call(count: &str, mut call: impl FnMut() -> Result<()>) -> Result<()> {
+fn per_call<T>(count: &str, mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<()> {
     let count: u32 = count.parse().context("N must be a number")?;
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let start = Instant::now();
         for _ in 0..count {
-            call()?;
+            black_box(call()?);
         }
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(count));
     }

@@ -30,6 +30,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A sink's alert is at most this old (2 s after the bytes stopped, by the contract) plus a busy machine's share.
 pub(crate) const ALERT_WITHIN: Duration = Duration::from_secs(8);
 
+/// A name and what it runs. A test panics to fail and calls [`skip`] to be skipped.
+pub(crate) type Test = (&'static str, Run);
+pub(crate) type Run = fn(&mut World);
+
 /// Why a test does not run here: thrown by [`skip`], caught by the runner.
 #[derive(Debug)]
 pub(crate) struct Skipped(pub(crate) String);
@@ -41,12 +45,13 @@ pub(crate) fn skip(reason: impl fmt::Display) -> ! {
 
 /// One per run; tests are independent of each other because each gets a scene of its own.
 pub(crate) struct World {
-    pub(crate) lab: Lab,
     pub(crate) controlled: Volume,
     pub(crate) uncontrolled: Volume,
     pub(crate) outside: Outside,
+    /// After the volumes: fields are dropped in their order, and the scratch directory goes last.
+    pub(crate) lab: Lab,
     pub(crate) binary: PathBuf,
-    fitness: Fitness,
+    fitness: Option<Fitness>,
     scenes: u32,
 }
 
@@ -77,14 +82,13 @@ impl World {
     /// Sets everything up. Must be called before the process has a second thread.
     ///
     /// # Errors
-    /// When a volume or the outside cannot be made, or the binary does not run.
+    /// When a volume or the outside cannot be made.
     pub(crate) fn new(binary: PathBuf) -> Result<Self> {
         let lab = Lab::enter()?;
         let controlled = Volume::ext4(&lab, "controlled", 2 * GIB)?;
         let uncontrolled = Volume::ext4(&lab, "uncontrolled", 2 * GIB)?;
         let outside = Outside::new()?;
-        let fitness = fitness(&binary)?;
-        Ok(Self { lab, controlled, uncontrolled, outside, binary, fitness, scenes: 0 })
+        Ok(Self { lab, controlled, uncontrolled, outside, binary, fitness: None, scenes: 0 })
     }
 
     /// A scene whose agent does not run yet.
@@ -94,7 +98,10 @@ impl World {
 
     /// The same with other shards.
     pub(crate) fn prepare_sized(&mut self, shards: u32, bytes: u64) -> Scene<'_> {
-        if let Fitness::Unfit(reason) = &self.fitness {
+        let binary = &self.binary;
+        let fitness =
+            self.fitness.get_or_insert_with(|| fitness(binary).unwrap_or_else(|error| panic!("{error:#}")));
+        if let Fitness::Unfit(reason) = fitness {
             skip(format_args!("weighbridge doctor finds this kernel unfit: {reason}"));
         }
         self.folders(shards, bytes).unwrap_or_else(|error| panic!("the scene cannot be set up: {error:#}"))

@@ -8,9 +8,9 @@ use tests::lab::{
     process::{Finished, Running},
 };
 
-use crate::world::{PATIENCE, Scene, World, skip};
+use crate::world::{PATIENCE, Scene, Test, World, skip};
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("unknown_key", unknown_key),
     ("misspelt_key_in_an_asset", misspelt_key_in_an_asset),
     ("not_yaml", not_yaml),

@@ -10,9 +10,9 @@ use tests::lab::{
     which,
 };
 
-use crate::world::{PATIENCE, World, size};
+use crate::world::{PATIENCE, Test, World, size};
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("load_by_several_processes", load_by_several_processes),
     ("load_by_direct_reads", load_by_direct_reads),
     ("sha256sum", sha256sum),

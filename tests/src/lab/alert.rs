@@ -154,7 +154,7 @@ mod tests {
         let path = folder.path().join("alerts");
         let whole = line("a", 1);
         let (first, second) = whole.split_at(10);
-        let mut file = fs::File::create(&path).unwrap();
+        let mut file = File::create(&path).unwrap();
         let mut reader = Reader::new(&path);
         file.write_all(first.as_bytes()).unwrap();
         assert_eq!(reader.read().unwrap().len(), 0);

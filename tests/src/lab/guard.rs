@@ -52,13 +52,7 @@ static WAKE: AtomicI32 = AtomicI32::new(-1);
 impl Undoing {
     /// Registers `undo`. When a signal has already started the clean-up, this never returns.
     pub fn new(undo: Undo) -> Self {
-        let mut registry = lock();
-        if registry.closed {
-            drop(registry);
-            loop {
-                thread::park();
-            }
-        }
+        let mut registry = open_registry();
         let id = registry.next;
         registry.next += 1;
         registry.held.push((id, undo));
@@ -142,9 +136,22 @@ fn clean_up_when_woken(reader: &OwnedFd) {
 }
 
 fn take(id: u64) -> Option<Undo> {
-    let mut registry = lock();
+    let mut registry = open_registry();
     let at = registry.held.iter().position(|(held, _)| *held == id)?;
     Some(registry.held.remove(at).1)
+}
+
+/// The registry, or, when a signal came, never: the clean-up thread is at work and ends the process when it is done. A main
+/// thread that went on could end it earlier.
+fn open_registry() -> MutexGuard<'static, Registry> {
+    let registry = lock();
+    if !registry.closed {
+        return registry;
+    }
+    drop(registry);
+    loop {
+        thread::park();
+    }
 }
 
 /// A panic while the lock was held leaves the list as it was: going on is right, for the list is what cleans up.

@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn sizes_are_exact_and_contents_deterministic() {
         let folder = tempfile::tempdir().unwrap();
-        let makers: [(&str, fn(&Path, u64, u64) -> Result<()>); 3] =
+        type Maker = fn(&Path, u64, u64) -> Result<()>;
+        let makers: [(&str, Maker); 3] =
             [("a.safetensors", safetensors), ("a.gguf", gguf), ("a.pt", pytorch)];
         for (name, make) in makers {
             for bytes in [1024, 1_048_577, 3_000_000] {

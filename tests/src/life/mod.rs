@@ -12,10 +12,10 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, World, size},
+    world::{PATIENCE, Scene, Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("open_before_the_start", open_before_the_start),
     ("mapped_before_the_start", mapped_before_the_start),
     ("mapped_before_the_start_then_sent", mapped_before_the_start_then_sent),
@@ -170,7 +170,7 @@ fn inventory(w: &mut World) {
         let row = rows.iter().find(|row| row["path"].as_str().map(std::path::Path::new) == Some(file));
         let row = row.unwrap_or_else(|| panic!("{} is not in the inventory", file.display()));
         assert_eq!(row["asset"], "llm");
-        let bytes = row["size"].as_u64().or(row["bytes"].as_u64());
+        let bytes = row["size"].as_u64().or_else(|| row["bytes"].as_u64());
         assert_eq!(bytes, Some(size(file)));
         assert_eq!(row["format"], "safetensors");
         assert_eq!(row["device"], scene.world.controlled.device());

@@ -9,10 +9,10 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{Scene, World, size},
+    world::{Scene, Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("below_the_line_is_silent", below_the_line_is_silent),
     ("one_byte_below_1_mib_is_silent", |w| just_around_the_line(w, MIB - 1)),
     ("exactly_1_mib", |w| just_around_the_line(w, MIB)),

@@ -7,10 +7,10 @@ use tests::lab::process::Finished;
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, World, size, skip},
+    world::{PATIENCE, Test, World, size, skip},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("read_write", |w| exact(w, "read", "write")),
     ("pread_write", |w| exact(w, "pread", "write")),
     ("readv_write", |w| exact(w, "readv", "write")),

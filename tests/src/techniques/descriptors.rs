@@ -6,10 +6,10 @@ use tests::lab::{process::Identity, which};
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, World, skip},
+    world::{PATIENCE, Scene, Test, World, skip},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("inherited_by_a_child", inherited_by_a_child),
     ("read_before_the_fork_written_after", read_before_the_fork_written_after),
     ("reopened_through_proc", reopened_through_proc),

@@ -15,10 +15,10 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, World, size},
+    world::{PATIENCE, Scene, Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("hard_link", hard_link),
     ("hard_link_made_before_the_start", hard_link_made_before_the_start),
     ("symlink", symbolic_link),

@@ -10,10 +10,10 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, World, size},
+    world::{PATIENCE, Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("tcp_write", |w| tcp(w, UNCONTROLLED, "read", "write")),
     ("tcp_writev", |w| tcp(w, UNCONTROLLED, "read", "writev")),
     ("tcp_send", |w| tcp(w, UNCONTROLLED, "read", "send")),

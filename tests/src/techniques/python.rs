@@ -1,9 +1,12 @@
 //! The same intent from an interpreter: the executable is python, so the script must show in the command line.
 
-use crate::{expect::Expected, world::World};
+use crate::{
+    expect::Expected,
+    world::{Test, World},
+};
 use tests::lab::outside::UNCONTROLLED;
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("read_write", |w| to_file(w, "read_write.py", include_str!("scripts/read_write.py"), false)),
     ("shutil_copyfile", |w| to_file(w, "copyfile.py", include_str!("scripts/copyfile.py"), false)),
     ("mmap_write", |w| to_file(w, "mmap_write.py", include_str!("scripts/mmap_write.py"), false)),

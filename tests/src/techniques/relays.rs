@@ -7,10 +7,10 @@ use tests::lab::{outside::UNCONTROLLED, process::Identity, which};
 
 use crate::{
     expect::Expected,
-    world::{Scene, World, size},
+    world::{Scene, Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("pipe_to_a_file", pipe_to_a_file),
     ("pipe_through_gzip", pipe_through_gzip),
     ("pipe_of_three", pipe_of_three),

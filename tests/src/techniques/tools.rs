@@ -4,10 +4,10 @@ use std::process::Command;
 
 use crate::{
     expect::Expected,
-    world::{World, size},
+    world::{Test, World, size},
 };
 
-pub(crate) const TESTS: &[(&str, fn(&mut World))] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("cp", cp),
     ("cp_recursive", cp_recursive),
     ("cp_small_and_gone", cp_small_and_gone),
