@@ -276,13 +276,14 @@ fn through(order: &Order, source: &File, destination: &Destination, length: u64)
                 n
             }
             "vmsplice" => {
-                let mut buffer = vec![0; wanted.min(1 << 16)];
+                // A socket keeps the very pages until the peer has acknowledged them, so they are never used again.
+                let buffer = vec![0; wanted.min(1 << 16)].leak();
                 let n = rustix::io::read(source, &mut *buffer)?;
                 let mut rest = &buffer[..n];
                 while !rest.is_empty() {
                     // A pipe has room for 16 pages, and a buffer that is not aligned lies on 17.
                     let slice = IoSliceRaw::from_slice(rest);
-                    // SAFETY: the pages stay unchanged until the pipe was drained below.
+                    // SAFETY: nothing writes to the leaked buffer after this.
                     let given = unsafe { rustix::pipe::vmsplice(&pipe_in, &[slice], SpliceFlags::empty()) }?;
                     drain(&pipe_out, to, given)?;
                     rest = &rest[given..];

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    ffi::OsStr,
     fmt, fs,
     panic::panic_any,
     path::{Path, PathBuf},
@@ -14,8 +15,10 @@ use tests::lab::{
     GIB, Lab, MIB,
     agent::{Agent, Config, Fitness, fitness},
     alert::Alert,
+    guard::{Undo, Undoing, remove},
     outside::{Outside, Received, Receiver},
     process::{Finished, Identity, Running, sha256},
+    run,
     volume::Volume,
     weights::Weights,
     which,
@@ -69,6 +72,8 @@ pub(crate) struct Scene<'w> {
     pub(crate) config: Config,
     marker: Weights,
     agent: Option<Agent>,
+    /// Taken back before the folders are removed.
+    mounts: Vec<Undoing>,
     /// What must be equal to what: compared once the agent has ended.
     truth: RefCell<Vec<Truth>>,
 }
@@ -143,6 +148,7 @@ impl World {
             config,
             marker,
             agent: None,
+            mounts: Vec::new(),
             truth: RefCell::default(),
         })
     }
@@ -214,6 +220,14 @@ impl Scene<'_> {
         command
     }
 
+    /// `mount` with these words and the new folder `place`, which must lie in one of the scene's.
+    pub(crate) fn mount(&mut self, words: &[&OsStr], place: &Path) -> Result<()> {
+        fs::create_dir(place).with_context(|| format!("cannot make {}", place.display()))?;
+        run(Command::new("mount").args(words).arg(place))?;
+        self.mounts.push(Undoing::new(Undo::Unmount(place.to_path_buf())));
+        Ok(())
+    }
+
     /// Bytes of `source` that are at `copy`. Their contents are compared only once the agent has ended: a runner that
     /// reads them now would be a holder itself, and so would every process that it starts.
     pub(crate) fn arrived(&self, source: &Path, copy: &Path) -> u64 {
@@ -278,8 +292,12 @@ impl Drop for Scene<'_> {
                 eprintln!("    agent: {line}");
             }
         }
+        // Newest first: one may lie on another.
+        while let Some(mount) = self.mounts.pop() {
+            drop(mount);
+        }
         for folder in [&self.controlled, &self.uncontrolled, &self.work] {
-            if let Err(error) = fs::remove_dir_all(folder) {
+            if let Err(error) = remove(folder) {
                 eprintln!("    lab: cannot remove {}: {error}", folder.display());
             }
         }

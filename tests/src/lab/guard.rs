@@ -167,9 +167,33 @@ fn kill(pid: u32) -> io::Result<()> {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a directory of the lab and everything below it; one that is not there is fine. What is mounted below is
+/// detached first, and as long as anything is left nothing is removed: a removal that followed a bind mount would
+/// delete the files of whatever was bound.
+///
+/// # Errors
+/// When something stays mounted below it, or a file cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for mount in mounts_below(path)?.iter().rev() {
+        unmount(mount, UnmountFlags::DETACH)?;
+    }
+    if let Some(mount) = mounts_below(path)?.first() {
+        return Err(io::Error::other(format!("{} is still mounted", mount.display())));
+    }
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
+}
+
+/// Mount points at or below a path, in the order in which they were mounted. The lab's own names need no unescaping, and an
+/// escaped name of someone else's below a lab's directory still starts with it.
+fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|mount| mount.starts_with(path))
+        .collect())
 }

@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
 fn inherited_by_a_child(w: &mut World) {
     let scene = w.scene();
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
-    let shell = scene.shell(&format!("cat <&3 3< {} > {}; true", source.display(), copy.display()));
+    let shell = scene.shell(&format!("exec 3< {}; cat <&3 > {}; true", source.display(), copy.display()));
     let cat = child(&shell, "cat", "cat");
     let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
     scene.expect(&expected);

@@ -1,21 +1,18 @@
 //! Other names for the same file (TECHNIQUES 1C): what is protected is the inode, whatever leads to it.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use tests::lab::{
-    guard::{Undo, Undoing},
-    run,
-    weights::safetensors,
-};
+use tests::lab::weights::safetensors;
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, Test, World, size},
+    world::{PATIENCE, Scene, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -80,28 +77,24 @@ fn moved_out_of_the_directory(w: &mut World) {
 }
 
 fn bind_mount(w: &mut World) {
-    let scene = w.scene();
+    let mut scene = w.scene();
     let place = scene.work.join("bound");
-    fs::create_dir(&place).expect("a folder can be made");
-    run(Command::new("mount").arg("--bind").arg(&scene.model.dir).arg(&place)).expect("a bind mount");
-    let _unmount = Undoing::new(Undo::Unmount(place.clone()));
+    let dir = scene.model.dir.clone();
+    scene.mount(&["--bind".as_ref(), dir.as_os_str()], &place).unwrap_or_else(|error| panic!("{error:#}"));
     let name = place.join(scene.model.files[0].file_name().expect("a name"));
     copied_from(scene, &name);
 }
 
 /// The uncontrolled filesystem shows up inside of the controlled one: control belongs to the filesystem, not to the path.
 fn bind_mount_of_the_target(w: &mut World) {
-    let scene = w.scene();
+    let mut scene = w.scene();
     let place = scene.controlled.join("looks-controlled");
-    fs::create_dir(&place).expect("a folder can be made");
-    run(Command::new("mount").arg("--bind").arg(&scene.uncontrolled).arg(&place)).expect("a bind mount");
-    let unmount = Undoing::new(Undo::Unmount(place.clone()));
+    let target = scene.uncontrolled.clone();
+    scene.mount(&["--bind".as_ref(), target.as_os_str()], &place).unwrap_or_else(|error| panic!("{error:#}"));
     let (source, copy) = (&scene.model.files[0], place.join("w"));
     let cp = scene.run(Command::new("cp").arg(source).arg(&copy));
     let bytes = scene.arrived(source, &copy);
-    drop(unmount);
-    let real = scene.uncontrolled.join("w");
-    let expected = [Expected::copy(&scene, &cp, &real, bytes).or_at(&copy, &place)];
+    let expected = [Expected::copy(&scene, &cp, &target.join("w"), bytes).or_at(&copy, &place)];
     scene.expect(&expected);
 }
 
@@ -126,33 +119,39 @@ fn mount_namespace_of_its_own(w: &mut World) {
     scene.expect(&expected);
 }
 
-/// The mover's root is another one: its paths mean nothing outside.
+/// The mover's root is another one: its paths mean nothing outside. The mounts live in a namespace of their own and go
+/// with it.
 fn chroot(w: &mut World) {
     World::needs("chroot");
+    World::needs("unshare");
     let scene = w.scene();
-    let source = &scene.model.files[0];
-    let copy = scene.uncontrolled.join("w");
-    // The whole tree again below another root, so that cp finds its libraries.
-    let place = scene.work.join("root");
-    fs::create_dir(&place).expect("a folder can be made");
-    run(Command::new("mount").args(["--rbind", "/"]).arg(&place)).expect("a bind mount");
-    let unmount = Undoing::new(Undo::Unmount(place.clone()));
-    let mut cp = scene.run(Command::new("chroot").arg(&place).arg("cp").arg(source).arg(&copy));
-    drop(unmount);
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let root = scene.work.join("root");
+    fs::create_dir(&root).expect("a folder can be made");
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let binds: Vec<String> = [Path::new("/"), scene.world.controlled.path(), scene.world.uncontrolled.path()]
+        .iter()
+        .map(|from| format!("mount --bind {} {}", from.display(), below(from).display()))
+        .collect();
+    let text = format!(
+        "{} && exec chroot {} cp {} {}",
+        binds.join(" && "),
+        root.display(),
+        source.display(),
+        copy.display()
+    );
+    let mut cp = scene.run(Command::new("unshare").args(["-m", "sh", "-c", &text]));
     cp.exe = tests::lab::which("cp").expect("cp");
     cp.cmdline = Some(format!("cp {} {}", source.display(), copy.display()));
-    let bytes = scene.arrived(source, &copy);
-    let below = |path: &Path| place.join(path.strip_prefix("/").unwrap_or(path));
-    let expected = [Expected::copy(&scene, &cp, &copy, bytes)
-        .or_at(&below(&copy), &below(scene.world.uncontrolled.path()))];
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
     scene.expect(&expected);
 }
 
 /// A container's way of seeing the model: the lower layer of an overlay.
 fn overlay(w: &mut World) {
-    let scene = w.scene();
+    let mut scene = w.scene();
     let [upper, scratch, place] = ["upper", "scratch", "merged"].map(|name| scene.uncontrolled.join(name));
-    for folder in [&upper, &scratch, &place] {
+    for folder in [&upper, &scratch] {
         fs::create_dir(folder).expect("a folder can be made");
     }
     let options = format!(
@@ -161,17 +160,14 @@ fn overlay(w: &mut World) {
         upper.display(),
         scratch.display()
     );
-    if let Err(error) =
-        run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&place))
-    {
-        crate::world::skip(format_args!("no overlay here: {error:#}"));
+    let words = ["-t", "overlay", "overlay", "-o", &options].map(OsStr::new);
+    if let Err(error) = scene.mount(&words, &place) {
+        skip(format_args!("no overlay here: {error:#}"));
     }
-    let unmount = Undoing::new(Undo::Unmount(place.clone()));
     let name = place.join(scene.model.files[0].file_name().expect("a name"));
     let copy = scene.uncontrolled.join("w");
     let cp = scene.run(Command::new("cp").arg(&name).arg(&copy));
     let bytes = scene.arrived(&scene.model.files[0], &copy);
-    drop(unmount);
     let expected = [Expected::copy(&scene, &cp, &copy, bytes)];
     scene.expect(&expected);
 }
