@@ -1,1 +1,63 @@
-fn main() {}
+//! The one door to every chore: `cargo xtask CHORE`. This file is the map; each chore has a file of its own.
+//!
+//! Exit codes are those of the product: 0 ok, 1 a test or a check failed, 2 usage, 4 this machine is not fit, 70 internal.
+
+mod build;
+mod check;
+mod libtest;
+mod setup;
+mod shell;
+mod test;
+mod toolchain;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code of a machine that lacks what a chore needs.
+pub(crate) const UNFIT: u8 = 4;
+/// Exit code of a chore that could not do its work.
+const INTERNAL: u8 = 70;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Every chore of Weighbridge",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Find what the build and the tests need, and install what is missing
+    #[command(after_help = "Example: cargo xtask setup --check")]
+    Setup(setup::Args),
+    /// Set up, then build the release binary
+    #[command(after_help = "Example: cargo xtask build && sudo target/release/weighbridge doctor")]
+    Build,
+    /// Formatting, lints, rule tests, licences, and what no file may say
+    #[command(after_help = "Example: cargo xtask check")]
+    Check,
+    /// Set up, build, then run every test that this kernel can run (live ones as root)
+    #[command(after_help = "Example: sudo -E cargo xtask test sendfile")]
+    Test(test::Args),
+    // A further chore is a file beside this one, a line here and a line in `main`.
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().chore {
+        Chore::Setup(args) => setup::run(&args),
+        Chore::Build => build::run(),
+        Chore::Check => check::run(),
+        Chore::Test(args) => test::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(if error.is::<setup::Unfit>() { UNFIT } else { INTERNAL })
+    })
+}

@@ -1,0 +1,238 @@
+//! `cargo xtask setup`: finds what the build, the tests and the demo need, and installs what is missing.
+//!
+//! It says what it will do before it does it, and does nothing when nothing is missing. How a toolchain is recognised is
+//! `toolchain.rs`; this file only knows which packages bring one.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    UNFIT, shell,
+    toolchain::{self, LLVM, MIN_BPF_LINKER, MIN_RUSTC},
+};
+
+/// Programs that the build, the tests and the demo call: (program, Debian package, what for).
+const TOOLS: [(&str, &str, &str); 7] = [
+    ("cc", "gcc", "compiles the crate ring and links every program"),
+    ("ip", "iproute2", "makes the network namespace of tests and demo"),
+    ("losetup", "mount", "makes the scratch volumes of tests and demo"),
+    ("mkfs.ext4", "e2fsprogs", "makes the scratch volumes of tests and demo"),
+    ("mount", "mount", "makes the scratch volumes of tests and demo"),
+    ("python3", "python3", "plays the thief and the benign loader in tests and demo"),
+    ("unshare", "util-linux", "makes the namespaces of tests and demo"),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only report what is missing, change nothing; exit 4 when something is
+    #[arg(long)]
+    check: bool,
+}
+
+/// The error of a machine that lacks something which could not be installed; `main` turns it into exit code 4.
+#[derive(Debug)]
+pub(crate) struct Unfit;
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this machine is not set up")
+    }
+}
+
+/// One thing that is not there.
+struct Need {
+    /// What is missing, and what for.
+    what: String,
+    cure: Cure,
+}
+
+/// What brings it. The packages of all needs go into one call of apt.
+enum Cure {
+    Packages(Vec<String>),
+    /// bpf-linker, built from source against the packages named here.
+    BpfLinker(Vec<String>),
+    /// Nothing that this program may do: the remedy in words.
+    ByHand(String),
+}
+
+/// Runs the chore and reports what is there.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let needs = survey();
+    if needs.is_empty() {
+        let toolchain = toolchain::find()?;
+        eprintln!("setup: everything is here; eBPF is built by {toolchain}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.check {
+        for need in &needs {
+            eprintln!("missing: {}", need.what);
+        }
+        eprintln!("remedy: `cargo xtask setup` as root{}", by_hand(&needs));
+        return Ok(ExitCode::from(UNFIT));
+    }
+    install(&needs).context(Unfit)?;
+    let toolchain = toolchain::find()?;
+    eprintln!("setup: done; eBPF is built by {toolchain}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every chore that builds calls first: silent when nothing is missing.
+pub(crate) fn ensure() -> Result<()> {
+    let needs = survey();
+    if needs.is_empty() { Ok(()) } else { install(&needs).context(Unfit) }
+}
+
+/// Everything that is missing, in the order in which it is installed.
+fn survey() -> Vec<Need> {
+    let mut needs = Vec::new();
+    match toolchain::version_of(Path::new("rustc")) {
+        Some(version) if version >= MIN_RUSTC => {}
+        found => {
+            let found = found.map_or_else(|| "none".to_owned(), |version| version.to_string());
+            needs.push(Need {
+                what: format!(
+                    "rustc {MIN_RUSTC} or newer in PATH, which builds the workspace (found: {found})"
+                ),
+                cure: Cure::ByHand(format!("install Rust {MIN_RUSTC} with rustup and put it first in PATH")),
+            });
+        }
+    }
+    if let Err(what) = toolchain::compiler() {
+        let packages =
+            ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"].map(str::to_owned).to_vec();
+        needs.push(Need { what, cure: Cure::Packages(packages) });
+    }
+    if let Err(what) = toolchain::bpf_linker() {
+        let packages = [
+            format!("llvm-{LLVM}-dev"),
+            format!("libpolly-{LLVM}-dev"),
+            "zlib1g-dev".to_owned(),
+            "libzstd-dev".to_owned(),
+        ];
+        needs.push(Need { what, cure: Cure::BpfLinker(packages.to_vec()) });
+    }
+    for (program, package, why) in TOOLS {
+        if shell::which(program).is_none() {
+            let cure = Cure::Packages(vec![package.to_owned()]);
+            needs.push(Need { what: format!("{program}, which {why}"), cure });
+        }
+    }
+    needs
+}
+
+/// Says what is missing and what it is going to do, then does it and looks again.
+fn install(needs: &[Need]) -> Result<()> {
+    let mut packages = Vec::new();
+    let mut build_linker = false;
+    for need in needs {
+        eprintln!("missing: {}", need.what);
+        match &need.cure {
+            Cure::Packages(list) => packages.extend(list.iter().map(String::as_str)),
+            Cure::BpfLinker(list) => {
+                packages.extend(list.iter().map(String::as_str));
+                build_linker = true;
+            }
+            Cure::ByHand(_) => {}
+        }
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    let manual = by_hand(needs);
+    if !manual.is_empty() {
+        bail!("setup cannot go on{manual}");
+    }
+
+    if !packages.is_empty() {
+        eprintln!("setup will install Debian packages (a few minutes): {}", packages.join(" "));
+    }
+    if build_linker {
+        eprintln!("setup will build bpf-linker {MIN_BPF_LINKER} into cargo's bin directory (some minutes)");
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    if build_linker {
+        install_linker()?;
+    }
+
+    let left = survey();
+    ensure!(
+        left.is_empty(),
+        "still missing after the installation: {}; see `cargo xtask setup --check`, and whether apt knows Debian 12's \
+         security suite, which has the newer compiler",
+        left.iter().map(|need| need.what.as_str()).collect::<Vec<_>>().join("; ")
+    );
+    Ok(())
+}
+
+/// The remedies that only a person can apply, as the tail of a message.
+fn by_hand(needs: &[Need]) -> String {
+    needs
+        .iter()
+        .filter_map(|need| match &need.cure {
+            Cure::ByHand(remedy) => Some(format!("; {remedy}")),
+            Cure::Packages(_) | Cure::BpfLinker(_) => None,
+        })
+        .collect()
+}
+
+/// `apt-get install`, as root or through sudo.
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let Some(apt) = shell::which("apt-get") else {
+        bail!(
+            "this system has no apt-get: install by its own means what Debian calls {list}, then run this again"
+        );
+    };
+    let prefix = if shell::is_root() {
+        None
+    } else if let Some(sudo) = shell::which("sudo") {
+        Some(sudo)
+    } else {
+        bail!(
+            "not root, and there is no sudo: run as root \
+             `apt-get update && apt-get install -y --no-install-recommends {list}`, then run this again"
+        );
+    };
+    let apt = |arguments: &[&str]| {
+        // Through env(1), because sudo drops the variable that keeps packages from asking questions.
+        let mut command = Command::new(prefix.as_deref().unwrap_or_else(|| Path::new("env")));
+        if prefix.is_some() {
+            command.arg("env");
+        }
+        command.arg("DEBIAN_FRONTEND=noninteractive").arg(&apt).args(["-o", "DPkg::Lock::Timeout=300"]);
+        command.args(arguments);
+        command
+    };
+    // Old lists name packages that the archive has replaced since. Where updating fails the lists may still do.
+    if let Err(error) = shell::quietly("updating the package lists", apt(&["update"])) {
+        eprintln!("warning: {error:#}\n  trying with the lists that are here");
+    }
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
+    shell::quietly("installing packages", apt(&arguments)).with_context(|| {
+        format!("apt could not install {list}: see its lines above, mend that, then run this again")
+    })
+}
+
+/// Builds bpf-linker against Debian's LLVM, which is the LLVM of Debian's rustc.
+fn install_linker() -> Result<()> {
+    let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
+    ensure!(
+        prefix.join("bin/llvm-config").is_file(),
+        "LLVM {LLVM} is not at {}: install Debian's llvm-{LLVM}-dev, then run this again",
+        prefix.display()
+    );
+    let mut command = shell::cargo();
+    command
+        .args(["install", "bpf-linker", "--version", &MIN_BPF_LINKER.to_string(), "--locked", "--force"])
+        .args(["--no-default-features", "--features", &format!("llvm-{LLVM}")])
+        .env("LLVM_PREFIX", prefix);
+    shell::quietly("building bpf-linker", command)
+        .context("bpf-linker could not be built: mend what its last lines say, then run this again")
+}
