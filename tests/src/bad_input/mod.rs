@@ -1,0 +1,277 @@
+//! What is wrong is said clearly, with the place and the remedy, ends with the documented exit code (DESIGN §4), and leaves
+//! nothing half-started.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use tests::lab::{
+    agent::Config,
+    process::{Finished, Running},
+};
+
+use crate::world::{PATIENCE, Scene, Test, World, skip};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("unknown_key", unknown_key),
+    ("misspelt_key_in_an_asset", misspelt_key_in_an_asset),
+    ("not_yaml", not_yaml),
+    ("missing_configuration", missing_configuration),
+    ("everything_wrong_is_said_at_once", everything_wrong_is_said_at_once),
+    ("missing_asset_path", missing_asset_path),
+    ("asset_on_an_uncontrolled_filesystem", asset_on_an_uncontrolled_filesystem),
+    ("malformed_rule", malformed_rule),
+    ("unknown_key_in_a_rule", unknown_key_in_a_rule),
+    ("missing_rules", missing_rules),
+    ("alert_file_not_writable", alert_file_not_writable),
+    ("port_in_use", port_in_use),
+    ("second_instance", second_instance),
+    ("not_root", not_root),
+    ("usage", usage),
+    ("help", help),
+    ("check_of_a_good_configuration", check_of_a_good_configuration),
+];
+
+/// Configuration or rules invalid.
+const INVALID: i32 = 3;
+/// Kernel, permissions or surroundings unfit.
+const UNFIT: i32 = 4;
+const USAGE: i32 = 2;
+
+fn unknown_key(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let text = scene.config.to_yaml() + "colour: blue\n";
+    let line = text.lines().count();
+    let said = refused(&scene, &text, INVALID);
+    said.names("colour");
+    said.names_place(&scene.work.join("weighbridge.yaml"), line, 1);
+}
+
+fn misspelt_key_in_an_asset(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let text = scene.config.to_yaml().replacen("    paths:", "    path:", 1);
+    let line = text.lines().position(|line| line.starts_with("    path:")).expect("the key is there") + 1;
+    let said = refused(&scene, &text, INVALID);
+    // The remedy is the word that was meant.
+    said.names("paths");
+    said.names_place(&scene.work.join("weighbridge.yaml"), line, 5);
+}
+
+fn not_yaml(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    refused(&scene, "schema: [1\nassets: }\n", INVALID).names("weighbridge.yaml");
+}
+
+fn missing_configuration(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let file = scene.work.join("weighbridge.yaml");
+    let said = Said(finish(&scene, &[Path::new("run"), Path::new("--config"), &file]));
+    said.code(INVALID);
+    said.names("weighbridge.yaml");
+}
+
+fn everything_wrong_is_said_at_once(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let text = scene.config.to_yaml() + "colour: blue\nshape: round\n";
+    let said = refused(&scene, &text, INVALID);
+    said.names("colour");
+    said.names("shape");
+}
+
+fn missing_asset_path(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    let missing = scene.controlled.join("not-there");
+    scene.config = scene.config.clone().asset("third", &missing);
+    let said = refused(&scene, &scene.config.to_yaml(), INVALID);
+    said.names(&missing.to_string_lossy());
+    said.names_line_of(&scene, "not-there");
+}
+
+fn asset_on_an_uncontrolled_filesystem(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    let place = scene.uncontrolled.join("model");
+    fs::create_dir(&place).expect("a folder can be made");
+    scene.config = scene.config.clone().asset("third", &place);
+    let said = refused(&scene, &scene.config.to_yaml(), INVALID);
+    said.names(&place.to_string_lossy());
+    said.names("controlled");
+    said.names_line_of(&scene, &place.to_string_lossy());
+}
+
+fn malformed_rule(w: &mut World) {
+    let scene = bad_rule(w, "schema: 1\npack: mine\nrules:\n  - id: [\n");
+    refused(&scene, &scene.config.to_yaml(), INVALID).names("mine.yaml");
+}
+
+fn unknown_key_in_a_rule(w: &mut World) {
+    let scene = bad_rule(w, "schema: 1\npack: mine\nrulez: []\n");
+    let said = refused(&scene, &scene.config.to_yaml(), INVALID);
+    said.names_place(&scene.work.join("rules.d/mine.yaml"), 3, 1);
+}
+
+fn missing_rules(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    scene.config.rules = vec![scene.work.join("no-rules.d")];
+    refused(&scene, &scene.config.to_yaml(), INVALID).names("no-rules.d");
+}
+
+/// Root may write everywhere but into what is no directory.
+fn alert_file_not_writable(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    let file = scene.work.join("a-file");
+    fs::write(&file, "").expect("a file can be made");
+    scene.config.alerts = file.join("alerts.ndjson");
+    refused(&scene, &scene.config.to_yaml(), INVALID).names("alerts.ndjson");
+}
+
+fn port_in_use(w: &mut World) {
+    let scene = w.prepare();
+    let taken = TcpListener::bind(scene.config.listen).expect("the port is free");
+    let text = scene.config.to_yaml();
+    let said = run(&scene, &text);
+    drop(taken);
+    said.code(UNFIT);
+    said.names(&scene.config.listen.to_string());
+    nothing_started(&scene.config);
+}
+
+fn second_instance(w: &mut World) {
+    let mut scene = w.scene();
+    let mut config = scene.config.clone();
+    config.listen = Config::new(&scene.work, scene.world.controlled.path()).expect("a free port").listen;
+    let said = run(&scene, &config.to_yaml());
+    said.code(UNFIT);
+    said.names(&scene.agent().pid().to_string());
+    // The first one did not suffer.
+    scene.expect_silence();
+}
+
+fn not_root(w: &mut World) {
+    World::needs("setpriv");
+    let mut scene = w.prepare_without_ebpf();
+    // Its own copy: the build's directory may lie where nobody else may look.
+    let binary = scene.work.join("weighbridge");
+    fs::copy(&scene.world.binary, &binary).expect("the binary can be copied");
+    let own = scene.work.join("own");
+    fs::create_dir(&own).expect("a folder can be made");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("a mode can be set");
+    scene.config.state_dir = own.join("state");
+    scene.config.alerts = own.join("alerts.ndjson");
+    let rules = scene.work.join("rules.d");
+    copy_rules(&scene, &rules);
+    scene.config.rules = vec![rules];
+    let file = scene.work.join("weighbridge.yaml");
+    scene.config.write(&file).expect("a configuration can be written");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    command.arg(binary).arg("run").arg("--config").arg(file);
+    let said = Said(end(scene.spawn(&mut command)));
+    said.code(UNFIT);
+    said.names("root");
+    nothing_started(&scene.config);
+}
+
+fn usage(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    for arguments in [&["fly"][..], &["run", "--colour"], &[]] {
+        let paths: Vec<&Path> = arguments.iter().map(Path::new).collect();
+        Said(finish(&scene, &paths)).code(USAGE);
+    }
+}
+
+fn help(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    for command in ["", "run", "check", "doctor", "inventory"] {
+        let words: Vec<&Path> =
+            [command, "--help"].into_iter().filter(|word| !word.is_empty()).map(Path::new).collect();
+        let finished = finish(&scene, &words);
+        assert_eq!(finished.code, Some(0), "{command} --help: {}", finished.stderr);
+        assert!(finished.stdout.to_lowercase().contains("example"), "{command} --help shows no example");
+        assert!(!finished.stdout.contains('\x1b'), "{command} --help is coloured off a terminal");
+    }
+}
+
+fn check_of_a_good_configuration(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let file = scene.work.join("weighbridge.yaml");
+    scene.config.write(&file).expect("a configuration can be written");
+    let said = Said(finish(&scene, &[Path::new("check"), Path::new("--config"), &file]));
+    said.code(0);
+    nothing_started(&scene.config);
+}
+
+/// What a run of the binary ended with.
+struct Said(Finished);
+
+impl Said {
+    fn code(&self, wanted: i32) {
+        assert_eq!(self.0.code, Some(wanted), "exit code; it said:\n{}", self.0.stderr);
+    }
+
+    fn names(&self, word: &str) {
+        assert!(self.0.stderr.contains(word), "{word:?} is not named in:\n{}", self.0.stderr);
+    }
+
+    /// `FILE:LINE:COLUMN` stands somewhere in what it said.
+    fn names_place(&self, file: &Path, line: usize, column: usize) {
+        self.names(&format!("{}:{line}:{column}", file.display()));
+    }
+
+    /// The line of the configuration that contains `text` is named.
+    fn names_line_of(&self, scene: &Scene<'_>, text: &str) {
+        let yaml = scene.config.to_yaml();
+        let line =
+            yaml.lines().position(|line| line.contains(text)).expect("the text is in the configuration") + 1;
+        self.names(&format!("{}:{line}:", scene.work.join("weighbridge.yaml").display()));
+    }
+}
+
+/// Neither `run` nor `check` accepts it, and nothing was started.
+fn refused(scene: &Scene<'_>, text: &str, code: i32) -> Said {
+    let said = run(scene, text);
+    said.code(code);
+    nothing_started(&scene.config);
+    let file = scene.work.join("weighbridge.yaml");
+    Said(finish(scene, &[Path::new("check"), Path::new("--config"), &file])).code(code);
+    said
+}
+
+fn run(scene: &Scene<'_>, text: &str) -> Said {
+    let file = scene.work.join("weighbridge.yaml");
+    fs::write(&file, text).expect("a configuration can be written");
+    Said(finish(scene, &[Path::new("run"), Path::new("--config"), &file]))
+}
+
+fn finish(scene: &Scene<'_>, arguments: &[&Path]) -> Finished {
+    end(scene.spawn(Command::new(&scene.world.binary).args(arguments)))
+}
+
+fn end(running: Running) -> Finished {
+    running
+        .finish(PATIENCE)
+        .unwrap_or_else(|error| panic!("the agent goes on although it should not: {error:#}"))
+}
+
+/// No alert file with anything in it, no port, no pins.
+fn nothing_started(config: &Config) {
+    let written = fs::metadata(&config.alerts).map_or(0, |file| file.len());
+    assert_eq!(written, 0, "something was written to the alert file");
+    assert!(TcpListener::bind(config.listen).is_ok(), "the port is still taken");
+    assert!(!Path::new("/sys/fs/bpf/weighbridge").exists(), "pins are left behind");
+}
+
+/// A scene whose configuration also names a directory with this one rule file.
+fn bad_rule<'w>(w: &'w mut World, text: &str) -> Scene<'w> {
+    let mut scene = w.prepare_without_ebpf();
+    let folder = scene.work.join("rules.d");
+    fs::create_dir(&folder).expect("a folder can be made");
+    fs::write(folder.join("mine.yaml"), text).expect("a rule file can be written");
+    scene.config.rules.push(folder);
+    scene
+}
+
+fn copy_rules(scene: &Scene<'_>, to: &Path) {
+    fs::create_dir(to).expect("a folder can be made");
+    let Ok(entries) = fs::read_dir(&scene.config.rules[0]) else { skip("there are no rules yet") };
+    for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "yaml")) {
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a rule file can be copied");
+    }
+}

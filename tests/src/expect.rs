@@ -1,0 +1,370 @@
+//! What a test expects of the alerts, and the comparison with what the agent wrote. The list is always complete: an
+//! alert that nobody expected fails the test.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use tests::lab::{
+    MIB,
+    alert::{Alert, findings},
+    process::{self, Identity},
+    volume::Volume,
+};
+
+use crate::world::{ALERT_WITHIN, ASSET, MARKER, Scene};
+
+/// One finding that must be there, with everything that can be known about it from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    rule: &'static str,
+    asset: &'static str,
+    /// `None`: not compared.
+    asset_bytes: Option<u64>,
+    sink: ExpectedSink,
+    by: Identity,
+    /// The bound, from and to (both included).
+    bound: (u64, u64),
+}
+
+#[derive(Clone, Debug)]
+enum ExpectedSink {
+    /// A take has no sink.
+    None,
+    File {
+        /// Path and mount point; where the same file is seen at several places, any of them. Empty: not compared.
+        places: Vec<(PathBuf, PathBuf)>,
+        device: String,
+        fstype: &'static str,
+    },
+    Peer(String),
+}
+
+impl Expected {
+    /// WB-0001: exactly `bytes` of [`ASSET`] went to a file on an uncontrolled volume.
+    pub(crate) fn copy(scene: &Scene<'_>, by: &Identity, path: &Path, bytes: u64) -> Self {
+        Self::copy_on(scene, &scene.world.uncontrolled, by, path, bytes)
+    }
+
+    /// The same on another volume.
+    pub(crate) fn copy_on(
+        scene: &Scene<'_>,
+        volume: &Volume,
+        by: &Identity,
+        path: &Path,
+        bytes: u64,
+    ) -> Self {
+        Self {
+            rule: "WB-0001",
+            asset: ASSET,
+            asset_bytes: Some(scene.model.bytes),
+            sink: ExpectedSink::File {
+                places: vec![(path.to_path_buf(), volume.path().to_path_buf())],
+                device: volume.device().to_owned(),
+                fstype: volume.fstype(),
+            },
+            by: by.clone(),
+            bound: (bytes, bytes),
+        }
+    }
+
+    /// WB-0002: exactly `bytes` of [`ASSET`] went to a peer. `proto` is the word after the slash.
+    pub(crate) fn egress(
+        scene: &Scene<'_>,
+        by: &Identity,
+        peer: SocketAddr,
+        proto: &str,
+        bytes: u64,
+    ) -> Self {
+        Self {
+            rule: "WB-0002",
+            asset: ASSET,
+            asset_bytes: Some(scene.model.bytes),
+            sink: ExpectedSink::Peer(format!("{peer}/{proto}")),
+            by: by.clone(),
+            bound: (bytes, bytes),
+        }
+    }
+
+    /// WB-0004: a process that is not on the reader list took exactly `bytes` of [`ASSET`].
+    pub(crate) fn take(scene: &Scene<'_>, by: &Identity, bytes: u64) -> Self {
+        Self {
+            rule: "WB-0004",
+            asset: ASSET,
+            asset_bytes: Some(scene.model.bytes),
+            sink: ExpectedSink::None,
+            by: by.clone(),
+            bound: (bytes, bytes),
+        }
+    }
+
+    /// The truth is a lower bound: a mapping counts its whole length, so anything up to the asset is right.
+    pub(crate) fn or_up_to_the_asset(mut self) -> Self {
+        self.bound.1 = self.asset_bytes.unwrap_or(u64::MAX);
+        self
+    }
+
+    /// The sink may also be named by this path below this mount point.
+    pub(crate) fn or_at(mut self, path: &Path, mount: &Path) -> Self {
+        if let ExpectedSink::File { places, .. } = &mut self.sink {
+            places.push((path.to_path_buf(), mount.to_path_buf()));
+        }
+        self
+    }
+
+    /// The file was deleted: its path may carry the kernel's ` (deleted)`.
+    pub(crate) fn or_deleted(mut self) -> Self {
+        if let ExpectedSink::File { places, .. } = &mut self.sink {
+            let gone = |(path, mount): &(PathBuf, PathBuf)| {
+                (format!("{} (deleted)", path.display()).into(), mount.clone())
+            };
+            let more: Vec<_> = places.iter().map(gone).collect();
+            places.extend(more);
+        }
+        self
+    }
+
+    /// Which of several files is named is not laid down; the filesystem is.
+    pub(crate) fn whatever_the_path(mut self) -> Self {
+        if let ExpectedSink::File { places, .. } = &mut self.sink {
+            places.clear();
+        }
+        self
+    }
+
+    /// The size of the asset is in motion in this test and not compared.
+    pub(crate) const fn whatever_the_asset_size(mut self) -> Self {
+        self.asset_bytes = None;
+        self
+    }
+
+    /// Of another asset than [`ASSET`].
+    pub(crate) const fn of(mut self, asset: &'static str, asset_bytes: u64) -> Self {
+        self.asset = asset;
+        self.asset_bytes = Some(asset_bytes);
+        self
+    }
+
+    /// What DESIGN §4 says of `bound` bytes of an asset of this size under this rule; `None` when that crosses no line.
+    fn severity(&self, bound: u64, asset_bytes: u64) -> Option<&'static str> {
+        let share = |parts: u64| asset_bytes.div_ceil(parts);
+        let tiers: &[(u64, &str)] = match self.rule {
+            "WB-0001" => &[(share(100).max(16 * MIB), "critical"), (16 * MIB, "high"), (MIB, "medium")],
+            "WB-0002" => &[(share(1000).max(64 * MIB), "critical"), (8 * MIB, "high")],
+            "WB-0004" => &[(share(100).max(MIB), "high"), (MIB, "low")],
+            rule => panic!("no tiers are known for {rule}"),
+        };
+        tiers.iter().find(|(line, _)| bound >= *line).map(|(_, severity)| *severity)
+    }
+
+    /// Whether `alert` is about the same rule, asset and destination; the rest is then compared.
+    fn concerns(&self, alert: &Alert) -> bool {
+        alert.rule() == self.rule
+            && alert.asset() == self.asset
+            && match &self.sink {
+                ExpectedSink::None => alert.detail()["sink"].is_null(),
+                ExpectedSink::File { device, .. } => alert.text("/sink/device") == device,
+                // One finding per address; the port may be that of any flow to it.
+                ExpectedSink::Peer(peer) => host(alert.text("/sink/peer")) == host(peer),
+            }
+    }
+
+    fn compare(&self, alert: &Alert, faults: &mut Vec<String>) {
+        let mut check = |what: &str, got: &dyn std::fmt::Debug, wanted: &dyn std::fmt::Debug, same: bool| {
+            if !same {
+                faults.push(format!("{} {what} is {got:?}, should be {wanted:?}", self.rule));
+            }
+        };
+        let mut equal = |pointer: &str, wanted: &str| {
+            let got = alert.text(pointer);
+            check(pointer, &got, &wanted, got == wanted);
+        };
+        match &self.sink {
+            ExpectedSink::None => {}
+            ExpectedSink::File { places, device, fstype } => {
+                equal("/sink/kind", "file");
+                equal("/sink/control", "uncontrolled");
+                let said = |pointer: &str| Path::new(alert.text(pointer)).to_path_buf();
+                let place = (said("/sink/path"), said("/sink/mount"));
+                if let Some(place) = places.iter().find(|one| **one == place).or_else(|| places.first()) {
+                    equal("/sink/path", &place.0.to_string_lossy());
+                    equal("/sink/mount", &place.1.to_string_lossy());
+                }
+                equal("/sink/device", device);
+                equal("/sink/fstype", fstype);
+            }
+            ExpectedSink::Peer(peer) => {
+                equal("/sink/kind", "peer");
+                equal("/sink/control", "uncontrolled");
+                equal("/sink/peer", peer);
+            }
+        }
+        let bound = alert.bound();
+        let (from, to) = self.bound;
+        check("bound_bytes", &bound, &self.bound, (from..=to).contains(&bound));
+        let bytes = alert.number("/asset_bytes").unwrap_or(0);
+        let wanted = self.asset_bytes.unwrap_or(bytes);
+        check("asset_bytes", &bytes, &wanted, bytes == wanted);
+        if let Some(severity) = self.severity(bound, wanted) {
+            check("severity", &alert.text("/severity"), &severity, alert.text("/severity") == severity);
+        }
+        let share = alert.detail()["share"].as_f64().unwrap_or(-1.0);
+        let wanted = bound as f64 / wanted as f64;
+        check("share", &share, &wanted, (share - wanted).abs() < 0.005);
+        self.compare_process(alert, faults);
+    }
+
+    fn compare_process(&self, alert: &Alert, faults: &mut Vec<String>) {
+        let mut check = |what: &str, got: String, wanted: String| {
+            if got != wanted {
+                faults.push(format!("{} process {what} is {got}, should be {wanted}", self.rule));
+            }
+        };
+        let process = &alert.detail()["process"];
+        let text = |key: &str| process[key].as_str().unwrap_or("missing").to_owned();
+        if let Some(pid) = self.by.pid {
+            check("pid", process["pid"].to_string(), pid.to_string());
+        }
+        check("exe", text("exe"), self.by.exe.to_string_lossy().into_owned());
+        let hash = process::sha256(&self.by.exe).unwrap_or_else(|error| format!("unreadable: {error}"));
+        check("exe_sha256", text("exe_sha256"), hash);
+        if let Some(cmdline) = &self.by.cmdline {
+            check("cmdline", text("cmdline"), cmdline.clone());
+        }
+        check("uid", process["uid"].to_string(), self.by.uid.to_string());
+        let ancestry: Vec<u64> = process["ancestry"]
+            .as_array()
+            .map(|chain| chain.iter().filter_map(|ancestor| ancestor["pid"].as_u64()).collect())
+            .unwrap_or_default();
+        let wanted: Vec<u64> = self.by.ancestry.iter().copied().map(u64::from).collect();
+        if !ancestry.ends_with(&wanted) || (self.by.pid.is_some() && ancestry.len() != wanted.len()) {
+            check("ancestry", format!("{ancestry:?}"), format!("{wanted:?}"));
+        }
+        if let Some((from, to)) = self.by.started {
+            let start = process["start"].as_u64().unwrap_or(0);
+            if !(from..=to).contains(&start) {
+                check("start", start.to_string(), format!("{from}..={to}"));
+            }
+        }
+    }
+}
+
+impl Scene<'_> {
+    /// Waits for the alerts, stops the agent, and compares everything it ever wrote with the complete list of findings.
+    pub(crate) fn expect(mut self, expected: &[Expected]) {
+        // Waiting first shows that alerts come while the agent runs and not only at its end. Whether they are right is
+        // looked at after the end, when nothing can change any more.
+        let waited = self.agent().wait(ALERT_WITHIN, |alerts| {
+            let newest = findings(alerts);
+            expected
+                .iter()
+                .all(|one| newest.iter().any(|alert| one.concerns(alert) && alert.bound() >= one.bound.0))
+                .then_some(())
+        });
+        let in_time = waited.unwrap_or_else(|error| panic!("{error:#}")).is_some();
+        let alerts = self.stop();
+        self.check_truth();
+        let mut faults = shape_faults(&alerts);
+        let mut rest: Vec<Alert> =
+            findings(&alerts).into_iter().filter(|alert| alert.alarms() && alert.asset() != MARKER).collect();
+        for one in expected {
+            match rest.iter().position(|alert| one.concerns(alert)) {
+                Some(at) => one.compare(&rest.remove(at), &mut faults),
+                None => faults.push(format!("{} for asset {} was not raised", one.rule, one.asset)),
+            }
+        }
+        faults.extend(rest.iter().map(|alert| format!("nobody expected {}", summary(alert))));
+        if !in_time && faults.is_empty() {
+            faults.push(format!(
+                "the alerts were right only after the agent's end, not within {ALERT_WITHIN:?}"
+            ));
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n    "));
+    }
+
+    /// Nothing may have been raised, by anything that happened so far.
+    pub(crate) fn expect_silence(mut self) {
+        self.mark();
+        self.expect(&[]);
+    }
+}
+
+/// What every alert line must have, whatever it is about.
+fn shape_faults(alerts: &[Alert]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (at, alert) in alerts.iter().enumerate() {
+        let mut need = |what: &str, good: bool| {
+            if !good {
+                faults.push(format!("line {}: {what}: {}", at + 1, summary(alert)));
+            }
+        };
+        let detail = alert.detail();
+        need("class_uid is not 2004", alert.0["class_uid"] == 2004);
+        need("no finding_info.uid", !alert.uid().is_empty());
+        need("no technique", !alert.text("/technique").is_empty());
+        need("sensor is none of syscall, function", ["syscall", "function"].contains(&alert.text("/sensor")));
+        let digest = alert.text("/rules_digest");
+        need(
+            "rules_digest is no SHA-256",
+            digest.len() == 64 && digest.bytes().all(|c| c.is_ascii_hexdigit()),
+        );
+        need("something was lost", detail["loss"].as_object().is_some_and(serde_json::Map::is_empty));
+        let first = !alerts[..at].iter().any(|earlier| earlier.uid() == alert.uid());
+        let closed =
+            alerts[..at].iter().any(|earlier| earlier.uid() == alert.uid() && earlier.activity() == Some(3));
+        need(
+            "activity is not Create for the first, Update or Close after it",
+            match alert.activity() {
+                Some(1) => first,
+                Some(2 | 3) => !first,
+                _ => false,
+            },
+        );
+        need("a line after Close", !closed);
+        if !detail["sink"].is_null() {
+            lineage_faults(detail, &mut need);
+        }
+    }
+    faults
+}
+
+/// Edges lead from the asset to the sink without a gap.
+fn lineage_faults(detail: &Value, need: &mut dyn FnMut(&str, bool)) {
+    let edges = detail["lineage"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (Some(first), Some(last)) = (edges.first(), edges.last()) else {
+        need("no lineage", false);
+        return;
+    };
+    need(
+        "lineage does not start at the asset",
+        first["from"]["type"] == "asset" && first["from"]["name"] == detail["asset"],
+    );
+    let end = &last["to"]["type"];
+    need("lineage does not end at a sink", ["file", "peer", "device"].iter().any(|kind| end == kind));
+    need("lineage has a gap", edges.windows(2).all(|two| two[0]["to"] == two[1]["from"]));
+    need("lineage has an edge without bytes", edges.iter().all(|edge| edge["bytes"].as_u64() > Some(0)));
+}
+
+/// The address of `198.51.100.2:443/tcp`.
+fn host(peer: &str) -> &str {
+    peer.rsplit_once(':').map_or(peer, |(host, _)| host)
+}
+
+fn summary(alert: &Alert) -> String {
+    let sink = match (alert.text("/sink/path"), alert.text("/sink/peer")) {
+        ("", "") => alert.text("/sink/kind"),
+        ("", peer) => peer,
+        (path, _) => path,
+    };
+    format!(
+        "{} {} {} {} bytes of {} by {} to {sink}",
+        alert.rule(),
+        alert.text("/mode"),
+        alert.text("/severity"),
+        alert.bound(),
+        alert.asset(),
+        alert.text("/process/cmdline"),
+    )
+}

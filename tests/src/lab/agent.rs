@@ -1,0 +1,360 @@
+//! The real agent: configured, started, listened to, stopped. Knows its contract (DESIGN §4) and nothing of its inside.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::{
+    alert::{Alert, Reader},
+    guard::{Undo, Undoing},
+    metrics::{self, Sample},
+    outside::CONTROLLED_NETWORK,
+    wait_for,
+};
+
+/// Loading and proving the hooks takes a fraction of a second; a busy machine takes longer.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+/// An answer of the agent's HTTP server is some hundred kilobytes at most.
+const LARGEST_PAGE: u64 = 16 << 20;
+
+/// A configuration file in the making.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub assets: Vec<AssetConfig>,
+    /// Mount points.
+    pub controlled: Vec<PathBuf>,
+    pub rules: Vec<PathBuf>,
+    pub state_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub alerts: PathBuf,
+    /// `auto`, `syscall` or `function`.
+    pub sensor: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub struct AssetConfig {
+    pub name: String,
+    pub path: PathBuf,
+    /// Executables that may take its bytes.
+    pub readers: Vec<PathBuf>,
+}
+
+impl Config {
+    /// A configuration without assets whose files are all below `dir`, which should not lie on a volume of the lab.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn new(dir: &Path, controlled: &Path) -> Result<Self> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .context("no port is free")?;
+        Ok(Self {
+            assets: Vec::new(),
+            controlled: vec![controlled.to_path_buf()],
+            rules: vec![Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("rules")],
+            state_dir: dir.join("state"),
+            listen: port,
+            alerts: dir.join("alerts.ndjson"),
+            sensor: "auto",
+        })
+    }
+
+    /// Adds an asset of kind `weights` without a reader list.
+    #[must_use]
+    pub fn asset(mut self, name: &str, path: &Path) -> Self {
+        self.assets.push(AssetConfig {
+            name: name.to_owned(),
+            path: path.to_path_buf(),
+            readers: Vec::new(),
+        });
+        self
+    }
+
+    /// The file's text, one key per line. JSON strings are YAML strings, so paths need no further care.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        let mut text = String::from("schema: 1\nassets:\n");
+        for asset in &self.assets {
+            let readers: Vec<Value> = asset.readers.iter().map(|exe| json!({"exe": exe})).collect();
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  - name: {}", json!(asset.name));
+            let _ = writeln!(text, "    kind: weights\n    paths: [{}]", json!(asset.path));
+            if !readers.is_empty() {
+                let _ = writeln!(text, "    readers: {}", Value::from(readers));
+            }
+        }
+        let mounts: Vec<Value> = self.controlled.iter().map(|mount| json!({"mount": mount})).collect();
+        let _ = writeln!(text, "controlled:\n  filesystems: {}", Value::from(mounts));
+        let _ = writeln!(text, "  networks: [{CONTROLLED_NETWORK}]");
+        let _ = writeln!(text, "rules: {}", json!(self.rules));
+        let _ = writeln!(text, "state_dir: {}", json!(self.state_dir));
+        let _ =
+            writeln!(text, "listen: {}\npin: false\nsensor: {}", json!(self.listen.to_string()), self.sensor);
+        let _ = writeln!(text, "sinks:\n  - {}", json!({"type": "file", "path": self.alerts}));
+        text
+    }
+
+    /// Writes it to `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        fs::write(path, self.to_yaml())
+            .with_context(|| format!("cannot write the configuration {}", path.display()))
+    }
+}
+
+/// A running agent; killed when dropped without [`Agent::stop`].
+#[derive(Debug)]
+pub struct Agent {
+    pid: u32,
+    config: Config,
+    child: Child,
+    kill: Option<Undoing>,
+    stderr: Arc<Mutex<Vec<String>>>,
+    reader: Reader,
+}
+
+impl Agent {
+    /// Writes the configuration to `file`, starts the agent and waits until it says `ready`.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead; with its stderr.
+    pub fn start(binary: &Path, config: Config, file: &Path) -> Result<Self> {
+        config.write(file)?;
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--config").arg(file);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                Ok(())
+            })
+        };
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        let kill = Undoing::new(Undo::Kill(child.id()));
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let (said, wait_said) = mpsc::channel();
+        let pipe = child.stderr.take().context("the agent has no stderr")?;
+        let kept = Arc::clone(&stderr);
+        thread::Builder::new()
+            .name("agent-stderr".into())
+            .spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    // Nobody waits any more once it was ready.
+                    let _ = said.send(line == "ready");
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            })
+            .context("cannot start the thread that reads the agent's stderr")?;
+        let mut agent = Self {
+            pid: child.id(),
+            reader: Reader::new(&config.alerts),
+            config,
+            child,
+            kill: Some(kill),
+            stderr,
+        };
+        let end = Instant::now() + READY_WITHIN;
+        loop {
+            match wait_said.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(true) => return Ok(agent),
+                Ok(false) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    bail!("the agent was not ready within {READY_WITHIN:?}:\n{}", agent.stderr())
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status = agent.exit(STOPPED_WITHIN)?;
+                    bail!("the agent ended with {status} instead of being ready:\n{}", agent.stderr())
+                }
+            }
+        }
+    }
+
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it said on stderr so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+
+    /// Every alert line so far.
+    ///
+    /// # Errors
+    /// When the alert file cannot be read or holds a line that is no JSON.
+    pub fn alerts(&mut self) -> Result<&[Alert]> {
+        self.reader.read()
+    }
+
+    /// Waits until `condition` says something about the alert lines so far.
+    ///
+    /// # Errors
+    /// When `limit` passes first, or the agent ends.
+    pub fn wait<T>(
+        &mut self,
+        limit: Duration,
+        mut condition: impl FnMut(&[Alert]) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(found) = condition(self.reader.read()?) {
+                return Ok(Some(found));
+            }
+            if let Some(status) = self.child.try_wait().context("cannot look at the agent")? {
+                bail!("the agent ended with {status}:\n{}", self.stderr());
+            }
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Every sample of `/metrics`.
+    ///
+    /// # Errors
+    /// When the agent does not answer with 200 or the page is not the text format.
+    pub fn metrics(&self) -> Result<Vec<Sample>> {
+        let (status, page) = get(self.config.listen, "/metrics")?;
+        ensure!(status == 200, "/metrics answered {status}");
+        metrics::parse(&page)
+    }
+
+    /// Status of a page of its HTTP server, and the page.
+    ///
+    /// # Errors
+    /// When nobody listens or the answer is no HTTP.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        get(self.config.listen, path)
+    }
+
+    /// SIGTERM, then waits; every alert line it ever wrote, and what it said on stderr.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with exit code 0.
+    pub fn stop(mut self) -> Result<(Vec<Alert>, String)> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("the agent has no pid")?;
+        kill_process(pid, Signal::TERM).context("the agent is gone already")?;
+        let status = self.exit(STOPPED_WITHIN)?;
+        ensure!(status.success(), "the agent ended with {status} after SIGTERM:\n{}", self.stderr());
+        Ok((self.reader.read()?.to_vec(), self.stderr()))
+    }
+
+    fn exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let status = wait_for(limit, || self.child.try_wait().transpose())
+            .with_context(|| format!("the agent still runs after {limit:?}:\n{}", self.stderr()))?
+            .context("cannot wait for the agent")?;
+        if let Some(kill) = self.kill.take() {
+            kill.done();
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            drop(kill);
+            // It was killed: reap it, so that its pid is not kept.
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Whether the agent can run here at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    Fit,
+    /// What `weighbridge doctor` finds unfit, with its remedies.
+    Unfit(String),
+}
+
+/// Asks `weighbridge doctor`.
+///
+/// # Errors
+/// When it cannot be run or ends with a code that is no answer.
+pub fn fitness(binary: &Path) -> Result<Fitness> {
+    let output = Command::new(binary)
+        .args(["doctor", "-o", "json"])
+        .output()
+        .with_context(|| format!("cannot run {}: build it with `cargo xtask build`", binary.display()))?;
+    match output.status.code() {
+        // 1 is «found something»: a posture that could be better, and still fit.
+        Some(0 | 1) => Ok(Fitness::Fit),
+        Some(4) => {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let reasons =
+                serde_json::from_slice(&output.stdout).map_or_else(|_| Vec::new(), |v| failures(&v));
+            let reason = if reasons.is_empty() { stderr.trim().to_owned() } else { reasons.join("; ") };
+            Ok(Fitness::Unfit(reason))
+        }
+        code => bail!(
+            "weighbridge doctor ended with {code:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+    }
+}
+
+/// `name: detail (remedy)` of every check with status `fail`, wherever the report keeps them.
+fn failures(report: &Value) -> Vec<String> {
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    match report {
+        Value::Array(items) => items.iter().flat_map(failures).collect(),
+        Value::Object(_) if report["status"] == "fail" => {
+            vec![format!("{}: {} ({})", text(report, "name"), text(report, "detail"), text(report, "remedy"))]
+        }
+        Value::Object(fields) => fields.values().flat_map(failures).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// HTTP/1.0, so that the answer ends with the connection and is never chunked.
+fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(addr).with_context(|| format!("nobody listens at {addr}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).context("cannot limit the wait")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").context("cannot ask")?;
+    let mut answer = String::new();
+    stream.take(LARGEST_PAGE).read_to_string(&mut answer).context("cannot read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
+    Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_check_is_found_wherever_it_is() {
+        let report = json!({"checks": [
+            {"name": "btf", "status": "ok", "detail": "present", "remedy": null},
+            {"name": "bpf", "status": "fail", "detail": "refused", "remedy": "run as root"},
+        ]});
+        assert_eq!(failures(&report), ["bpf: refused (run as root)"]);
+    }
+}

@@ -1,0 +1,220 @@
+//! The world outside of the host: a network namespace behind a veth pair, with receivers that keep the truth.
+//!
+//! It has no name and no file: the kernel takes it down with the lab's process. Must not know what is sent to it.
+
+use std::{
+    fs::File,
+    io::Read,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    process::Command,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ring::digest;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{process::hex, run};
+
+/// An address that no configuration of the lab lists (TEST-NET-2).
+pub const UNCONTROLLED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+/// The same, of the other family (the documentation prefix).
+pub const UNCONTROLLED_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
+/// An address inside of [`CONTROLLED_NETWORK`].
+pub const CONTROLLED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 2));
+/// The lab's own end of the link to the outside.
+pub const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// What the lab's configurations list as controlled.
+pub const CONTROLLED_NETWORK: &str = "10.20.0.0/16";
+
+/// How long a receiver waits for the next byte before it gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A network namespace that only the lab's own interface leads to.
+#[derive(Debug)]
+pub struct Outside {
+    namespace: File,
+}
+
+/// What arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub bytes: u64,
+    /// Lower-case hex of the SHA-256 of all of it, in the order of arrival.
+    pub sha256: String,
+}
+
+/// Waits in the outside for one connection or one stream of datagrams.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Where to send to.
+    pub addr: SocketAddr,
+    thread: JoinHandle<Result<Received>>,
+}
+
+impl Outside {
+    /// Makes the namespace and connects it to the calling process's own, which must be the lab's.
+    ///
+    /// # Errors
+    /// When `ip` is missing, or the kernel has no veth.
+    pub fn new() -> Result<Self> {
+        let (made, wait_made) = mpsc::channel();
+        let (go, wait_go) = mpsc::channel::<()>();
+        // A thread can live in a namespace of its own. It stays until the interface was moved to it by its id.
+        let thread = thread::Builder::new().name("outside".into()).spawn(move || -> Result<()> {
+            // SAFETY: only this thread changes its network namespace; no memory or descriptor is affected.
+            let refused = unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0;
+            let tid = rustix::thread::gettid().as_raw_nonzero();
+            let namespace = if refused {
+                Err(std::io::Error::last_os_error())
+            } else {
+                File::open(format!("/proc/self/task/{tid}/ns/net"))
+            };
+            made.send((tid, namespace)).map_err(|_| anyhow!("the lab stopped waiting"))?;
+            wait_go.recv().context("the lab gave up on the outside")?;
+            ip("link set lo up")?;
+            ip("link set outside0 up")?;
+            ip(&format!("addr add {UNCONTROLLED}/24 dev outside0"))?;
+            ip(&format!("addr add {CONTROLLED}/16 dev outside0"))?;
+            ip(&format!("addr add {UNCONTROLLED_V6}/64 dev outside0 nodad"))
+        });
+        let thread = thread.context("cannot start a thread for the outside")?;
+        let (tid, namespace) = wait_made.recv().context("the outside's thread ended early")?;
+        let namespace = namespace.context("the kernel refuses a network namespace")?;
+        ip(&format!("link add inside0 type veth peer name outside0 netns {tid}"))?;
+        ip("link set inside0 up")?;
+        ip(&format!("addr add {INSIDE}/24 dev inside0"))?;
+        ip("addr add 10.20.0.1/16 dev inside0")?;
+        ip("addr add 2001:db8::1/64 dev inside0 nodad")?;
+        go.send(()).map_err(|_| anyhow!("the outside's thread ended early"))?;
+        thread.join().map_err(|_| anyhow!("the outside's thread panicked"))??;
+        Ok(Self { namespace })
+    }
+
+    /// Receives one TCP connection on a free port of `ip`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn tcp(&self, ip: IpAddr) -> Result<Receiver> {
+        self.receiver(
+            move || TcpListener::bind((ip, 0)),
+            TcpListener::local_addr,
+            |listener| {
+                wait_readable(&listener, PATIENCE).context("nobody connected")?;
+                receive_all(listener.accept().context("cannot accept")?.0)
+            },
+        )
+    }
+
+    /// Connects from [`UNCONTROLLED`] to a server in the inside at `port` and receives what that sends. The receiver's
+    /// address is the connection's outer end, which is the server's peer.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn pull(&self, port: u16) -> Result<Receiver> {
+        self.receiver(move || TcpStream::connect((INSIDE, port)), TcpStream::local_addr, receive_all)
+    }
+
+    /// Receives `expected` bytes of datagrams on a free port of `ip`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn udp(&self, ip: IpAddr, expected: u64) -> Result<Receiver> {
+        let bind = move || {
+            let socket = UdpSocket::bind((ip, 0))?;
+            // Room for everything at once: a datagram that is dropped here would look like a miscount of the agent.
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 256 << 20)?;
+            Ok(socket)
+        };
+        self.receiver(bind, UdpSocket::local_addr, move |socket| {
+            let mut context = digest::Context::new(&digest::SHA256);
+            let mut bytes = 0;
+            let mut buffer = vec![0; 1 << 16];
+            while bytes < expected {
+                let silence = format!("{bytes} of {expected} bytes came, then nothing");
+                wait_readable(&socket, PATIENCE).context(silence)?;
+                let n = socket.recv(&mut buffer).context("cannot receive")?;
+                context.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+            Ok(Received { bytes, sha256: hex(context.finish().as_ref()) })
+        })
+    }
+
+    /// Binds in the outside, says where, and receives in a thread that lives there.
+    fn receiver<S: Send + 'static>(
+        &self,
+        bind: impl FnOnce() -> std::io::Result<S> + Send + 'static,
+        addr: impl FnOnce(&S) -> std::io::Result<SocketAddr> + Send + 'static,
+        receive: impl FnOnce(S) -> Result<Received> + Send + 'static,
+    ) -> Result<Receiver> {
+        let namespace = self.namespace.try_clone().context("cannot share the outside")?;
+        let (bound, wait_bound) = mpsc::channel();
+        let thread = thread::Builder::new().name("receiver".into()).spawn(move || {
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .context("cannot enter the outside")?;
+            let socket = bind().context("cannot bind in the outside")?;
+            let addr = addr(&socket).context("cannot tell the address")?;
+            bound.send(addr).map_err(|_| anyhow!("the lab stopped waiting"))?;
+            receive(socket)
+        });
+        let thread = thread.context("cannot start a receiver")?;
+        match wait_bound.recv() {
+            Ok(addr) => Ok(Receiver { addr, thread }),
+            Err(_) => {
+                Err(join(thread).err().unwrap_or_else(|| anyhow!("the receiver ended before it was bound")))
+            }
+        }
+    }
+}
+
+impl Receiver {
+    /// Waits until everything has arrived.
+    ///
+    /// # Errors
+    /// When the sender stayed away or went silent.
+    pub fn finish(self) -> Result<Received> {
+        let addr = self.addr;
+        join(self.thread).with_context(|| format!("receiver at {addr}"))
+    }
+}
+
+/// Everything until the other end closes.
+fn receive_all(mut stream: TcpStream) -> Result<Received> {
+    stream.set_read_timeout(Some(PATIENCE)).context("cannot limit the wait")?;
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut bytes = 0;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match stream.read(&mut buffer).context("cannot receive")? {
+            0 => return Ok(Received { bytes, sha256: hex(context.finish().as_ref()) }),
+            n => {
+                context.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+}
+
+fn join(thread: JoinHandle<Result<Received>>) -> Result<Received> {
+    thread.join().map_err(|_| anyhow!("the receiver panicked"))?
+}
+
+/// `ip` in the namespace of the calling thread, which a child inherits.
+fn ip(arguments: &str) -> Result<()> {
+    run(Command::new("ip").args(arguments.split(' '))).with_context(|| format!("ip {arguments}"))
+}
+
+fn wait_readable(socket: &impl AsFd, limit: Duration) -> Result<()> {
+    let limit = Timespec::try_from(limit).context("the wait is too long")?;
+    let mut waited = [PollFd::new(socket, PollFlags::IN)];
+    let ready = poll(&mut waited, Some(&limit)).context("cannot wait")?;
+    ensure!(ready > 0, "nothing came for {} s", limit.tv_sec);
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! `e2e`: runs the end-to-end tests against the running kernel, one after the other.
+//!
+//! Own small runner because a test can be skipped for a reason that only shows while it runs, and that reason must be
+//! counted and listed. It must not know what any test is about. `e2e move` is the tests' own mover of bytes.
+
+mod bad_input;
+mod benign;
+mod expect;
+mod lab_checks;
+mod life;
+mod moves;
+mod techniques;
+mod work;
+mod world;
+
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::{IsTerminal, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::world::{Run, Skipped, Test, World};
+
+const USAGE: &str = "\
+usage: e2e [--list] [--agent PATH] [--report FILE] [FILTER…]
+
+Runs the tests whose name contains one of the filters, or all. As root.
+  --list          print the names and run nothing
+  --agent PATH    the weighbridge binary; default: the release build beside this one
+  --report FILE   write one JSON line per test to FILE
+example: e2e --report /run/e2e.ndjson techniques::tools";
+
+/// Where to add a file of tests: its `mod` line, its name and its list.
+const GROUPS: &[(&str, &[Test])] = &[
+    ("lab", lab_checks::TESTS),
+    ("techniques::tools", techniques::tools::TESTS),
+    ("techniques::calls", techniques::calls::TESTS),
+    ("techniques::python", techniques::python::TESTS),
+    ("techniques::network", techniques::network::TESTS),
+    ("techniques::names", techniques::names::TESTS),
+    ("techniques::descriptors", techniques::descriptors::TESTS),
+    ("techniques::relays", techniques::relays::TESTS),
+    ("techniques::amounts", techniques::amounts::TESTS),
+    ("benign", benign::TESTS),
+    ("life", life::TESTS),
+    ("bad_input", bad_input::TESTS),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+struct Options {
+    list: bool,
+    agent: Option<PathBuf>,
+    report: Option<PathBuf>,
+    filters: Vec<String>,
+}
+
+thread_local! {
+    /// Where the last panic was raised and what it said; the hook runs before the unwinding, the runner after it.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("move") => moves::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
+        Some("work") => work::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
+        Some("hold") => lab_checks::hold().map(|()| ExitCode::SUCCESS),
+        Some("-h" | "--help") => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => match Options::parse(&arguments) {
+            Ok(options) => run(&options),
+            Err(error) => {
+                eprintln!("e2e: {error:#}\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("e2e: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self { list: false, agent: None, report: None, filters: Vec::new() };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} wants a path"));
+            match argument.as_str() {
+                "--list" => options.list = true,
+                "--agent" => options.agent = Some(PathBuf::from(value()?)),
+                "--report" => options.report = Some(PathBuf::from(value()?)),
+                flag if flag.starts_with('-') => bail!("unknown flag {flag}"),
+                filter => options.filters.push(filter.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let chosen: Vec<(String, Run)> = GROUPS
+        .iter()
+        .flat_map(|(group, tests)| tests.iter().map(move |(name, test)| (format!("{group}::{name}"), *test)))
+        .filter(|(name, _)| {
+            options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter))
+        })
+        .collect();
+    if options.list {
+        for (name, _) in &chosen {
+            println!("{name}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut report = options
+        .report
+        .as_ref()
+        .map(|path| File::create(path).with_context(|| format!("cannot write the report {}", path.display())))
+        .transpose()?;
+    let mut world = if rustix::process::geteuid().is_root() {
+        Some(World::new(agent_binary(options.agent.clone())?).context("cannot set up the lab")?)
+    } else {
+        None
+    };
+    std::panic::set_hook(Box::new(|info| {
+        let said = info.payload_as_str().unwrap_or_default();
+        let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
+        LAST_PANIC.set(format!("{said}{}", place.unwrap_or_default()));
+    }));
+    let colour = std::io::stdout().is_terminal();
+    let mut outcomes = Vec::new();
+    let mut skipped = Vec::new();
+    for (name, test) in chosen {
+        let start = Instant::now();
+        let (outcome, reason) = match &mut world {
+            Some(world) => one(test, world),
+            None => (Outcome::Skipped, "needs root".to_owned()),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{} {name} ({seconds:.1} s){}", outcome.word(colour), after(&reason));
+        if let Some(report) = &mut report {
+            let line = json!({"name": name, "outcome": outcome.word(false).trim(), "reason": reason, "seconds": seconds});
+            writeln!(report, "{line}").context("cannot write the report")?;
+        }
+        if outcome == Outcome::Skipped {
+            skipped.push(format!("skipped: {name}: {reason}"));
+        }
+        outcomes.push(outcome);
+    }
+    for line in skipped {
+        println!("{line}");
+    }
+    let count = |wanted| outcomes.iter().filter(|&&outcome| outcome == wanted).count();
+    let failed = count(Outcome::Failed);
+    println!("{} passed, {failed} failed, {} skipped", count(Outcome::Passed), count(Outcome::Skipped));
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn one(test: Run, world: &mut World) -> (Outcome, String) {
+    // A test may leave nothing of its own in the world: every scene has folders of its own.
+    match catch_unwind(AssertUnwindSafe(|| test(world))) {
+        Ok(()) => (Outcome::Passed, String::new()),
+        Err(payload) => match payload.downcast::<Skipped>() {
+            Ok(skipped) => (Outcome::Skipped, skipped.0),
+            Err(_) => (Outcome::Failed, LAST_PANIC.take()),
+        },
+    }
+}
+
+impl Outcome {
+    fn word(self, colour: bool) -> &'static str {
+        match (self, colour) {
+            (Self::Passed, false) => "passed ",
+            (Self::Passed, true) => "\x1b[32mpassed \x1b[0m",
+            (Self::Failed, false) => "failed ",
+            (Self::Failed, true) => "\x1b[31mfailed \x1b[0m",
+            (Self::Skipped, false) => "skipped",
+            (Self::Skipped, true) => "\x1b[33mskipped\x1b[0m",
+        }
+    }
+}
+
+fn after(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!("\n    {reason}") }
+}
+
+/// The release build beside this one: cargo puts both below one target directory, whichever profile this one has. Whether
+/// it is there shows when a test wants it.
+fn agent_binary(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return path.canonicalize().with_context(|| format!("no agent at {}", path.display()));
+    }
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let target = own
+        .parent()
+        .and_then(|profile| profile.parent())
+        .context("this program lies in no target directory")?;
+    Ok(target.join("release/weighbridge"))
+}

@@ -1,0 +1,157 @@
+//! Whoever opens is not who reads (TECHNIQUES F10): descriptors that are inherited, passed, stolen, reopened.
+
+use std::{os::unix::fs::PermissionsExt, process::Command};
+
+use tests::lab::{process::Identity, which};
+
+use crate::{
+    expect::Expected,
+    world::{PATIENCE, Scene, Test, World, skip},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("inherited_by_a_child", inherited_by_a_child),
+    ("read_before_the_fork_written_after", read_before_the_fork_written_after),
+    ("reopened_through_proc", reopened_through_proc),
+    ("scm_rights", scm_rights),
+    ("pidfd_getfd", pidfd_getfd),
+    ("open_by_handle_at", open_by_handle_at),
+    ("deep_process_tree", deep_process_tree),
+    ("another_user", another_user),
+    ("copied_tool_under_another_name", copied_tool_under_another_name),
+];
+
+/// The shell opens the file and never reads a byte of it; cat reads and never opened it.
+fn inherited_by_a_child(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let shell = scene.shell(&format!("exec 3< {}; cat <&3 > {}; true", source.display(), copy.display()));
+    let cat = child(&shell, "cat", "cat");
+    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// The parent takes, the child inherits its memory and puts.
+fn read_before_the_fork_written_after(w: &mut World) {
+    let scene = w.scene();
+    let mover = script(&scene, "fork.py", include_str!("scripts/fork.py"));
+    forked(scene, &mover);
+}
+
+fn reopened_through_proc(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let shell =
+        scene.shell(&format!("exec 3< {}; cat /proc/$$/fd/3 > {}; true", source.display(), copy.display()));
+    let mut cat = child(&shell, "cat", "");
+    cat.cmdline = shell.pid.map(|pid| format!("cat /proc/{pid}/fd/3"));
+    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// The opener sends the descriptor to a process that has nothing to do with it.
+fn scm_rights(w: &mut World) {
+    let scene = w.scene();
+    let mover = script(&scene, "scm_rights.py", include_str!("scripts/scm_rights.py"));
+    forked(scene, &mover);
+}
+
+/// The thief takes the descriptor out of another process.
+fn pidfd_getfd(w: &mut World) {
+    let scene = w.scene();
+    let mover = script(&scene, "pidfd_getfd.py", include_str!("scripts/pidfd_getfd.py"));
+    forked(scene, &mover);
+}
+
+/// No path is ever resolved by the opener.
+fn open_by_handle_at(w: &mut World) {
+    let scene = w.scene();
+    let mover = script(&scene, "open_by_handle.py", include_str!("scripts/open_by_handle.py"));
+    let copy = scene.uncontrolled.join("w");
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [Expected::copy(&scene, &mover, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+fn deep_process_tree(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let mut text = format!("cp {} {}", source.display(), copy.display());
+    for _ in 0..6 {
+        text = format!("sh -c \"{}; true\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    }
+    let shell = scene.shell(&format!("{text}; true"));
+    let cp = child(&shell, "cp", &format!("cp {} {}", source.display(), copy.display()));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+fn another_user(w: &mut World) {
+    World::needs("setpriv");
+    let scene = w.scene();
+    std::fs::set_permissions(&scene.uncontrolled, std::fs::Permissions::from_mode(0o777))
+        .expect("a mode can be set");
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let mut cp = scene.run(
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cp"])
+            .arg(source)
+            .arg(&copy),
+    );
+    cp.exe = which("cp").expect("cp");
+    cp.cmdline = Some(format!("cp {} {}", source.display(), copy.display()));
+    cp.uid = 65534;
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// A name proves nothing; the path and the hash of what was executed do.
+fn copied_tool_under_another_name(w: &mut World) {
+    let scene = w.scene();
+    let tool = scene.work.join("vllm");
+    std::fs::copy(which("cp").expect("cp"), &tool).expect("a tool can be copied");
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let thief = scene.run(Command::new(&tool).arg(source).arg(&copy));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// A descendant of a process that the scene ran: its pid is not known, its ancestors' are.
+fn child(parent: &Identity, program: &str, cmdline: &str) -> Identity {
+    let mut ancestry = parent.ancestry.clone();
+    ancestry.splice(0..0, parent.pid);
+    Identity {
+        pid: None,
+        exe: which(program).unwrap_or_else(|| skip(format_args!("needs {program}"))),
+        cmdline: Some(cmdline.to_owned()),
+        started: None,
+        ancestry,
+        ..parent.clone()
+    }
+}
+
+/// Runs a script with the first shard and a destination on the uncontrolled volume.
+fn script(scene: &Scene<'_>, name: &str, text: &str) -> Identity {
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let running = scene.spawn(scene.python(name, text).arg(source).arg(&copy));
+    let finished = running.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}"));
+    // What the script says when the kernel refuses its technique.
+    if finished.code == Some(77) {
+        skip(finished.stdout.trim());
+    }
+    finished.success().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The script forked: the child moved the bytes, with the parent's command line.
+fn forked(scene: Scene<'_>, parent: &Identity) {
+    let copy = scene.uncontrolled.join("w");
+    let mover = Identity {
+        pid: None,
+        started: None,
+        ancestry: parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect(),
+        ..parent.clone()
+    };
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [Expected::copy(&scene, &mover, &copy, bytes)];
+    scene.expect(&expected);
+}

@@ -1,0 +1,11 @@
+//! How weights leave (TECHNIQUES §1): each test moves bytes by one way, knows how many arrived, and says which alerts must
+//! follow. A new technique is one function and one line in its file's `TESTS`.
+
+pub(crate) mod amounts;
+pub(crate) mod calls;
+pub(crate) mod descriptors;
+pub(crate) mod names;
+pub(crate) mod network;
+pub(crate) mod python;
+pub(crate) mod relays;
+pub(crate) mod tools;
