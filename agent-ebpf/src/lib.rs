@@ -1,5 +1,299 @@
 //! The ABI that both sides share: keys and values of the maps, facts in the ring, numbers with a meaning.
+//!
+//! Plain integers only, with explicit padding: user space checks the length and the range of all it reads and never
+//! turns bytes into an enum, a `bool` or an `Option`. This file must not know how either side works.
 #![no_std]
 
-/// Most assets that one agent can protect: one bit each in [`HolderValue::assets`].
-pub const MAX_ASSETS: usize = 64;
+pub mod fields;
+pub mod syscalls;
+
+/// Most assets that one agent can protect: one bit each in a set of 64, of which the last is the canary's.
+pub const MAX_ASSETS: usize = 63;
+/// The asset that the canary file stands for: bytes that are moved to prove that the hooks fire.
+pub const CANARY_ASSET: u32 = 63;
+
+/// Bytes of a path buffer: components leaf first, each ended by a NUL.
+pub const PATH_BYTES: usize = 512;
+/// Longest component of a path, with its NUL (`NAME_MAX` + 1).
+pub const NAME_BYTES: usize = 256;
+/// Bytes kept of a command line.
+pub const ARGV_BYTES: usize = 512;
+
+/// A kernel identity: (`super_block.s_dev`, `inode.i_ino`, `inode.i_generation`).
+///
+/// `dev` values from [`DEV_ASSET`] up are ours: they name what has no inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectKey {
+    pub dev: u32,
+    pub generation: u32,
+    pub ino: u64,
+}
+
+/// `dev` of a source that is an asset; `ino` is its index.
+pub const DEV_ASSET: u32 = 0xffff_fff0;
+/// `dev` of a Unix socket: `ino` is the address of the receiving `struct sock`, which a reader knows too.
+pub const DEV_UNIX: u32 = 0xffff_fff1;
+/// `dev` of one direction of a loopback connection; `ino` hashes the sender's addresses, `generation` holds its ports.
+pub const DEV_LOOPBACK: u32 = 0xffff_fff2;
+
+/// What an object is to us.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectValue {
+    /// Set of assets, one bit each. A protected file or directory has exactly one.
+    pub assets: u64,
+    /// One of the `OBJECT_` constants.
+    pub kind: u32,
+    /// Index of the asset of a protected file or directory.
+    pub asset: u32,
+    /// Epoch of the last scan in which some process had a carrier open.
+    pub seen: u32,
+    pub reserved: u32,
+}
+
+/// A file of an asset.
+pub const OBJECT_FILE: u32 = 1;
+/// A directory: everything below it belongs to the asset.
+pub const OBJECT_DIRECTORY: u32 = 2;
+/// A directory of which only the names in `NAMES` are protected.
+pub const OBJECT_NAMED: u32 = 3;
+/// A file that a holder wrote into.
+pub const OBJECT_CARRIER: u32 = 4;
+/// A pipe, socket or loopback connection that a holder wrote into.
+pub const OBJECT_STREAM: u32 = 5;
+
+/// A protected name in an [`OBJECT_NAMED`] directory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NameKey {
+    pub directory: ObjectKey,
+    /// The name, filled up with NULs.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// A process image: an exec makes a new one, because memory does not outlive it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HolderKey {
+    pub tgid: u32,
+    /// `task_struct.self_exec_id`, cut to 32 bits.
+    pub exec: u32,
+    /// `task_struct.start_boottime` of the thread group leader, ns since boot.
+    pub start: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HolderValue {
+    /// Assets that it opened, took from or inherited.
+    pub assets: u64,
+    /// Bytes taken from all sources together, the inherited ones included.
+    pub taken: u64,
+    /// The image that it came from by fork or exec; zero when none.
+    pub parent: HolderKey,
+    /// Bytes that can have come over from `parent`: all it had taken at a fork; at an exec its arguments and environment at
+    /// most.
+    pub inherited: u64,
+    /// When it became a holder, ns since boot.
+    pub since: u64,
+    /// When it exited or was replaced by an exec, ns since boot; 0 while it runs.
+    pub ended: u64,
+}
+
+/// (source → holder).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TakeKey {
+    pub holder: HolderKey,
+    /// An asset ([`DEV_ASSET`]) or a carrier.
+    pub source: ObjectKey,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakeValue {
+    pub bytes: u64,
+    /// ns since boot of the newest.
+    pub last: u64,
+}
+
+/// A destination. Unused bytes are zero, because it is part of a key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SinkKey {
+    /// One of the `SINK_` constants.
+    pub kind: u8,
+    /// IP protocol; 0 when there is none.
+    pub protocol: u8,
+    /// Peer's port in host order.
+    pub port: u16,
+    /// Filesystem of a file; own number of a device; address family of a peer.
+    pub dev: u32,
+    pub generation: u32,
+    pub reserved: u32,
+    /// Inode number (first 8 bytes, native order) or address (IPv4 in the first 4 bytes, IPv6, vsock cid).
+    pub id: [u8; 16],
+}
+
+pub const SINK_FILE: u8 = 1;
+pub const SINK_BLOCK: u8 = 2;
+pub const SINK_CHAR: u8 = 3;
+pub const SINK_PEER: u8 = 4;
+/// Pipe, FIFO, Unix socket or loopback connection: the id and dev are those of the carrier.
+pub const SINK_PROCESS: u8 = 5;
+/// Something that the sensor cannot name.
+pub const SINK_OTHER: u8 = 6;
+
+/// (holder → sink) while the holder held exactly `assets`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub holder: HolderKey,
+    /// [`ALL_ASSETS`] for a writable shared mapping, which counts for whatever its owner ever holds.
+    pub assets: u64,
+    pub sink: SinkKey,
+}
+
+pub const ALL_ASSETS: u64 = u64::MAX;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowValue {
+    pub bytes: u64,
+    /// ns since boot of the newest.
+    pub last: u64,
+    /// `super_block.s_magic` of a file's filesystem.
+    pub magic: u64,
+}
+
+/// Identity of an open file, left for the agent when it opens one itself: user space cannot learn `s_dev` and the
+/// generation otherwise (`stat` invents device numbers on btrfs and overlayfs).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub key: ObjectKey,
+    pub size: u64,
+    pub magic: u64,
+    pub mode: u32,
+    /// Counts up, so that an old answer is never taken for a new one.
+    pub serial: u32,
+}
+
+/// Descriptors of the agent whose identity can be asked for.
+pub const IDENTITIES: u32 = 4096;
+
+/// First word of every fact in the ring.
+pub const FACT_PROCESS: u32 = 1;
+pub const FACT_OBJECT: u32 = 2;
+pub const FACT_SINK: u32 = 3;
+pub const FACT_WAKE: u32 = 4;
+
+/// A path as the kernel walks it: components leaf first, each ended by a NUL, up to the root of the filesystem.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RawPath {
+    /// Bytes used.
+    pub len: u32,
+    /// Not 0 when the walk stopped before the root.
+    pub truncated: u32,
+    pub bytes: [u8; PATH_BYTES],
+    /// Room for the last component, so that the verifier can bound its write.
+    pub spare: [u8; NAME_BYTES],
+}
+
+/// Who a process is: at exec, or when the agent started. Sent once for each holder and each of its ancestors.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcessFact {
+    pub fact: u32,
+    pub uid: u32,
+    /// `u32::MAX` when never set.
+    pub auid: u32,
+    pub parent_tgid: u32,
+    pub key: HolderKey,
+    pub cgroup: u64,
+    pub exe: ObjectKey,
+    /// Not 0 once it was sent.
+    pub reported: u32,
+    /// Bytes of `argv` used.
+    pub argv_len: u32,
+    pub exe_path: RawPath,
+    pub argv: [u8; ARGV_BYTES],
+}
+
+/// A protected file that user space has not registered (`OBJECT_FILE`), found by a name or a directory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ObjectFact {
+    pub fact: u32,
+    pub asset: u32,
+    pub key: ObjectKey,
+    pub size: u64,
+    pub path: RawPath,
+}
+
+/// The first flow into a sink that has a path, or a carrier made by it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SinkFact {
+    pub fact: u32,
+    pub reserved: u32,
+    pub sink: SinkKey,
+    pub magic: u64,
+    pub path: RawPath,
+}
+
+/// Bytes move again while user space sleeps.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WakeFact {
+    pub fact: u32,
+    pub reserved: u32,
+    pub at: u64,
+}
+
+/// Words shared through the `SHARED` array.
+/// Not 0 while user space sleeps: the next byte that a holder moves wakes it.
+pub const SHARED_ASLEEP: u32 = 0;
+/// Carriers made so far. Every read is looked up while this differs from [`SHARED_SETTLED`].
+pub const SHARED_CARRIERS: u32 = 1;
+/// `SHARED_CARRIERS` as of the last scan after which each process that has a carrier open was marked, and no carrier was
+/// one that a process can have without opening it (pipe, socket).
+pub const SHARED_SETTLED: u32 = 2;
+/// Epoch of the scan under way.
+pub const SHARED_EPOCH: u32 = 3;
+pub const SHARED_WORDS: u32 = 4;
+
+/// Bits of a process in `MARKS`, indexed by its thread group id.
+pub const MARK_WATCHED: u8 = 1;
+pub const MARK_HOLDER: u8 = 2;
+/// Has a writable shared mapping of a file.
+pub const MARK_MAPPED: u8 = 4;
+/// `PID_MAX_LIMIT` of 64-bit kernels, so that no two live processes share a mark.
+pub const MARKS: usize = 1 << 22;
+
+/// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
+pub const LOSSES: [(&str, &str); 10] = [
+    ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
+    ("holders_full", "bytes taken by processes that found no room in HOLDERS"),
+    ("takes_full", "bytes taken that found no room in TAKES"),
+    ("flows_full", "bytes put that found no room in FLOWS"),
+    ("objects_full", "protected files or carriers that found no room in OBJECTS"),
+    ("processes_full", "process identities that found no room in PROCESSES"),
+    ("read_failed", "a kernel structure could not be read"),
+    ("walk_too_deep", "a path deeper than the walk; taken for protected where its filesystem is"),
+    ("path_cut", "a path longer than its buffer was cut"),
+    ("descriptor_gone", "a descriptor was closed before its call returned"),
+];
+
+pub const LOSS_RING_FULL: u32 = 0;
+pub const LOSS_HOLDERS_FULL: u32 = 1;
+pub const LOSS_TAKES_FULL: u32 = 2;
+pub const LOSS_FLOWS_FULL: u32 = 3;
+pub const LOSS_OBJECTS_FULL: u32 = 4;
+pub const LOSS_PROCESSES_FULL: u32 = 5;
+pub const LOSS_READ_FAILED: u32 = 6;
+pub const LOSS_WALK_TOO_DEEP: u32 = 7;
+pub const LOSS_PATH_CUT: u32 = 8;
+pub const LOSS_DESCRIPTOR_GONE: u32 = 9;

@@ -11,11 +11,14 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct BootNs(pub u64);
 
-/// A process, never the pid alone: thread group id and the start of its leader (`task_struct.start_boottime`).
+/// A process image, never the pid alone: thread group id, the start of its leader (`task_struct.start_boottime`), and the
+/// count of its execs (`task_struct.self_exec_id`), because memory does not outlive an exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HolderId {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
+    /// Count of execs; copied at a fork, so that it starts anywhere.
+    pub exec: u32,
     /// Start of the thread group leader, ns since boot.
     pub start: BootNs,
 }
@@ -86,6 +89,9 @@ pub enum AssetKind {
 }
 
 impl AssetKind {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::Weights, Self::Associated];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -207,6 +213,17 @@ pub enum SinkKind {
 }
 
 impl SinkKind {
+    /// Every value.
+    pub const ALL: [Self; 7] = [
+        Self::File,
+        Self::BlockDevice,
+        Self::CharDevice,
+        Self::Terminal,
+        Self::Peer,
+        Self::Process,
+        Self::Unmetered,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

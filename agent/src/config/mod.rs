@@ -8,6 +8,10 @@ use ipnet::IpNet;
 
 use crate::event::AssetKind;
 
+mod parse;
+
+pub use parse::load;
+
 /// A configuration that parsed and is complete in itself. Paths are absolute: relative ones were resolved against the
 /// configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,97 @@
+//! Kernel struct fields: one line each drives both sides.
+//!
+//! rustc emits no CO-RE relocations, so each field is a read-only global that the loader fills with the offset from the
+//! running kernel's BTF before it loads the programs; `.rodata` is frozen, so the verifier sees a constant. This file must
+//! not know how BTF is read (`agent/src/sensor/offsets.rs`) nor what a field is used for.
+
+/// Value of an optional field that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// A field to look up: `path` may pass through named members (`thread_info.status`); anonymous unions and structs are
+/// looked through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Symbol of the read-only global.
+    pub global: &'static str,
+    pub structure: &'static str,
+    pub path: &'static str,
+    /// The agent refuses to start without it.
+    pub required: bool,
+}
+
+macro_rules! fields {
+    ($($global:ident = $structure:literal, $path:literal, $required:literal;)*) => {
+        /// Every field.
+        pub const FIELDS: &[Field] = &[$(
+            Field { global: stringify!($global), structure: $structure, path: $path, required: $required },
+        )*];
+
+        $(
+            #[cfg(feature = "programs")]
+            #[unsafe(no_mangle)]
+            pub static $global: aya_ebpf::Global<u32> = aya_ebpf::Global::new(ABSENT);
+        )*
+    };
+}
+
+fields! {
+    TASK_GROUP_LEADER = "task_struct", "group_leader", true;
+    TASK_START_BOOTTIME = "task_struct", "start_boottime", true;
+    TASK_REAL_PARENT = "task_struct", "real_parent", true;
+    TASK_TGID = "task_struct", "tgid", true;
+    TASK_PID = "task_struct", "pid", true;
+    TASK_FLAGS = "task_struct", "flags", true;
+    TASK_FILES = "task_struct", "files", true;
+    TASK_MM = "task_struct", "mm", true;
+    TASK_REAL_CRED = "task_struct", "real_cred", true;
+    TASK_SIGNAL = "task_struct", "signal", true;
+    TASK_SELF_EXEC_ID = "task_struct", "self_exec_id", true;
+    TASK_STATUS = "task_struct", "thread_info.status", true;
+    TASK_LOGINUID = "task_struct", "loginuid.val", false;
+    SIGNAL_LIVE = "signal_struct", "live", true;
+    CRED_UID = "cred", "uid.val", true;
+    FILES_FDT = "files_struct", "fdt", true;
+    FDTABLE_MAX_FDS = "fdtable", "max_fds", true;
+    FDTABLE_FD = "fdtable", "fd", true;
+    FILE_INODE = "file", "f_inode", true;
+    FILE_DENTRY = "file", "f_path.dentry", true;
+    FILE_MODE = "file", "f_mode", true;
+    FILE_PRIVATE_DATA = "file", "private_data", true;
+    INODE_MODE = "inode", "i_mode", true;
+    INODE_SB = "inode", "i_sb", true;
+    INODE_INO = "inode", "i_ino", true;
+    INODE_GENERATION = "inode", "i_generation", true;
+    INODE_RDEV = "inode", "i_rdev", true;
+    INODE_SIZE = "inode", "i_size", true;
+    SB_DEV = "super_block", "s_dev", true;
+    SB_MAGIC = "super_block", "s_magic", true;
+    DENTRY_PARENT = "dentry", "d_parent", true;
+    DENTRY_NAME = "dentry", "d_name.name", true;
+    DENTRY_INODE = "dentry", "d_inode", true;
+    MM_ARG_START = "mm_struct", "arg_start", true;
+    MM_ARG_END = "mm_struct", "arg_end", true;
+    MM_ENV_START = "mm_struct", "env_start", true;
+    MM_ENV_END = "mm_struct", "env_end", true;
+    MM_EXE_FILE = "mm_struct", "exe_file", true;
+    SOCKET_SK = "socket", "sk", true;
+    SOCK_PROTOCOL = "sock", "sk_protocol", true;
+    SOCK_FAMILY = "sock", "__sk_common.skc_family", true;
+    SOCK_DADDR = "sock", "__sk_common.skc_daddr", true;
+    SOCK_SADDR = "sock", "__sk_common.skc_rcv_saddr", true;
+    SOCK_DPORT = "sock", "__sk_common.skc_dport", true;
+    SOCK_SPORT = "sock", "__sk_common.skc_num", true;
+    SOCK_V6_DADDR = "sock", "__sk_common.skc_v6_daddr", true;
+    SOCK_V6_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr", true;
+    UNIX_PEER = "unix_sock", "peer", false;
+    VSOCK_CID = "vsock_sock", "remote_addr.svm_cid", false;
+    VSOCK_PORT = "vsock_sock", "remote_addr.svm_port", false;
+    VMA_START = "vm_area_struct", "vm_start", true;
+    VMA_END = "vm_area_struct", "vm_end", true;
+    VMA_FILE = "vm_area_struct", "vm_file", true;
+    VMA_FLAGS = "vm_area_struct", "vm_flags", true;
+    OVL_FILE_REAL = "ovl_file", "realfile", false;
+    OVL_INODE_VFS = "ovl_inode", "vfs_inode", false;
+    URING_FILE = "io_kiocb", "file", false;
+    URING_OPCODE = "io_kiocb", "opcode", false;
+    CQE_RES = "io_uring_cqe", "res", false;
+}

@@ -1,0 +1,61 @@
+//! Becoming a holder.
+
+use super::{now, process};
+use crate::{
+    kernel::Task,
+    maps::{HOLDERS, join, lose, mark},
+};
+use agent_ebpf::{HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_WATCHED};
+
+const NO_PARENT: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
+/// `BPF_NOEXIST`: another thread that was first wins, with what it counted.
+const NOT_THERE: u64 = 1;
+
+/// Makes `task`'s process a holder of `assets` and returns its row.
+///
+/// Opening is enough, with nothing taken yet: then the bytes that one call both takes and puts (sendfile) are counted
+/// whichever of the two is seen first.
+#[inline(always)]
+pub(crate) fn hold(task: Task, assets: u64) -> Option<(HolderKey, *mut HolderValue)> {
+    let Some(key) = task.holder_key() else {
+        lose(LOSS_READ_FAILED, 1);
+        return None;
+    };
+    if let Some(row) = HOLDERS.get_ptr_mut(&key) {
+        // SAFETY: a row of a map that is not preallocated stays valid until the program ends.
+        unsafe {
+            if (*row).assets & assets != assets {
+                join(&raw mut (*row).assets, assets);
+            }
+        }
+        return Some((key, row));
+    }
+    insert(&key, &HolderValue { assets, taken: 0, parent: NO_PARENT, inherited: 0, since: now(), ended: 0 });
+    mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
+    process::report(task);
+    Some((key, HOLDERS.get_ptr_mut(&key)?))
+}
+
+/// The row of `task`'s process if it is a holder.
+#[inline(always)]
+pub(crate) fn held(task: Task) -> Option<(HolderKey, *mut HolderValue)> {
+    let key = task.holder_key()?;
+    Some((key, HOLDERS.get_ptr_mut(&key)?))
+}
+
+/// Makes `child` a holder of all that `parent` holds, with at most `inherited` of its bytes.
+#[inline(always)]
+pub(crate) fn inherit(parent: &HolderKey, child: &HolderKey, row: &HolderValue, inherited: u64) {
+    let value = HolderValue { assets: row.assets, taken: inherited, parent: *parent, inherited, since: now(), ended: 0 };
+    insert(child, &value);
+}
+
+#[inline(always)]
+fn insert(key: &HolderKey, value: &HolderValue) {
+    // -EEXIST is another thread's success.
+    if let Err(error) = HOLDERS.insert(key, value, NOT_THERE)
+        && error != -17
+    {
+        lose(LOSS_HOLDERS_FULL, 1);
+    }
+}

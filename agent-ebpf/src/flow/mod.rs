@@ -1,0 +1,44 @@
+//! The flow engine: what an open, a take and a put mean, whichever hook saw them.
+//!
+//! Hooks translate their arguments into these few calls; nothing here knows which system call or function it was.
+
+pub(crate) mod carrier;
+pub(crate) mod hold;
+pub(crate) mod map;
+pub(crate) mod object;
+pub(crate) mod open;
+pub(crate) mod path;
+pub(crate) mod process;
+pub(crate) mod put;
+pub(crate) mod send;
+pub(crate) mod take;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+
+use crate::maps::{FACTS, SHARED, lose};
+use agent_ebpf::{FACT_WAKE, LOSS_RING_FULL, SHARED_ASLEEP, WakeFact};
+
+/// ns since boot.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Wakes user space if it sleeps. Called after the counter grew, so that whoever drains after this sees the bytes.
+#[inline(always)]
+pub(crate) fn wake() {
+    if let Some(asleep) = SHARED.get_ptr_mut(SHARED_ASLEEP) {
+        // SAFETY: a word of an array map. Two CPUs that both see it set send two facts, which does no harm.
+        unsafe {
+            if core::ptr::read_volatile(asleep) != 0 {
+                core::ptr::write_volatile(asleep, 0);
+                let fact = WakeFact { fact: FACT_WAKE, reserved: 0, at: now() };
+                if FACTS.output::<WakeFact>(&fact, 0).is_err() {
+                    // A full ring wakes the reader by itself.
+                    lose(LOSS_RING_FULL, 1);
+                }
+            }
+        }
+    }
+}

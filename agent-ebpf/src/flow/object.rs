@@ -1,0 +1,175 @@
+//! Which object a file is, and whether it is protected: by itself, by a directory above it, or by its name.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+
+use super::path;
+use crate::{
+    kernel::{AF_INET, AF_INET6, AF_UNIX, Dentry, File, Inode, S_IFREG, S_IFSOCK, Sock},
+    maps::{DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, lose},
+};
+use agent_ebpf::{
+    DEV_LOOPBACK, DEV_UNIX, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL, LOSS_WALK_TOO_DEEP, NAME_BYTES,
+    OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, ObjectFact, ObjectKey, ObjectValue,
+};
+
+const NOT_PROTECTED: u32 = u32::MAX;
+
+/// Directories that a walk climbs. A file deeper than that counts as protected when its filesystem stores an asset.
+const DEPTH: u32 = 64;
+
+/// The carrier or protected file that a read from `file` would read: (its key, what we know of it).
+#[inline(always)]
+pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
+    let file = file.backing();
+    let inode = file.inode()?;
+    let key = if inode.kind()? == S_IFSOCK { incoming(file.socket()?)? } else { inode.key()? };
+    Some((key, lookup(&key)?))
+}
+
+#[inline(always)]
+pub(crate) fn lookup(key: &ObjectKey) -> Option<ObjectValue> {
+    // SAFETY: the value is copied out at once; an entry freed meanwhile is not reused before the program ends (RCU).
+    let value = *unsafe { OBJECTS.get(key) }?;
+    if value.kind == OBJECT_DIRECTORY || value.kind == OBJECT_NAMED { None } else { Some(value) }
+}
+
+/// The carrier that bytes received from `sock` come through.
+#[inline(always)]
+fn incoming(sock: Sock) -> Option<ObjectKey> {
+    match sock.family()? {
+        AF_UNIX => Some(ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.0 }),
+        AF_INET => loopback(sock.peer_v4()?, sock.own_v4()?, sock.peer_port(), sock.own_port()),
+        AF_INET6 => loopback_v6(sock.peer_v6()?, sock.own_v6()?, sock.peer_port(), sock.own_port()),
+        _ => None,
+    }
+}
+
+/// The carrier of one direction of a connection that stays on this host; `None` when it leaves.
+#[inline(always)]
+pub(crate) fn loopback(from: [u8; 4], to: [u8; 4], from_port: u16, to_port: u16) -> Option<ObjectKey> {
+    let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+    // 127.0.0.0/8, or an address of our own talking to itself.
+    if to & 0xff != 127 && from != to {
+        return None;
+    }
+    Some(ObjectKey {
+        dev: DEV_LOOPBACK,
+        generation: u32::from(from_port) << 16 | u32::from(to_port),
+        ino: u64::from(from) << 32 | u64::from(to),
+    })
+}
+
+/// As [`loopback`], for IPv6 with mapped IPv4 addresses.
+#[inline(always)]
+pub(crate) fn loopback_v6(from: [u8; 16], to: [u8; 16], from_port: u16, to_port: u16) -> Option<ObjectKey> {
+    let (from, to) = (u128::from_be_bytes(from), u128::from_be_bytes(to));
+    if to >> 32 == 0xffff {
+        return loopback((from as u32).to_be_bytes(), (to as u32).to_be_bytes(), from_port, to_port);
+    }
+    if to != 1 && from != to {
+        return None;
+    }
+    let folded = (from as u64) ^ ((from >> 64) as u64) ^ (to as u64).rotate_left(32) ^ ((to >> 64) as u64).rotate_left(16);
+    Some(ObjectKey { dev: DEV_LOOPBACK, generation: u32::from(from_port) << 16 | u32::from(to_port), ino: folded })
+}
+
+/// A regular file that is protected or a carrier, registering it when a directory or its name protects it.
+#[inline(always)]
+pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
+    if inode.kind()? != S_IFREG {
+        return None;
+    }
+    let key = inode.key()?;
+    if let Some(value) = lookup(&key)
+        && value.kind == OBJECT_FILE
+    {
+        return Some((key, value));
+    }
+    // SAFETY: copied out at once.
+    let fallback = *unsafe { DEVICES.get(key.dev) }?;
+    let asset = flow_walk(file.dentry()?.0, fallback);
+    if asset == NOT_PROTECTED { None } else { register(&key, asset, file, inode) }
+}
+
+#[inline(always)]
+fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
+    let value = ObjectValue { assets: 1 << (asset & 63), kind: OBJECT_FILE, asset, seen: 0, reserved: 0 };
+    if OBJECTS.insert(key, &value, 0).is_err() {
+        lose(LOSS_OBJECTS_FULL, 1);
+    }
+    if let Some(fact) = OBJECT_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        unsafe {
+            (*fact).fact = FACT_OBJECT;
+            (*fact).asset = asset;
+            (*fact).key = *key;
+            (*fact).size = inode.size();
+        }
+        if let Some(dentry) = file.dentry() {
+            flow_send_object(dentry.0);
+        }
+    }
+    Some((*key, value))
+}
+
+/// Sends this CPU's `OBJECT_SCRATCH` with the path of `dentry`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_send_object(dentry: u64) -> u32 {
+    let Some(fact) = OBJECT_SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    unsafe {
+        path::write(Dentry(dentry), &raw mut (*fact).path);
+        if FACTS.output::<ObjectFact>(&*fact, 0).is_err() {
+            lose(LOSS_RING_FULL, 1);
+        }
+    }
+    0
+}
+
+/// The asset that protects a file at `dentry` by a directory above it or by its name, and `NOT_PROTECTED` otherwise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_walk(dentry: u64, fallback: u32) -> u32 {
+    let mut entry = Dentry(dentry);
+    for level in 0..DEPTH {
+        let Some(parent) = entry.parent() else { return NOT_PROTECTED };
+        let Some(key) = directory(parent) else { return NOT_PROTECTED };
+        // SAFETY: copied out at once.
+        if let Some(&value) = unsafe { OBJECTS.get(&key) } {
+            if value.kind == OBJECT_DIRECTORY {
+                return value.asset;
+            }
+            if level == 0 && value.kind == OBJECT_NAMED {
+                let named = by_name(&key, entry);
+                if named != NOT_PROTECTED {
+                    return named;
+                }
+            }
+        }
+        entry = parent;
+    }
+    lose(LOSS_WALK_TOO_DEEP, 1);
+    fallback
+}
+
+#[inline(always)]
+fn directory(entry: Dentry) -> Option<ObjectKey> {
+    entry.inode()?.key()
+}
+
+#[inline(always)]
+fn by_name(directory: &ObjectKey, entry: Dentry) -> u32 {
+    let Some(key) = NAME_SCRATCH.get_ptr_mut(0) else { return NOT_PROTECTED };
+    let Some(name) = entry.name() else { return NOT_PROTECTED };
+    // SAFETY: this CPU's scratch; the buffer takes a whole name.
+    unsafe {
+        (*key).directory = *directory;
+        (*key).name = [0; NAME_BYTES];
+        bpf_probe_read_kernel_str((&raw mut (*key).name).cast(), NAME_BYTES as u32, name as *const _);
+        match NAMES.get(&*key) {
+            Some(&asset) => asset,
+            None => NOT_PROTECTED,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A process got a descriptor: by any call that returns one.
+
+use super::{hold, object};
+use crate::{
+    kernel::{File, Inode, Task},
+    maps::{AGENT_TGID, IDENTITIES_OF, mark},
+};
+use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_FILE};
+
+/// `descriptor` is new in `task`'s process and stands for `file`.
+#[inline(always)]
+pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
+    flow_open(task.0, tgid, descriptor, file.0);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_open(task: u64, tgid: u32, descriptor: u32, file: u64) -> u32 {
+    open(Task(task), tgid, descriptor, File(file).backing());
+    0
+}
+
+#[inline(always)]
+fn open(task: Task, tgid: u32, descriptor: u32, file: File) {
+    let Some(inode) = file.inode() else { return };
+    if tgid == AGENT_TGID.load() {
+        identify(descriptor, inode);
+        return;
+    }
+    if let Some((_, object)) = object::protected(file, inode) {
+        if object.kind == OBJECT_FILE {
+            hold::hold(task, object.assets);
+        }
+        return;
+    }
+    // A carrier: its readers become holders when they read.
+    if let Some(key) = inode.key()
+        && object::lookup(&key).is_some()
+    {
+        mark(tgid, MARK_WATCHED);
+    }
+}
+
+/// Tells the agent what it opened.
+#[inline(always)]
+fn identify(descriptor: u32, inode: Inode) {
+    if descriptor >= IDENTITIES {
+        return;
+    }
+    let Some(key) = inode.key() else { return };
+    if let Some(row) = IDENTITIES_OF.get_ptr_mut(descriptor) {
+        // SAFETY: a row of an array map; the agent opens and asks from one thread at a time for each descriptor.
+        unsafe {
+            let serial = (*row).serial.wrapping_add(1);
+            *row = Identity {
+                key,
+                size: inode.size(),
+                magic: inode.magic().unwrap_or(0),
+                mode: inode.kind().unwrap_or(0),
+                serial,
+            };
+        }
+    }
+}

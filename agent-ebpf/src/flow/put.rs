@@ -1,0 +1,154 @@
+//! A process put bytes into a sink.
+
+use super::{carrier, hold, now, path, send, wake};
+use crate::{
+    kernel::{Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
+    maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
+};
+use agent_ebpf::{
+    FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, OBJECT_CARRIER, OBJECT_STREAM, ObjectKey, SINK_BLOCK, SINK_CHAR, SINK_FILE,
+    SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
+};
+
+/// `task` wrote `bytes` into `file`; nothing happens unless its process is a holder.
+#[inline(always)]
+pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
+    flow_put(task.0, file.0, bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put(task: u64, file: u64, bytes: u64) -> u32 {
+    if bytes != 0 {
+        put(Task(task), File(file).backing(), bytes);
+    }
+    0
+}
+
+#[inline(always)]
+fn put(task: Task, file: File, bytes: u64) {
+    let Some(inode) = file.inode() else { return };
+    if inode.kind() == Some(S_IFSOCK) {
+        if SOCKETS_COUNTED.load() == 0
+            && let Some(sock) = file.socket()
+        {
+            send::on_send(task, sock, bytes);
+        }
+        return;
+    }
+    let Some((holder, row)) = hold::held(task) else { return };
+    // SAFETY: the row stays valid until the program ends.
+    let (assets, taken) = unsafe { ((*row).assets, (*row).taken) };
+    let Some((sink, object)) = sink_of(inode) else { return };
+    let key = FlowKey { holder, assets, sink };
+    let total = count(&key, bytes, Some((file, inode)));
+    if let Some(object) = object {
+        let kind = if sink.kind == SINK_FILE { OBJECT_CARRIER } else { OBJECT_STREAM };
+        carrier::feed(&object, kind, assets, total, taken);
+    }
+    wake();
+}
+
+/// The sink that an inode is, and the carrier that it can be.
+#[inline(always)]
+pub(crate) fn sink_of(inode: Inode) -> Option<(SinkKey, Option<ObjectKey>)> {
+    let mut sink =
+        SinkKey { kind: SINK_OTHER, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
+    match inode.kind()? {
+        S_IFBLK => {
+            sink.kind = SINK_BLOCK;
+            sink.dev = inode.rdev()?;
+            Some((sink, None))
+        }
+        S_IFCHR => {
+            sink.kind = SINK_CHAR;
+            sink.dev = inode.rdev()?;
+            Some((sink, None))
+        }
+        kind @ (S_IFREG | S_IFIFO) => {
+            let key = inode.key()?;
+            let kind = if kind == S_IFREG { SINK_FILE } else { SINK_PROCESS };
+            Some((of_object(kind, &key), Some(key)))
+        }
+        // eventfd, epoll, io_uring and their like have no kind; what they take in is a few words.
+        _ => Some((sink, None)),
+    }
+}
+
+#[inline(always)]
+pub(crate) fn of_object(kind: u8, key: &ObjectKey) -> SinkKey {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&key.ino.to_ne_bytes());
+    SinkKey { kind, protocol: 0, port: 0, dev: key.dev, generation: key.generation, reserved: 0, id }
+}
+
+/// Adds `bytes` to a flow and returns its total, at least `bytes`. The first flow into something with a path sends it.
+#[inline(always)]
+pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) -> u64 {
+    if let Some(row) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: the row stays valid until the program ends.
+        return unsafe { grow(row, bytes) };
+    }
+    let magic = match place {
+        Some((_, inode)) => inode.magic().unwrap_or(0),
+        None => 0,
+    };
+    let _ = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1);
+    let Some(row) = FLOWS.get_ptr_mut(key) else {
+        lose(LOSS_FLOWS_FULL, bytes);
+        return bytes;
+    };
+    if let Some((file, _)) = place {
+        describe(&key.sink, magic, file);
+    }
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { grow(row, bytes) }
+}
+
+/// # Safety
+///
+/// `row` is a live row of `FLOWS`.
+#[inline(always)]
+unsafe fn grow(row: *mut FlowValue, bytes: u64) -> u64 {
+    // SAFETY: the caller's.
+    unsafe {
+        add(&raw mut (*row).bytes, bytes);
+        (*row).last = now();
+        (*row).bytes
+    }
+}
+
+#[inline(always)]
+fn describe(sink: &SinkKey, magic: u64, file: File) {
+    if sink.kind == SINK_OTHER || sink.kind == SINK_PROCESS {
+        return;
+    }
+    if let Some(fact) = SINK_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        unsafe {
+            (*fact).fact = FACT_SINK;
+            (*fact).reserved = 0;
+            (*fact).sink = *sink;
+            (*fact).magic = magic;
+        }
+        if let Some(dentry) = file.dentry() {
+            flow_send_sink(dentry.0);
+        }
+    }
+}
+
+/// Sends this CPU's `SINK_SCRATCH` with the path of `dentry`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_send_sink(dentry: u64) -> u32 {
+    let Some(fact) = SINK_SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    unsafe {
+        path::write(Dentry(dentry), &raw mut (*fact).path);
+        if FACTS.output::<SinkFact>(&*fact, 0).is_err() {
+            lose(LOSS_RING_FULL, 1);
+        }
+    }
+    0
+}
+

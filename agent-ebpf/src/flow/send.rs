@@ -1,0 +1,134 @@
+//! A process sent bytes through a socket.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated::{bpf_get_current_task_btf, bpf_task_pt_regs}};
+
+use super::{carrier, hold, object, put, wake};
+use crate::{
+    hooks::registers::{ORIG_AX, argument_64},
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
+};
+use agent_ebpf::{DEV_UNIX, FlowKey, OBJECT_STREAM, ObjectKey, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey};
+
+/// `task` sent `bytes` through `sock`; nothing happens unless its process is a holder.
+#[inline(always)]
+pub(crate) fn on_send(task: Task, sock: Sock, bytes: u64) {
+    flow_send(task.0, sock.0, bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_send(task: u64, sock: u64, bytes: u64) -> u32 {
+    send(Task(task), Sock(sock), bytes);
+    0
+}
+
+#[inline(always)]
+fn send(task: Task, sock: Sock, bytes: u64) {
+    let Some((holder, row)) = hold::held(task) else { return };
+    // SAFETY: the row stays valid until the program ends.
+    let (assets, taken) = unsafe { ((*row).assets, (*row).taken) };
+    let (sink, object) = sink_of(sock);
+    let total = put::count(&FlowKey { holder, assets, sink }, bytes, None);
+    if let Some(object) = object {
+        carrier::feed(&object, OBJECT_STREAM, assets, total, taken);
+    }
+    wake();
+}
+
+/// Where bytes sent through `sock` go. What cannot be read is a sink of kind other, which nobody lists as controlled.
+#[inline(always)]
+fn sink_of(sock: Sock) -> (SinkKey, Option<ObjectKey>) {
+    let unknown = SinkKey { kind: SINK_OTHER, protocol: sock.protocol(), port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
+    let Some(family) = sock.family() else { return (unknown, None) };
+    let mut sink = SinkKey { kind: SINK_PEER, port: sock.peer_port(), dev: u32::from(family), ..unknown };
+    match family {
+        AF_UNIX => {
+            // Not connected (a datagram to a path) or not accepted yet: the peer is not in the socket.
+            let peer = sock.unix_peer().map_or(0, |peer| peer.0);
+            let key = ObjectKey { dev: DEV_UNIX, generation: 0, ino: peer };
+            (put::of_object(SINK_PROCESS, &key), if peer == 0 { None } else { Some(key) })
+        }
+        AF_INET => {
+            let peer = sock.peer_v4().unwrap_or([0; 4]);
+            if u32::from_ne_bytes(peer) == 0 {
+                address_of_call(&mut sink);
+                return (sink, None);
+            }
+            let own = sock.own_v4().unwrap_or([0; 4]);
+            if let Some(key) = object::loopback(own, peer, sock.own_port(), sock.peer_port()) {
+                return (put::of_object(SINK_PROCESS, &key), Some(key));
+            }
+            sink.id[..4].copy_from_slice(&peer);
+            (sink, None)
+        }
+        AF_INET6 => {
+            let peer = sock.peer_v6().unwrap_or([0; 16]);
+            if u128::from_ne_bytes(peer) == 0 {
+                address_of_call(&mut sink);
+                return (sink, None);
+            }
+            let own = sock.own_v6().unwrap_or([0; 16]);
+            if let Some(key) = object::loopback_v6(own, peer, sock.own_port(), sock.peer_port()) {
+                return (put::of_object(SINK_PROCESS, &key), Some(key));
+            }
+            sink.id = peer;
+            (sink, None)
+        }
+        AF_VSOCK => {
+            let (cid, port) = sock.vsock_peer().unwrap_or((0, 0));
+            sink.id[..4].copy_from_slice(&cid.to_ne_bytes());
+            sink.port = port as u16;
+            (sink, None)
+        }
+        // To the kernel and back to processes of this host.
+        AF_NETLINK => (SinkKey { kind: SINK_PROCESS, ..sink }, None),
+        _ => (sink, None),
+    }
+}
+
+/// Fills in the address that a socket without a peer sends to, from the arguments of the call under way.
+///
+/// It lies in user memory, where another thread can change it: what it says is for people, and an address that cannot be
+/// read stays 0.0.0.0, which nobody lists as controlled. `sendmmsg` names one for each message, so it says nothing here.
+#[inline(always)]
+fn address_of_call(sink: &mut SinkKey) {
+    const SENDTO: u64 = 44;
+    const SENDMSG: u64 = 46;
+    if Task::current().is_compat() {
+        return;
+    }
+    // SAFETY: both helpers only return addresses; all reads through them are checked.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    // SAFETY: the helper checks the address.
+    let Ok(number) = (unsafe { bpf_probe_read_kernel((registers + ORIG_AX) as *const u64) }) else { return };
+    let address = match number {
+        SENDTO => argument_64(registers, 4),
+        // msg_name is the first member of struct msghdr.
+        SENDMSG => argument_64(registers, 1)
+            // SAFETY: the helper checks the address.
+            .and_then(|message| unsafe { bpf_probe_read_user(message as *const u64) }.ok()),
+        _ => None,
+    };
+    let Some(address) = address else { return };
+    // struct sockaddr_in and sockaddr_in6: family, port, then the address at 4 and at 8.
+    // SAFETY: the helper checks the address.
+    let Ok([family, port]) = (unsafe { bpf_probe_read_user(address as *const [u16; 2]) }) else { return };
+    match family {
+        AF_INET => {
+            // SAFETY: the helper checks the address.
+            if let Ok(ip) = unsafe { bpf_probe_read_user((address + 4) as *const [u8; 4]) } {
+                sink.dev = u32::from(AF_INET);
+                sink.id[..4].copy_from_slice(&ip);
+                sink.port = u16::from_be(port);
+            }
+        }
+        AF_INET6 => {
+            // SAFETY: the helper checks the address.
+            if let Ok(ip) = unsafe { bpf_probe_read_user((address + 8) as *const [u8; 16]) } {
+                sink.id = ip;
+                sink.port = u16::from_be(port);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,60 @@
+//! A process took bytes out of an asset or a carrier.
+
+use super::{hold, now, object, wake};
+use crate::{
+    kernel::{File, Task},
+    maps::{AGENT_TGID, TAKES, add, lose},
+};
+use agent_ebpf::{DEV_ASSET, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, TakeKey, TakeValue};
+
+/// `task` read `bytes` from `file`; nothing happens unless it is protected or a carrier.
+#[inline(always)]
+pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
+    flow_take(task.0, file.0, bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u32 {
+    if bytes != 0
+        && let Some((key, object)) = object::source(File(file))
+    {
+        take(Task(task), key, object, bytes);
+    }
+    0
+}
+
+#[inline(always)]
+pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) {
+    if task.tgid() == Some(AGENT_TGID.load()) {
+        return;
+    }
+    let Some((holder, row)) = hold::hold(task, object.assets) else {
+        lose(LOSS_HOLDERS_FULL, bytes);
+        return;
+    };
+    let source = if object.kind == OBJECT_FILE {
+        ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(object.asset) }
+    } else {
+        key
+    };
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { add(&raw mut (*row).taken, bytes) };
+    count(&TakeKey { holder, source }, bytes);
+    wake();
+}
+
+#[inline(always)]
+fn count(key: &TakeKey, bytes: u64) {
+    if TAKES.get_ptr(key).is_none() && TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_err() && TAKES.get_ptr(key).is_none() {
+        lose(LOSS_TAKES_FULL, bytes);
+        return;
+    }
+    if let Some(row) = TAKES.get_ptr_mut(key) {
+        // SAFETY: the row stays valid until the program ends; `last` is a hint, torn by nobody on 64-bit machines.
+        unsafe {
+            add(&raw mut (*row).bytes, bytes);
+            (*row).last = now();
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Attach points only: each translates its arguments into calls of `flow`.
+
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
+
+pub(crate) mod process;
+pub(crate) mod registers;
+pub(crate) mod scan;
+pub(crate) mod socket;
+pub(crate) mod syscall;
+pub(crate) mod uring;
+
+/// Word `index` of a program's context, as a plain number.
+///
+/// VERIFIER: read directly it would be a trusted pointer, which a global function does not take («R1 is not a scalar», «Caller
+/// passes invalid args into func#1 ('flow_send')»); global functions keep the verifier from walking the engine once for
+/// each call («BPF program is too large. Processed 1000001 insn»).
+#[inline(always)]
+fn word(context: &impl EbpfContext, index: usize) -> u64 {
+    // SAFETY: the helper checks the address; a context has as many words as its prototype has arguments.
+    unsafe { bpf_probe_read_kernel((context.as_ptr() as *const u64).add(index)) }.unwrap_or(0)
+}

@@ -1,0 +1,100 @@
+//! Life of processes: fork hands down what is held, exec leaves memory behind, exit ends the row.
+//!
+//! Kernel prototypes (`include/trace/events/sched.h`, BTF since 5.5): `sched_process_fork(struct task_struct *parent, struct
+//! task_struct *child)`, `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
+//! `sched_process_exit(struct task_struct *p, …)`. Misses: two processes that share memory (CLONE_VM without CLONE_THREAD)
+//! and take after the fork.
+
+use agent_ebpf::{HolderKey, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use super::word;
+use crate::{
+    flow::{hold, now, process, wake},
+    kernel::Task,
+    maps::{HOLDERS, PROCESSES, marks, set_marks},
+};
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    forked(Task(word(&ctx, 0)), Task(word(&ctx, 1)));
+    0
+}
+
+#[inline(always)]
+fn forked(parent: Task, child: Task) -> Option<()> {
+    // A thread holds what its process holds.
+    if child.pid()? != child.tgid()? {
+        return None;
+    }
+    let (from, to) = (parent.holder_key()?, child.holder_key()?);
+    let inherited = marks(from.tgid);
+    // Written even when 0: the id may have been another process's.
+    set_marks(to.tgid, inherited);
+    process::copy(from.tgid, &to, child.uid());
+    if inherited & MARK_HOLDER != 0 {
+        // SAFETY: copied out at once.
+        let row = *unsafe { HOLDERS.get(&from) }?;
+        hold::inherit(&from, &to, &row, row.taken);
+        process::report(child);
+        wake();
+    }
+    Some(())
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    execed(Task(word(&ctx, 0)));
+    0
+}
+
+#[inline(always)]
+fn execed(task: Task) -> Option<()> {
+    let key = task.holder_key()?;
+    process::note(task, &key, true);
+    let inherited = marks(key.tgid);
+    if inherited & MARK_MAPPED != 0 {
+        set_marks(key.tgid, inherited & !MARK_MAPPED);
+    }
+    if inherited & MARK_HOLDER != 0 {
+        let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };
+        let row = HOLDERS.get_ptr_mut(&before)?;
+        // SAFETY: the row stays valid until the program ends.
+        let old = unsafe {
+            (*row).ended = now();
+            *row
+        };
+        // Nothing of the old image's memory outlives an exec but its arguments and environment.
+        let carried = task.mm()?.carried_bytes()?;
+        hold::inherit(&before, &key, &old, if old.taken < carried { old.taken } else { carried });
+        process::report(task);
+        wake();
+    }
+    Some(())
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    exited(Task(word(&ctx, 0)));
+    0
+}
+
+#[inline(always)]
+fn exited(task: Task) -> Option<()> {
+    // Counted down before this hook: 0 in the last thread.
+    if task.live_threads()? != 0 {
+        return None;
+    }
+    let key = task.holder_key()?;
+    let marked = marks(key.tgid);
+    set_marks(key.tgid, 0);
+    if marked & (MARK_HOLDER | MARK_WATCHED) != 0
+        && let Some(row) = HOLDERS.get_ptr_mut(&key)
+    {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { (*row).ended = now() };
+        wake();
+    }
+    let _ = PROCESSES.remove(key.tgid);
+    Some(())
+}

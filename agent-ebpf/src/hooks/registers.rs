@@ -1,0 +1,24 @@
+//! Arguments of a system call from `struct pt_regs` (x86-64, which is ABI: `arch/x86/include/uapi/asm/ptrace.h`).
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+pub(crate) const ORIG_AX: u64 = 120;
+
+/// r10 where C has rcx, because `syscall` overwrites that.
+const ARGUMENTS_64: [u64; 6] = [112, 104, 96, 56, 72, 64];
+/// bx, cx, dx, si, di, bp.
+const ARGUMENTS_32: [u64; 6] = [40, 88, 96, 104, 112, 32];
+
+/// Argument `index` (0–5) of a call through the 64-bit entry.
+#[inline(always)]
+pub(crate) fn argument_64(registers: u64, index: usize) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((registers + ARGUMENTS_64[index]) as *const u64) }.ok()
+}
+
+/// The same through the 32-bit entry; the upper halves are not its.
+#[inline(always)]
+pub(crate) fn argument_32(registers: u64, index: usize) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((registers + ARGUMENTS_32[index]) as *const u32) }.ok().map(u64::from)
+}

@@ -1,0 +1,111 @@
+//! BPF iterators: what processes had before the agent came, and which carriers are still open.
+//!
+//! `iter/task` and `iter/task_file` (5.8), `iter/task_vma` (5.12); contexts are `struct bpf_iter__task{,_file,_vma}`
+//! (`kernel/bpf/task_iter.c`), whose last call has no task. User space runs them by reading their file. They write nothing into it: the maps are the
+//! result.
+
+use agent_ebpf::{MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH};
+use aya_ebpf::{EbpfContext, cty::c_void};
+
+use super::word;
+use crate::{
+    flow::{map, object, process, take},
+    kernel::{File, Task, Vma},
+    maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, shared},
+};
+
+/// Context of an iterator: `struct bpf_iter__task…`, words in the order of its members.
+struct IterContext(*mut c_void);
+
+impl EbpfContext for IterContext {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+const TASK: usize = 1;
+/// Of `task_vma`: the mapping; of `task_file` it is the descriptor.
+const VMA: usize = 2;
+const FILE: usize = 3;
+
+/// Identity of each process that was there first; user space adds its arguments.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn scan_processes(ctx: *mut c_void) -> i32 {
+    note_process(Task(word(&IterContext(ctx), TASK)));
+    0
+}
+
+#[inline(always)]
+fn note_process(task: Task) -> Option<()> {
+    if task.pid()? != task.tgid()? || task.is_kernel_thread() {
+        return None;
+    }
+    let key = task.holder_key()?;
+    // An exec under the agent's eyes knows more.
+    if PROCESSES.get_ptr(key.tgid).is_none() {
+        process::note(task, &key, false);
+    }
+    Some(())
+}
+
+/// Holders that opened before, and the carriers that are open.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn scan_files(ctx: *mut c_void) -> i32 {
+    let ctx = IterContext(ctx);
+    note_file(Task(word(&ctx, TASK)), File(word(&ctx, FILE)));
+    0
+}
+
+#[inline(always)]
+fn note_file(task: Task, file: File) -> Option<()> {
+    let tgid = task.tgid()?;
+    if tgid == AGENT_TGID.load() {
+        return None;
+    }
+    let (key, value) = match object::source(file) {
+        Some(found) => found,
+        None => {
+            let file = file.backing();
+            object::protected(file, file.inode()?)?
+        }
+    };
+    mark(tgid, MARK_WATCHED);
+    if value.kind == OBJECT_CARRIER || value.kind == OBJECT_STREAM {
+        if let Some(row) = OBJECTS.get_ptr_mut(&key) {
+            // SAFETY: the row stays valid until the program ends.
+            unsafe { (*row).seen = shared(SHARED_EPOCH) as u32 };
+        }
+    } else if value.kind == OBJECT_FILE && first_scan() {
+        // It may have read the whole file before we looked.
+        take::take(task, key, value, file.backing().inode()?.size());
+    }
+    Some(())
+}
+
+/// Holders that mapped before, and mappings that can be written.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_vma")]
+extern "C" fn scan_mappings(ctx: *mut c_void) -> i32 {
+    let ctx = IterContext(ctx);
+    note_mapping(Task(word(&ctx, TASK)), Vma(word(&ctx, VMA)));
+    0
+}
+
+#[inline(always)]
+fn note_mapping(task: Task, vma: Vma) -> Option<()> {
+    // Threads share their process's mappings.
+    if task.pid()? != task.tgid()? || task.tgid()? == AGENT_TGID.load() {
+        return None;
+    }
+    let file = vma.file()?;
+    map::on_map(task, file, vma.bytes()?, vma.is_shared());
+    Some(())
+}
+
+/// Only the scan at the start charges for what is open; later ones mark.
+#[inline(always)]
+fn first_scan() -> bool {
+    shared(SHARED_EPOCH) == 0
+}

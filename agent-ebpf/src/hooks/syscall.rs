@@ -1,0 +1,251 @@
+//! `tp_btf/sys_exit`: every system call, with its arguments and its result in one place.
+//!
+//! Kernel prototype: `void sys_exit(struct pt_regs *regs, long ret)` (`include/trace/events/syscalls.h`), 5.5 and later for
+//! BTF. Misses: io_uring (`uring`), stores into mappings (counted whole when mapped), kernel threads, and a descriptor that
+//! another thread replaces between the call's own look-up and its return.
+
+use agent_ebpf::{
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_WATCHED,
+    syscalls::{self, CALLS_32, CALLS_64, CALLS_ANY, TABLE, X32_BIT},
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+
+use super::{
+    registers::{ORIG_AX, argument_32, argument_64},
+    word,
+};
+use crate::{
+    flow::{carrier, map::{on_grow, on_map}, open::on_open, put::on_put, take::on_take},
+    kernel::{AF_UNIX, File, S_IFSOCK, Task},
+    maps::{lose, mark, marks},
+};
+
+#[btf_tracepoint(function = "sys_exit")]
+pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    let registers: *const u8 = ctx.arg(0);
+    // SAFETY: a trusted pointer to struct pt_regs; the verifier checks the access.
+    let number = unsafe { *(registers.add(ORIG_AX as usize) as *const u64) } & !X32_BIT;
+    if number >= TABLE as u64 || CALLS_ANY[number as usize] == syscalls::NONE || result < 0 {
+        return 0;
+    }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let marks = marks(tgid);
+    if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) {
+        return 0;
+    }
+    moved(word(&ctx, 0), number as usize, result as u64, tgid, marks);
+    0
+}
+
+/// Whether a process that holds and watches nothing can come to by this call.
+#[inline(always)]
+fn can_begin(number: usize) -> bool {
+    const BEGINS: [bool; TABLE] = {
+        let mut begins = [false; TABLE];
+        let mut number = 0;
+        while number < TABLE {
+            begins[number] = begins_with(CALLS_64[number]) || begins_with(CALLS_32[number]);
+            number += 1;
+        }
+        begins
+    };
+    BEGINS[number] || carrier::alive()
+}
+
+const fn begins_with(call: u8) -> bool {
+    matches!(
+        call,
+        syscalls::OPEN | syscalls::RECEIVE | syscalls::RECEIVE_MANY | syscalls::SOCKETCALL | syscalls::MAP | syscalls::MAP_OLD
+    )
+}
+
+/// A call that returned: who made it, with which arguments, by which ABI, and what came of it.
+struct Call {
+    task: Task,
+    registers: u64,
+    compat: bool,
+    result: u64,
+    tgid: u32,
+    marks: u8,
+}
+
+impl Call {
+    #[inline(always)]
+    fn argument(&self, index: usize) -> u64 {
+        if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn file(&self, descriptor: u64) -> Option<File> {
+        let file = self.task.file(descriptor as u32);
+        if file.is_none() {
+            lose(LOSS_DESCRIPTOR_GONE, 1);
+        }
+        file
+    }
+}
+
+#[inline(never)]
+fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
+    let task = Task::current();
+    let call = Call { task, registers, compat: task.is_compat(), result, tgid, marks };
+    if number >= TABLE {
+        return;
+    }
+    let kind = if call.compat { CALLS_32[number] } else { CALLS_64[number] };
+    match kind {
+        syscalls::OPEN => {
+            if let Some(file) = call.file(result) {
+                on_open(task, tgid, result as u32, file);
+            }
+        }
+        syscalls::READ => {
+            if let Some(file) = call.file(call.argument(0)) {
+                on_take(task, file, result);
+            }
+        }
+        syscalls::RECEIVE => received(&call, result),
+        // It returns messages, not bytes: each counts for the most that one can carry.
+        syscalls::RECEIVE_MANY => received(&call, result.saturating_mul(65_536)),
+        // Its arguments lie in user memory; watching costs little and misses nothing.
+        syscalls::SOCKETCALL => mark(tgid, MARK_WATCHED),
+        syscalls::WRITE => wrote(&call),
+        syscalls::SEND => {
+            if let Some(file) = call.file(call.argument(0)) {
+                on_put(task, file, result);
+            }
+        }
+        syscalls::SENDMMSG => sent_many(&call),
+        syscalls::MAP => mapped(&call),
+        syscalls::MAP_OLD => mapped_old(&call),
+        syscalls::REMAP => {
+            let (old, new) = (call.argument(1), call.argument(2));
+            if new > old {
+                on_grow(task, new - old);
+            }
+        }
+        syscalls::SENDFILE => through(&call, call.argument(1), call.argument(0), result),
+        syscalls::SPLICE => through(&call, call.argument(0), call.argument(2), result),
+        syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
+        syscalls::IOCTL => cloned(&call),
+        _ => {}
+    }
+}
+
+/// From one descriptor to another inside the kernel.
+#[inline(never)]
+fn through(call: &Call, from: u64, to: u64, bytes: u64) {
+    if let Some(file) = call.file(from) {
+        on_take(call.task, file, bytes);
+    }
+    if let Some(file) = call.file(to) {
+        on_put(call.task, file, bytes);
+    }
+}
+
+#[inline(never)]
+fn wrote(call: &Call) {
+    let Some(file) = call.file(call.argument(0)) else { return };
+    // vmsplice on the reading end of a pipe reads.
+    if file.is_writable() {
+        on_put(call.task, file, call.result);
+    } else {
+        on_take(call.task, file, call.result);
+    }
+}
+
+/// Bytes from a socket, and perhaps descriptors, which are not looked at one by one: who received from a Unix socket is
+/// watched from then on.
+#[inline(never)]
+fn received(call: &Call, bytes: u64) {
+    let Some(file) = call.file(call.argument(0)) else { return };
+    if call.marks & MARK_WATCHED == 0
+        && let Some(inode) = file.inode()
+        && inode.kind() == Some(S_IFSOCK)
+        && let Some(sock) = file.socket()
+        && sock.family() == Some(AF_UNIX)
+    {
+        mark(call.tgid, MARK_WATCHED);
+    }
+    on_take(call.task, file, bytes);
+}
+
+const MAP_SHARED: u64 = 1;
+const MAP_ANONYMOUS: u64 = 0x20;
+
+#[inline(never)]
+fn mapped(call: &Call) {
+    let flags = call.argument(3);
+    if flags & MAP_ANONYMOUS != 0 {
+        return;
+    }
+    if let Some(file) = call.file(call.argument(4)) {
+        on_map(call.task, file, call.argument(1), flags & MAP_SHARED != 0);
+    }
+}
+
+/// mmap of i386: its one argument points to the six.
+#[inline(never)]
+fn mapped_old(call: &Call) {
+    // SAFETY: the helper checks the address.
+    let Ok([_, len, _, flags, fd, _]) = (unsafe { bpf_probe_read_user(call.argument(0) as *const [u32; 6]) }) else {
+        return;
+    };
+    if u64::from(flags) & MAP_ANONYMOUS != 0 {
+        return;
+    }
+    if let Some(file) = call.file(u64::from(fd)) {
+        on_map(call.task, file, u64::from(len), u64::from(flags) & MAP_SHARED != 0);
+    }
+}
+
+const FICLONE: u64 = 0x4004_9409;
+const FICLONERANGE: u64 = 0x4020_940d;
+
+/// A reflink: no byte is read or written, and yet the whole file is there.
+#[inline(never)]
+fn cloned(call: &Call) {
+    let argument = call.argument(2);
+    let (source, length) = match call.argument(1) & 0xffff_ffff {
+        FICLONE => (argument, 0),
+        FICLONERANGE => {
+            // struct file_clone_range: src_fd, src_offset, src_length (0: to the end), dest_offset.
+            // SAFETY: the helper checks the address.
+            let Ok([source, _, length]) = (unsafe { bpf_probe_read_user(argument as *const [u64; 3]) }) else { return };
+            (source, length)
+        }
+        _ => return,
+    };
+    let Some(file) = call.file(source) else { return };
+    let Some(inode) = file.inode() else { return };
+    through(call, source, call.argument(0), if length == 0 { inode.size() } else { length });
+}
+
+/// Messages one `sendmmsg` can send (`UIO_MAXIOV`).
+const MESSAGES: u64 = 1024;
+
+/// sendmmsg on kernels without `sock_send_length`: it returns messages, their lengths lie in user memory.
+#[inline(never)]
+fn sent_many(call: &Call) {
+    /// `struct mmsghdr` of the 64-bit ABI: a `struct msghdr` of 56 bytes, then `msg_len`.
+    const STRIDE: u64 = 64;
+    if crate::maps::SOCKETS_COUNTED.load() != 0 {
+        return;
+    }
+    let Some(file) = call.file(call.argument(0)) else { return };
+    let vector = call.argument(1);
+    let mut bytes = 0;
+    for index in 0..MESSAGES {
+        if index >= call.result {
+            break;
+        }
+        // SAFETY: the helper checks the address.
+        bytes += unsafe { bpf_probe_read_user((vector + index * STRIDE + 56) as *const u32) }.map_or(65_536, u64::from);
+    }
+    on_put(call.task, file, bytes);
+}

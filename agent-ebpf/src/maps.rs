@@ -1,0 +1,150 @@
+//! Every map, its size and who writes it. This file must not know what the numbers mean.
+//!
+//! Hash maps of entries that come and go are not preallocated: their sizes are ceilings, not costs. None of them is of the
+//! LRU kind: an attacker could flush his own row out of one.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use agent_ebpf::{
+    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact, ObjectKey, ObjectValue,
+    ProcessFact, SHARED_WORDS, SinkFact, TakeKey, TakeValue,
+};
+
+const NO_PREALLOC: u32 = 1;
+
+/// Our own thread group: it reads assets to register them and is never a holder.
+#[unsafe(no_mangle)]
+pub(crate) static AGENT_TGID: Global<u32> = Global::new(0);
+
+/// Bytes a channel may carry before its readers count as holders.
+#[unsafe(no_mangle)]
+pub(crate) static PROPAGATION_FLOOR: Global<u64> = Global::new(0);
+
+/// Not 0 when `sock_send_length` is attached and counts what sockets send.
+#[unsafe(no_mangle)]
+pub(crate) static SOCKETS_COUNTED: Global<u32> = Global::new(0);
+
+/// One byte of `MARK_` bits for each thread group id: what a process that holds nothing pays for.
+#[map]
+pub(crate) static MARKS_OF: Array<[u8; MARKS]> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static SHARED: Array<u64> = Array::with_max_entries(SHARED_WORDS, 0);
+
+/// Protected files and directories (user space and the walk) and carriers (us).
+#[map]
+pub(crate) static OBJECTS: HashMap<ObjectKey, ObjectValue> = HashMap::with_max_entries(1 << 20, NO_PREALLOC);
+
+/// Protected names in directories of which not all is protected (user space).
+#[map]
+pub(crate) static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+/// Filesystems that store an asset, and one of their assets (user space): other opens need no walk.
+#[map]
+pub(crate) static DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
+
+#[map]
+pub(crate) static HOLDERS: HashMap<HolderKey, HolderValue> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+#[map]
+pub(crate) static TAKES: HashMap<TakeKey, TakeValue> = HashMap::with_max_entries(1 << 18, NO_PREALLOC);
+
+#[map]
+pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(1 << 18, NO_PREALLOC);
+
+/// Identity of every live process, by thread group id: argv and path must be kept at exec, they cannot be had later.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, ProcessFact> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+#[map]
+pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);
+
+#[map]
+pub(crate) static FACTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+
+#[map]
+pub(crate) static LOSSES_OF: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES.len() as u32, 0);
+
+#[map]
+pub(crate) static PROCESS_SCRATCH: PerCpuArray<ProcessFact> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static OBJECT_SCRATCH: PerCpuArray<ObjectFact> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static NAME_SCRATCH: PerCpuArray<NameKey> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static SINK_SCRATCH: PerCpuArray<SinkFact> = PerCpuArray::with_max_entries(1, 0);
+
+/// The word `index` of `SHARED`; 0 when there is none.
+#[inline(always)]
+pub(crate) fn shared(index: u32) -> u64 {
+    match SHARED.get_ptr(index) {
+        // SAFETY: a pointer into an array map is valid while the program runs; the word is read once, torn by nobody.
+        Some(word) => unsafe { core::ptr::read_volatile(word) },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn marks(tgid: u32) -> u8 {
+    match MARKS_OF.get_ptr(0) {
+        // SAFETY: the index is masked to the array's length.
+        Some(marks) => unsafe { core::ptr::read_volatile((marks as *const u8).add(tgid as usize & (MARKS - 1))) },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_marks(tgid: u32, value: u8) {
+    if let Some(marks) = MARKS_OF.get_ptr_mut(0) {
+        // SAFETY: the index is masked to the array's length; a byte store cannot tear.
+        unsafe { core::ptr::write_volatile((marks as *mut u8).add(tgid as usize & (MARKS - 1)), value) };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn mark(tgid: u32, bits: u8) {
+    let now = marks(tgid);
+    if now & bits != bits {
+        set_marks(tgid, now | bits);
+    }
+}
+
+/// Counts a loss of `amount` (bytes, or 1 for a fact).
+#[inline(always)]
+pub(crate) fn lose(slot: u32, amount: u64) {
+    if let Some(count) = LOSSES_OF.get_ptr_mut(slot) {
+        // SAFETY: a per-CPU slot; programs on one CPU do not interleave within an addition.
+        unsafe { *count += amount };
+    }
+}
+
+/// `*word += amount`, against other CPUs.
+///
+/// # Safety
+///
+/// `word` points to 8 aligned bytes of a map's value.
+#[inline(always)]
+pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
+    // SAFETY: the caller's. `core` has no atomic addition for this target, which has no compare-and-swap in its base set.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount);
+    }
+}
+
+/// `*word |= bits`. Two CPUs that add different bits at once can lose one for that moment; each caller checks its bits at
+/// every call and so adds them again.
+///
+/// # Safety
+///
+/// `word` points to 8 aligned bytes of a map's value.
+#[inline(always)]
+pub(crate) unsafe fn join(word: *mut u64, bits: u64) {
+    // SAFETY: the caller's. An atomic OR needs kernel 5.12 and the v3 instruction set.
+    unsafe { core::ptr::write_volatile(word, core::ptr::read_volatile(word) | bits) };
+}

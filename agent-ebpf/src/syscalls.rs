@@ -1,0 +1,171 @@
+//! Which system calls move bytes, and how their arguments say from where to where.
+//!
+//! One table for each ABI of the processor: a 32-bit task, and a 64-bit one that uses `int 0x80`, number their calls
+//! differently. Numbers are those of `arch/x86/entry/syscalls/syscall_{64,32}.tbl`. This file must not know what is done
+//! about a call.
+
+/// Entries of a table; numbers beyond it are not ours.
+pub const TABLE: usize = 1024;
+
+/// Set in the number of a call of the x32 ABI, which otherwise numbers as the 64-bit one does.
+pub const X32_BIT: u64 = 0x4000_0000;
+
+/// Nothing moves.
+pub const NONE: u8 = 0;
+/// Returns a descriptor.
+pub const OPEN: u8 = 1;
+/// (fd, …) → bytes read.
+pub const READ: u8 = 2;
+/// (fd, …) → bytes written.
+pub const WRITE: u8 = 3;
+/// (fd, …) → bytes sent.
+pub const SEND: u8 = 4;
+/// (fd, struct mmsghdr *, count) → messages sent.
+pub const SENDMMSG: u8 = 5;
+/// (fd, …) → bytes received, perhaps with descriptors.
+pub const RECEIVE: u8 = 6;
+/// (addr, len, prot, flags, fd, offset) → address.
+pub const MAP: u8 = 7;
+/// (struct mmap_arg_struct *): the first of two 32-bit forms.
+pub const MAP_OLD: u8 = 8;
+/// (addr, old length, new length, …) → address.
+pub const REMAP: u8 = 9;
+/// (out, in, offset, count) → bytes.
+pub const SENDFILE: u8 = 10;
+/// (in, offset, out, …) → bytes: splice and copy_file_range.
+pub const SPLICE: u8 = 11;
+/// (in, out, …) → bytes.
+pub const TEE: u8 = 12;
+/// (fd, request, argument).
+pub const IOCTL: u8 = 13;
+/// (fd, messages, …) → messages received, perhaps with descriptors.
+pub const RECEIVE_MANY: u8 = 14;
+/// socketcall(call, arguments): 32-bit only.
+pub const SOCKETCALL: u8 = 15;
+
+/// The 64-bit ABI.
+pub const CALLS_64: [u8; TABLE] = table(&[
+    (0, READ),          // read
+    (1, WRITE),         // write
+    (2, OPEN),          // open
+    (9, MAP),           // mmap
+    (16, IOCTL),        // ioctl
+    (17, READ),         // pread64
+    (18, WRITE),        // pwrite64
+    (19, READ),         // readv
+    (20, WRITE),        // writev
+    (25, REMAP),        // mremap
+    (40, SENDFILE),     // sendfile
+    (44, SEND),         // sendto
+    (45, RECEIVE),      // recvfrom
+    (46, SEND),         // sendmsg
+    (47, RECEIVE),      // recvmsg
+    (85, OPEN),         // creat
+    (257, OPEN),        // openat
+    (275, SPLICE),      // splice
+    (276, TEE),         // tee
+    (278, WRITE),       // vmsplice
+    (295, READ),        // preadv
+    (296, WRITE),       // pwritev
+    (299, RECEIVE_MANY), // recvmmsg
+    (304, OPEN),        // open_by_handle_at
+    (307, SENDMMSG),    // sendmmsg
+    (326, SPLICE),      // copy_file_range
+    (327, READ),        // preadv2
+    (328, WRITE),       // pwritev2
+    (437, OPEN),        // openat2
+    (438, OPEN),        // pidfd_getfd
+    // Of the x32 ABI only.
+    (514, IOCTL),       // ioctl
+    (515, READ),        // readv
+    (516, WRITE),       // writev
+    (517, RECEIVE),     // recvfrom
+    (518, SEND),        // sendmsg
+    (519, RECEIVE),     // recvmsg
+    (532, WRITE),       // vmsplice
+    (534, READ),        // preadv
+    (535, WRITE),       // pwritev
+    (537, RECEIVE_MANY), // recvmmsg
+    (538, SENDMMSG),    // sendmmsg
+    (546, READ),        // preadv2
+    (547, WRITE),       // pwritev2
+]);
+
+/// The 32-bit ABI.
+pub const CALLS_32: [u8; TABLE] = table(&[
+    (3, READ),          // read
+    (4, WRITE),         // write
+    (5, OPEN),          // open
+    (8, OPEN),          // creat
+    (54, IOCTL),        // ioctl
+    (90, MAP_OLD),      // mmap
+    (102, SOCKETCALL),  // socketcall
+    (145, READ),        // readv
+    (146, WRITE),       // writev
+    (163, REMAP),       // mremap
+    (180, READ),        // pread64
+    (181, WRITE),       // pwrite64
+    (187, SENDFILE),    // sendfile
+    (192, MAP),         // mmap2
+    (239, SENDFILE),    // sendfile64
+    (295, OPEN),        // openat
+    (313, SPLICE),      // splice
+    (315, TEE),         // tee
+    (316, WRITE),       // vmsplice
+    (333, READ),        // preadv
+    (334, WRITE),       // pwritev
+    (337, RECEIVE_MANY), // recvmmsg
+    (342, OPEN),        // open_by_handle_at
+    (345, SENDMMSG),    // sendmmsg
+    (369, SEND),        // sendto
+    (370, SEND),        // sendmsg
+    (371, RECEIVE),     // recvfrom
+    (372, RECEIVE),     // recvmsg
+    (377, SPLICE),      // copy_file_range
+    (378, READ),        // preadv2
+    (379, WRITE),       // pwritev2
+    (437, OPEN),        // openat2
+    (438, OPEN),        // pidfd_getfd
+]);
+
+/// Not 0 where either ABI has something to move: the first look, before it is known which one made the call.
+pub const CALLS_ANY: [u8; TABLE] = {
+    let mut any = CALLS_64;
+    let mut number = 0;
+    while number < TABLE {
+        any[number] |= CALLS_32[number];
+        number += 1;
+    }
+    any
+};
+
+const fn table(calls: &[(usize, u8)]) -> [u8; TABLE] {
+    let mut table = [NONE; TABLE];
+    let mut index = 0;
+    while index < calls.len() {
+        table[calls[index].0] = calls[index].1;
+        index += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_look_misses_no_call_of_either_abi() {
+        for number in 0..TABLE {
+            let moves = CALLS_64[number] != NONE || CALLS_32[number] != NONE;
+            assert_eq!(moves, CALLS_ANY[number] != NONE, "call {number}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_kernels() {
+        assert_eq!(CALLS_64[326], SPLICE, "copy_file_range");
+        assert_eq!(CALLS_64[40], SENDFILE);
+        assert_eq!(CALLS_32[239], SENDFILE, "sendfile64");
+        assert_eq!(CALLS_32[3], READ);
+    }
+}

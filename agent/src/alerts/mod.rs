@@ -1,0 +1,321 @@
+//! From matches of rules to the lines that people and machines read: when a finding opens, grows and closes.
+//!
+//! Pure: takes the time with every call, returns the alerts that are due. Must not know how rules decide ([`Match`] is
+//! all it gets) nor where alerts go (`sinks`).
+
+mod chain;
+mod ocsf;
+mod render;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+pub use self::{
+    chain::{Broken, Head, read as read_head, verify},
+    ocsf::DetectionFinding,
+    render::render,
+    words::human_bytes,
+};
+use crate::event::{BootNs, Loss, Process, Record};
+
+/// The least time between two lines of one finding that differ in bytes only.
+const UPDATE_EVERY: u64 = 1_000_000_000;
+
+/// Findings that are open at once; beyond it the one that was still for longest is closed with a line of its own.
+const MOST_OPEN: usize = 4096;
+
+/// How bad it is, least first. The words are those of `unmapped.weighbridge.severity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Informational,
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+
+impl Severity {
+    /// Every value, in the order in which metrics create their children.
+    pub const ALL: [Self; 5] = [Self::Informational, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Informational => "informational",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Whether a match pages somebody or is only written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Alert,
+    Shadow,
+}
+
+impl Mode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// What alerts say of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `WB-0001`.
+    pub id: String,
+    pub title: String,
+    pub revision: u32,
+    pub owner: String,
+    pub runbook: String,
+    /// `attack.t1052.001`, `cop.12.3b`; the first ATT&CK technique names the alert's.
+    pub tags: Vec<String>,
+}
+
+/// A rule's verdict: a group is above a line. Given again, with newer values, for every record while it is.
+#[derive(Clone, Debug)]
+pub struct Match {
+    pub rule: Arc<Rule>,
+    /// Of the highest tier that was crossed.
+    pub severity: Severity,
+    pub mode: Mode,
+    /// The values of `group_by`, in its order: with the rule's id they are the finding's identity.
+    pub group: Vec<(String, String)>,
+    /// The rule's sum over its group and window.
+    pub bound_bytes: u64,
+    /// `bound_bytes` over the asset's size.
+    pub share: f64,
+    /// The record that was added last.
+    pub record: Record,
+    /// For a sum over several processes; `count` 0 or 1 says that `record.process` was the only one.
+    pub contributors: Contributors,
+    /// Into whose memory the process reached, for rules about that.
+    pub victim: Option<Arc<Process>>,
+    /// Of the first and the last record in the sum.
+    pub first_at: BootNs,
+    pub last_at: BootNs,
+}
+
+/// Who moved the bytes of a sum.
+#[derive(Clone, Debug, Default)]
+pub struct Contributors {
+    pub count: u64,
+    /// The largest first, with their bytes.
+    pub top: Vec<(Arc<Process>, u64)>,
+}
+
+/// What is the same for all alerts of a run.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub host: String,
+    /// `/etc/machine-id` or another stable id of this host.
+    pub host_uid: Option<String>,
+    pub kernel_release: String,
+    /// Of the agent.
+    pub version: String,
+    /// `syscall` or `function`.
+    pub sensor: String,
+    /// SHA-256 of the rule set, hex.
+    pub rules_digest: String,
+    /// Milliseconds of wall clock at boot: wall = boot + this.
+    pub boot_wall_ms: i64,
+    /// Random; makes the ids of this run's lines unique.
+    pub run: [u8; 16],
+    /// Where the hash chain of the alert log stands.
+    pub head: Head,
+    /// Goes into the chain field of the first line, such as what was wrong with the log's last line.
+    pub note: Option<String>,
+}
+
+/// OCSF `activity_id` of a Detection Finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activity {
+    Create,
+    Update,
+    Close,
+}
+
+/// One line of one finding.
+#[derive(Clone, Debug)]
+pub struct Alert {
+    pub activity: Activity,
+    /// What it says; `severity` is the highest that the finding reached.
+    pub matched: Arc<Match>,
+    pub finding: Arc<DetectionFinding>,
+    /// The finding as JSON, chained, with its line feed.
+    pub line: Bytes,
+}
+
+/// Turns matches into alerts.
+#[derive(Debug)]
+pub struct Alerts {
+    context: Context,
+    open: BTreeMap<Identity, Open>,
+}
+
+type Identity = (String, Vec<(String, String)>);
+
+#[derive(Debug)]
+struct Open {
+    matched: Match,
+    loss: Loss,
+    /// Wall clock of the first record; part of the finding's uid, so it never moves.
+    first_ms: i64,
+    written_at: BootNs,
+    written_severity: Severity,
+    /// The last line is not exact any more.
+    stale: bool,
+}
+
+impl Alerts {
+    #[must_use]
+    pub const fn new(context: Context) -> Self {
+        Self { context, open: BTreeMap::new() }
+    }
+
+    /// Takes a verdict. Returns a line if it opens a finding or raises its severity, or if the last line is a second
+    /// old; otherwise [`Alerts::tick`] writes it when that second is over.
+    pub fn observe(&mut self, matched: &Match, now: BootNs, loss: &Loss) -> Vec<Alert> {
+        let identity = (matched.rule.id.clone(), matched.group.clone());
+        let mut alerts = Vec::new();
+        if let Some(open) = self.open.get_mut(&identity) {
+            open.renew(matched, loss);
+            let raised = open.matched.severity > open.written_severity;
+            if raised || now.0.saturating_sub(open.written_at.0) >= UPDATE_EVERY {
+                alerts.push(self.context.write(open, Activity::Update, now));
+            }
+        } else {
+            if self.open.len() >= MOST_OPEN
+                && let Some(oldest) =
+                    self.open.iter().min_by_key(|(_, open)| open.matched.last_at).map(|(id, _)| id.clone())
+                && let Some(mut closed) = self.open.remove(&oldest)
+            {
+                alerts.push(self.context.write(&mut closed, Activity::Close, now));
+            }
+            let mut open = Open {
+                matched: matched.clone(),
+                loss: loss.clone(),
+                first_ms: self.context.wall_ms(matched.first_at),
+                written_at: now,
+                written_severity: matched.severity,
+                stale: false,
+            };
+            alerts.push(self.context.write(&mut open, Activity::Create, now));
+            self.open.insert(identity, open);
+        }
+        alerts
+    }
+
+    /// The group fell below every line, or nobody asks any more: closes its finding, if one is open.
+    pub fn resolved(&mut self, rule: &str, group: &[(String, String)], now: BootNs) -> Vec<Alert> {
+        let closed = self.open.remove(&(rule.to_owned(), group.to_vec()));
+        closed.map(|mut open| self.context.write(&mut open, Activity::Close, now)).into_iter().collect()
+    }
+
+    /// Writes every finding whose last line is not exact and a second old.
+    pub fn tick(&mut self, now: BootNs) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for open in self.open.values_mut() {
+            if open.stale && now.0 >= open.written_at.0.saturating_add(UPDATE_EVERY) {
+                alerts.push(self.context.write(open, Activity::Update, now));
+            }
+        }
+        alerts
+    }
+
+    /// Makes the newest line of every finding exact, at once: for the end of a run.
+    pub fn flush(&mut self, now: BootNs) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for open in self.open.values_mut().filter(|open| open.stale) {
+            alerts.push(self.context.write(open, Activity::Update, now));
+        }
+        alerts
+    }
+
+    /// When [`Alerts::tick`] has something to write next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<BootNs> {
+        self.open
+            .values()
+            .filter(|open| open.stale)
+            .map(|open| BootNs(open.written_at.0.saturating_add(UPDATE_EVERY)))
+            .min()
+    }
+
+    /// How many findings are open, by severity and mode.
+    #[must_use]
+    pub fn active(&self) -> BTreeMap<Severity, u64> {
+        let mut active: BTreeMap<_, _> = Severity::ALL.into_iter().map(|severity| (severity, 0)).collect();
+        for open in self.open.values().filter(|open| open.matched.mode == Mode::Alert) {
+            *active.entry(open.matched.severity).or_insert(0) += 1;
+        }
+        active
+    }
+
+    /// Where the hash chain stands.
+    #[must_use]
+    pub const fn head(&self) -> Head {
+        self.context.head
+    }
+
+    /// After a reload of the rules.
+    pub fn set_rules_digest(&mut self, digest: String) {
+        self.context.rules_digest = digest;
+    }
+
+    /// After the wall clock was set: milliseconds of wall clock at boot.
+    pub const fn set_boot_wall_ms(&mut self, boot_wall_ms: i64) {
+        self.context.boot_wall_ms = boot_wall_ms;
+    }
+}
+
+impl Open {
+    /// Takes newer values. Severity and bound keep their peak: a window that slides on must not take back what was seen.
+    fn renew(&mut self, matched: &Match, loss: &Loss) {
+        let peak = (self.matched.severity, self.matched.bound_bytes, self.matched.share);
+        let first_at = self.matched.first_at.min(matched.first_at);
+        if matched.bound_bytes >= peak.1 {
+            self.matched = matched.clone();
+        }
+        self.matched.severity = peak.0.max(matched.severity);
+        self.matched.mode = matched.mode;
+        self.matched.first_at = first_at;
+        self.matched.last_at = matched.last_at.max(self.matched.last_at);
+        self.loss.clone_from(loss);
+        self.stale = true;
+    }
+}
+
+impl Context {
+    fn write(&mut self, open: &mut Open, activity: Activity, now: BootNs) -> Alert {
+        open.written_at = now;
+        open.written_severity = open.matched.severity;
+        open.stale = false;
+        let matched = Arc::new(open.matched.clone());
+        let mut finding = ocsf::build(self, open, activity, now);
+        self.note = None;
+        let (line, head) = chain::seal(&mut finding, self.head);
+        self.head = head;
+        Alert { activity, matched, finding: Arc::new(finding), line }
+    }
+
+    /// Milliseconds since 1970.
+    fn wall_ms(&self, at: BootNs) -> i64 {
+        i64::try_from(at.0 / 1_000_000).unwrap_or(i64::MAX).saturating_add(self.boot_wall_ms)
+    }
+}

@@ -1,0 +1,516 @@
+//! OCSF 1.8 Detection Finding (class 2004), as far as we really know its fields, and `unmapped.weighbridge` beside them
+//! (DESIGN §4, which is the contract).
+//!
+//! Only builds and serialises. Field names are those of the schema.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    Activity, Context, Match, Mode, Open, Severity,
+    chain::{hex, sha256},
+    words,
+};
+use crate::event::{Ancestor, BootNs, Edge, Loss, Process, Sink, SinkKind};
+
+/// Parents that are nested into a process.
+const MOST_PARENTS: usize = 16;
+
+/// One line of the alert log.
+#[derive(Clone, Debug, Serialize)]
+pub struct DetectionFinding {
+    class_uid: u32,
+    class_name: &'static str,
+    category_uid: u32,
+    category_name: &'static str,
+    activity_id: u32,
+    activity_name: &'static str,
+    type_uid: u32,
+    /// Of this line, milliseconds since 1970.
+    pub time: i64,
+    severity_id: u32,
+    severity: &'static str,
+    status_id: u32,
+    status: &'static str,
+    /// False in shadow.
+    is_alert: bool,
+    /// One sentence.
+    pub message: String,
+    metadata: Metadata,
+    /// Joins the lines of one finding by its `uid`.
+    pub finding_info: FindingInfo,
+    device: Device,
+    action_id: u32,
+    action: &'static str,
+    disposition_id: u32,
+    disposition: &'static str,
+    evidences: [Evidence; 1],
+    resources: [Resource; 1],
+    remediation: Remediation,
+    unmapped: Unmapped,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Metadata {
+    version: &'static str,
+    uid: String,
+    sequence: u64,
+    product: Product,
+    profiles: Vec<&'static str>,
+    log_name: &'static str,
+    correlation_uid: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Product {
+    name: &'static str,
+    vendor_name: &'static str,
+    version: String,
+}
+
+/// What the finding is, whichever its line.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingInfo {
+    /// Deterministic: of the host, the rule, the group and the time of the first record.
+    pub uid: String,
+    title: String,
+    types: [&'static str; 1],
+    first_seen_time: i64,
+    last_seen_time: i64,
+    analytic: Analytic,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attacks: Vec<Attack>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Analytic {
+    uid: String,
+    name: String,
+    type_id: u32,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    version: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Attack {
+    technique: Uid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_technique: Option<Uid>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Uid {
+    uid: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Device {
+    hostname: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    type_id: u32,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    os: Os,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Os {
+    name: &'static str,
+    type_id: u32,
+    kernel_release: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Evidence {
+    actor: Actor,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dst_endpoint: Option<Endpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Uid>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Actor {
+    user: Uid,
+    process: OcsfProcess,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct OcsfProcess {
+    pid: u32,
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    cmd_line: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_process: Option<Box<OcsfProcess>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct File {
+    path: String,
+    name: String,
+    type_id: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hashes: Vec<Fingerprint>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Fingerprint {
+    algorithm_id: u32,
+    algorithm: &'static str,
+    value: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Endpoint {
+    ip: IpAddr,
+    port: u16,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Resource {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Remediation {
+    desc: String,
+    references: [String; 1],
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Unmapped {
+    weighbridge: Weighbridge,
+}
+
+/// The fields that rules and scripts read. `chain` stays last, so that a person can find the hash in a line.
+#[derive(Clone, Debug, Serialize)]
+struct Weighbridge {
+    rule: String,
+    severity: Severity,
+    mode: Mode,
+    asset: String,
+    asset_bytes: u64,
+    bound_bytes: u64,
+    share: f64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
+    sink: Option<Arc<Sink>>,
+    process: Mover,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
+    victim: Option<Arc<Process>>,
+    #[serde(serialize_with = "shared")]
+    lineage: Arc<Vec<Edge>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    technique: Option<String>,
+    loss: Loss,
+    sensor: String,
+    rules_digest: String,
+    chain: Chain,
+}
+
+/// A process with, for a sum over several, who else there was.
+#[derive(Clone, Debug, Serialize)]
+struct Mover {
+    #[serde(flatten, serialize_with = "shared")]
+    process: Arc<Process>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contributors: Option<Contributors>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Contributors {
+    count: u64,
+    top: Vec<Contributor>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Contributor {
+    pid: u32,
+    start: u64,
+    exe: String,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Chain {
+    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    hash: String,
+}
+
+impl DetectionFinding {
+    /// What was lost while this was measured.
+    #[must_use]
+    pub const fn loss(&self) -> &Loss {
+        &self.unmapped.weighbridge.loss
+    }
+
+    pub(super) fn set_chain(&mut self, seq: u64, hash: String) {
+        let chain = &mut self.unmapped.weighbridge.chain;
+        chain.seq = seq;
+        chain.hash = hash;
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a finding has only string keys and finite or null numbers")
+    }
+}
+
+fn shared<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
+}
+
+fn maybe_shared<T: Serialize, S: Serializer>(
+    value: &Option<Arc<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
+}
+
+pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: BootNs) -> DetectionFinding {
+    let matched = &open.matched;
+    let record = &matched.record;
+    let rule = &*matched.rule;
+    let shadow = matched.mode == Mode::Shadow;
+    let seq = context.head.seq + 1;
+    let time = context.wall_ms(now);
+    let techniques: Vec<String> = rule.tags.iter().filter_map(|tag| technique(tag)).collect();
+    let process = match matched.contributors.top.first() {
+        Some((process, _)) if matched.contributors.count > 1 => Arc::clone(process),
+        _ => Arc::clone(&record.process),
+    };
+    let (activity_id, activity_name) = match activity {
+        Activity::Create => (1, "Create"),
+        Activity::Update => (2, "Update"),
+        Activity::Close => (3, "Close"),
+    };
+    let (severity_id, severity) = match matched.severity {
+        Severity::Informational => (1, "Informational"),
+        Severity::Low => (2, "Low"),
+        Severity::Medium => (3, "Medium"),
+        Severity::High => (4, "High"),
+        Severity::Critical => (5, "Critical"),
+    };
+    let (status_id, status) = match activity {
+        _ if shadow => (3, "Suppressed"),
+        Activity::Create | Activity::Update => (1, "New"),
+        Activity::Close => (4, "Resolved"),
+    };
+    let mut profiles = vec!["host", "security_control"];
+    if process.container.is_some() {
+        profiles.push("container");
+    }
+    DetectionFinding {
+        class_uid: 2004,
+        class_name: "Detection Finding",
+        category_uid: 2,
+        category_name: "Findings",
+        activity_id,
+        activity_name,
+        type_uid: 200_400 + activity_id,
+        time,
+        severity_id,
+        severity,
+        status_id,
+        status,
+        is_alert: !shadow,
+        message: words::sentence(matched),
+        metadata: Metadata {
+            version: "1.8.0",
+            uid: line_uid(context, seq, time),
+            sequence: seq,
+            product: Product {
+                name: "weighbridge",
+                vendor_name: "weighbridge",
+                version: context.version.clone(),
+            },
+            profiles,
+            log_name: "weighbridge.alert",
+            correlation_uid: correlation(matched),
+        },
+        finding_info: FindingInfo {
+            uid: finding_uid(context, open),
+            title: rule.title.clone(),
+            types: ["Data Exfiltration"],
+            first_seen_time: open.first_ms,
+            last_seen_time: context.wall_ms(matched.last_at),
+            analytic: Analytic {
+                uid: rule.id.clone(),
+                name: rule.title.clone(),
+                type_id: 1,
+                kind: "Rule",
+                version: rule.revision.to_string(),
+            },
+            attacks: techniques.iter().map(|id| attack(id)).collect(),
+        },
+        device: Device {
+            hostname: context.host.clone(),
+            uid: context.host_uid.clone(),
+            type_id: 1,
+            kind: "Server",
+            os: Os { name: "Linux", type_id: 200, kernel_release: context.kernel_release.clone() },
+        },
+        action_id: 3,
+        action: "Observed",
+        disposition_id: 17,
+        disposition: "Logged",
+        evidences: [evidence(context, &process, record.sink.as_deref())],
+        resources: [Resource { name: record.asset.name.clone(), kind: "asset" }],
+        remediation: Remediation {
+            desc: format!("follow the runbook; the rule is owned by {}", rule.owner),
+            references: [rule.runbook.clone()],
+        },
+        unmapped: Unmapped {
+            weighbridge: Weighbridge {
+                rule: rule.id.clone(),
+                severity: matched.severity,
+                mode: matched.mode,
+                asset: record.asset.name.clone(),
+                asset_bytes: record.asset.bytes,
+                bound_bytes: matched.bound_bytes,
+                share: matched.share,
+                sink: record.sink.clone(),
+                process: Mover { process, contributors: contributors(matched) },
+                victim: matched.victim.clone(),
+                lineage: Arc::clone(&record.lineage),
+                technique: techniques.into_iter().next(),
+                loss: open.loss.clone(),
+                sensor: context.sensor.clone(),
+                rules_digest: context.rules_digest.clone(),
+                chain: Chain { seq, note: context.note.clone(), hash: String::new() },
+            },
+        },
+    }
+}
+
+fn contributors(matched: &Match) -> Option<Contributors> {
+    let contributors = &matched.contributors;
+    (contributors.count > 1).then(|| Contributors {
+        count: contributors.count,
+        top: contributors
+            .top
+            .iter()
+            .map(|(p, bytes)| Contributor { pid: p.pid, start: p.start, exe: p.exe.clone(), bytes: *bytes })
+            .collect(),
+    })
+}
+
+fn evidence(context: &Context, process: &Process, sink: Option<&Sink>) -> Evidence {
+    let path = sink.filter(|sink| sink.kind == SinkKind::File).and_then(|sink| sink.path.as_deref());
+    Evidence {
+        actor: Actor { user: Uid { uid: process.uid.to_string() }, process: ocsf_process(context, process) },
+        file: path.map(|path| file(path, None)),
+        dst_endpoint: sink.and_then(|sink| sink.peer.as_deref()).and_then(endpoint),
+        container: process.container.clone().map(|uid| Uid { uid }),
+    }
+}
+
+fn ocsf_process(context: &Context, process: &Process) -> OcsfProcess {
+    let parents = process.ancestry.iter().take(MOST_PARENTS).rev();
+    let parent = parents.fold(None, |above: Option<Box<OcsfProcess>>, ancestor: &Ancestor| {
+        Some(Box::new(OcsfProcess {
+            pid: ancestor.pid,
+            name: base_name(&ancestor.exe),
+            cmd_line: ancestor.cmdline.clone(),
+            uid: None,
+            created_time: None,
+            file: (!ancestor.exe.is_empty()).then(|| file(&ancestor.exe, None)),
+            parent_process: above,
+        }))
+    });
+    OcsfProcess {
+        pid: process.pid,
+        name: base_name(&process.exe),
+        cmd_line: process.cmdline.clone(),
+        uid: Some(format!("{}:{}:{}", context.host, process.pid, process.start)),
+        created_time: Some(context.wall_ms(BootNs(process.start))),
+        file: (!process.exe.is_empty()).then(|| file(&process.exe, process.exe_sha256.as_deref())),
+        parent_process: parent,
+    }
+}
+
+fn file(path: &str, sha256: Option<&str>) -> File {
+    let print = |value: &str| Fingerprint { algorithm_id: 3, algorithm: "SHA-256", value: value.to_owned() };
+    File {
+        path: path.to_owned(),
+        name: base_name(path),
+        type_id: 1,
+        hashes: sha256.map(print).into_iter().collect(),
+    }
+}
+
+fn base_name(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// The parts of `203.0.113.9:443/tcp`; `None` for anything else, such as a vsock address.
+fn endpoint(peer: &str) -> Option<Endpoint> {
+    let address: std::net::SocketAddr = peer.split('/').next()?.parse().ok()?;
+    Some(Endpoint { ip: address.ip(), port: address.port() })
+}
+
+/// `T1052.001` of the tag `attack.t1052.001`; `None` for tags of other kinds.
+fn technique(tag: &str) -> Option<String> {
+    let id = tag.strip_prefix("attack.t")?;
+    let (base, sub) = id.split_once('.').map_or((id, None), |(base, sub)| (base, Some(sub)));
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|c| c.is_ascii_digit());
+    let fits = digits(base, 4) && sub.is_none_or(|sub| digits(sub, 3));
+    fits.then(|| format!("T{id}"))
+}
+
+fn attack(id: &str) -> Attack {
+    let base = id.split('.').next().unwrap_or(id).to_owned();
+    let sub_technique = (base != id).then(|| Uid { uid: id.to_owned() });
+    Attack { technique: Uid { uid: base }, sub_technique }
+}
+
+/// `wb-0001:llm-70b:8:16`: the same over all findings of one group.
+fn correlation(matched: &Match) -> String {
+    let mut uid = matched.rule.id.to_lowercase();
+    for (_, value) in &matched.group {
+        uid.push(':');
+        uid.push_str(value);
+    }
+    uid
+}
+
+/// Hashed, because group values can be as long and as odd as a path.
+fn finding_uid(context: &Context, open: &Open) -> String {
+    let mut input = Vec::new();
+    let group = open.matched.group.iter().flat_map(|(key, value)| [key, value]);
+    for part in [&context.host, &open.matched.rule.id].into_iter().chain(group) {
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        input.extend_from_slice(part.as_bytes());
+    }
+    input.extend_from_slice(&open.first_ms.to_be_bytes());
+    format!("{}-{}", open.matched.rule.id.to_lowercase(), &hex(&sha256(&input))[..32])
+}
+
+/// In the form of a UUID version 7: sortable by time; unique because a run's id is random and its numbers count up.
+fn line_uid(context: &Context, seq: u64, ms: i64) -> String {
+    let mut input = context.run.to_vec();
+    input.extend_from_slice(&seq.to_be_bytes());
+    let hash = sha256(&input);
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+    id[6..].copy_from_slice(&hash[..10]);
+    id[6] = 0x70 | id[6] & 0x0f;
+    id[8] = 0x80 | id[8] & 0x3f;
+    let text = hex(&id);
+    format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+}

@@ -1,0 +1,314 @@
+//! Whole lines, whole lives of findings, and chains that somebody tampered with.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::*;
+use crate::event::{
+    Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, RecordKind, Sink, SinkKind,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const MIB: u64 = 1 << 20;
+
+fn context() -> Context {
+    Context {
+        host: "gpu-017".to_owned(),
+        host_uid: Some("8d3b0c1f".to_owned()),
+        kernel_release: "6.12.0".to_owned(),
+        version: "0.1.0".to_owned(),
+        sensor: "function".to_owned(),
+        rules_digest: "77e0".to_owned(),
+        boot_wall_ms: 1_795_317_000_000,
+        run: [7; 16],
+        head: Head::default(),
+        note: None,
+    }
+}
+
+fn rsync() -> Process {
+    Process {
+        pid: 48_213,
+        start: 200 * SECOND,
+        exe: "/usr/bin/rsync".to_owned(),
+        exe_sha256: Some("9f2c".to_owned()),
+        cmdline: "rsync -a /models/llm-70b /mnt/usb".to_owned(),
+        uid: 1004,
+        auid: Some(1004),
+        cgroup: Some("/system.slice/cron.service".to_owned()),
+        container: None,
+        unit: Some("cron.service".to_owned()),
+        ancestry: [(48_102, "/bin/bash"), (1, "/sbin/init")]
+            .map(|(pid, exe)| Ancestor { pid, exe: exe.to_owned(), cmdline: exe.to_owned() })
+            .to_vec(),
+    }
+}
+
+fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
+    let asset = Asset {
+        id: AssetId(0),
+        name: "llm-70b".to_owned(),
+        kind: AssetKind::Weights,
+        bytes: 141_107_412_992,
+        has_readers: false,
+    };
+    let node = |kind, name: &str, pid| Node { kind, name: name.to_owned(), pid };
+    let copier = node("process", "rsync", Some(48_213));
+    let lineage = vec![
+        Edge { from: node("asset", "llm-70b", None), to: copier.clone(), bytes: bound_bytes },
+        Edge { from: copier, to: node("file", "/mnt/usb/model", None), bytes: bound_bytes },
+    ];
+    Match {
+        rule: Arc::new(Rule {
+            id: "WB-0001".to_owned(),
+            title: "Weights copied to a device that is not controlled".to_owned(),
+            revision: 1,
+            owner: "ml-security".to_owned(),
+            runbook: "docs/runbooks/WB-0001.md".to_owned(),
+            tags: ["cop.12.3b", "attack.t1052.001", "attack.t1005", "attack.exfiltration"]
+                .map(str::to_owned)
+                .to_vec(),
+        }),
+        severity,
+        mode: Mode::Alert,
+        group: [("asset.name", "llm-70b"), ("sink.device", "8:16")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec(),
+        bound_bytes,
+        share: bound_bytes as f64 / asset.bytes as f64,
+        record: Record {
+            kind: RecordKind::Flow,
+            at: BootNs(at),
+            asset: Arc::new(asset),
+            holder: HolderId { tgid: 48_213, start: BootNs(200 * SECOND) },
+            process: Arc::new(rsync()),
+            sink: Some(Arc::new(Sink {
+                kind: SinkKind::File,
+                control: Control::Uncontrolled,
+                path: Some("/mnt/usb/model".to_owned()),
+                device: Some("8:16".to_owned()),
+                fstype: Some("exfat".to_owned()),
+                mount: Some("/mnt/usb".to_owned()),
+                removable: Some(true),
+                peer: None,
+                channel: None,
+            })),
+            bytes: MIB,
+            listed: false,
+            lineage: Arc::new(lineage),
+        },
+        contributors: Contributors::default(),
+        victim: None,
+        first_at: BootNs(240 * SECOND),
+        last_at: BootNs(at),
+    }
+}
+
+fn parsed(alert: &Alert) -> Value {
+    assert_eq!(alert.line.last(), Some(&b'\n'));
+    serde_json::from_slice(&alert.line).unwrap()
+}
+
+fn activities(alerts: &[Alert]) -> Vec<(Activity, u64)> {
+    alerts.iter().map(|alert| (alert.activity, alert.matched.bound_bytes)).collect()
+}
+
+#[test]
+fn one_line_has_every_field_of_the_contract() {
+    let mut alerts = Alerts::new(context());
+    let made =
+        alerts.observe(&matched(Severity::High, 200 * MIB, 240 * SECOND), BootNs(240 * SECOND), &Loss::new());
+    let example: Value = serde_json::from_str(include_str!("example.json")).unwrap();
+    assert_eq!(parsed(&made[0]), example);
+}
+
+#[test]
+fn a_finding_opens_grows_at_most_once_a_second_ends_exact_and_closes() {
+    let mut alerts = Alerts::new(context());
+    let none = Loss::new();
+    let see = |alerts: &mut Alerts, severity, mib: u64, ms: u64| {
+        let now = BootNs(ms * 1_000_000);
+        activities(&alerts.observe(&matched(severity, mib * MIB, now.0), now, &none))
+    };
+    assert_eq!(see(&mut alerts, Severity::Medium, 1, 1000), [(Activity::Create, MIB)]);
+    assert_eq!(alerts.next_deadline(), None, "the line is exact");
+    assert_eq!(see(&mut alerts, Severity::Medium, 2, 1100), []);
+    assert_eq!(alerts.next_deadline(), Some(BootNs(2 * SECOND)));
+    assert_eq!(
+        see(&mut alerts, Severity::High, 16, 1200),
+        [(Activity::Update, 16 * MIB)],
+        "a higher tier at once"
+    );
+    assert_eq!(see(&mut alerts, Severity::High, 17, 1300), []);
+    assert_eq!(activities(&alerts.tick(BootNs(2_100_000_000))), []);
+    assert_eq!(activities(&alerts.tick(BootNs(2_200_000_000))), [(Activity::Update, 17 * MIB)]);
+    assert_eq!(activities(&alerts.tick(BootNs(9 * SECOND))), [], "nothing moved, nothing is said");
+    assert_eq!(see(&mut alerts, Severity::High, 18, 10_000), [(Activity::Update, 18 * MIB)]);
+    assert_eq!(see(&mut alerts, Severity::Medium, 5, 10_100), [], "the window slid on");
+    assert_eq!(alerts.active()[&Severity::High], 1);
+    let group = matched(Severity::High, 0, 0).group;
+    let closed = alerts.resolved("WB-0001", &group, BootNs(70 * SECOND));
+    assert_eq!(activities(&closed), [(Activity::Close, 18 * MIB)], "the peak stays");
+    assert_eq!(parsed(&closed[0])["status_id"], 4);
+    assert_eq!(alerts.resolved("WB-0001", &group, BootNs(70 * SECOND)).len(), 0);
+    assert_eq!(alerts.next_deadline(), None);
+    assert_eq!(alerts.active()[&Severity::High], 0);
+}
+
+#[test]
+fn lines_of_one_finding_share_its_uid_and_nothing_else_does() {
+    let mut alerts = Alerts::new(context());
+    let mut lines = alerts.observe(&matched(Severity::Low, MIB, SECOND), BootNs(SECOND), &Loss::new());
+    lines.extend(alerts.observe(&matched(Severity::High, MIB, SECOND), BootNs(SECOND), &Loss::new()));
+    let mut other = matched(Severity::Low, MIB, SECOND);
+    other.group[1].1 = "8:32".to_owned();
+    lines.extend(alerts.observe(&other, BootNs(SECOND), &Loss::new()));
+    let lines: Vec<Value> = lines.iter().map(parsed).collect();
+    let uid = |n: usize| lines[n]["finding_info"]["uid"].clone();
+    assert_eq!(uid(0), uid(1));
+    assert_ne!(uid(1), uid(2));
+    assert_ne!(lines[0]["metadata"]["uid"], lines[1]["metadata"]["uid"]);
+    let again = Alerts::new(context()).observe(&matched(Severity::Low, MIB, SECOND), BootNs(9), &Loss::new());
+    assert_eq!(parsed(&again[0])["finding_info"]["uid"], uid(0), "deterministic");
+}
+
+#[test]
+fn shadow_is_suppressed_and_counts_as_no_active_alert() {
+    let mut alerts = Alerts::new(context());
+    let shadow = Match { mode: Mode::Shadow, ..matched(Severity::Critical, MIB, SECOND) };
+    let line = parsed(&alerts.observe(&shadow, BootNs(SECOND), &Loss::new())[0]);
+    assert_eq!(line["status_id"], 3);
+    assert_eq!(line["is_alert"], false);
+    assert_eq!(line["unmapped"]["weighbridge"]["mode"], "shadow");
+    assert_eq!(alerts.active()[&Severity::Critical], 0);
+}
+
+#[test]
+fn a_sum_over_several_names_the_largest() {
+    let small = Arc::new(rsync());
+    let large = Arc::new(Process {
+        pid: 9,
+        exe: "/bin/nc".to_owned(),
+        container: Some("c0ffee".to_owned()),
+        ..rsync()
+    });
+    let mut sum = matched(Severity::High, 10 * MIB, SECOND);
+    sum.contributors = Contributors { count: 3, top: vec![(large, 7 * MIB), (small, 2 * MIB)] };
+    let line =
+        parsed(&Alerts::new(context()).observe(&sum, BootNs(SECOND), &Loss::from([("ringbuf", 7)]))[0]);
+    let ours = &line["unmapped"]["weighbridge"];
+    assert_eq!(ours["process"]["exe"], "/bin/nc");
+    assert_eq!(ours["process"]["contributors"]["count"], 3);
+    assert_eq!(ours["process"]["contributors"]["top"][1]["bytes"], 2 * MIB);
+    assert_eq!(ours["loss"], serde_json::json!({"ringbuf": 7}));
+    assert_eq!(line["evidences"][0]["container"]["uid"], "c0ffee");
+    assert_eq!(
+        line["message"],
+        "up to 10.0 MiB (10485760 bytes, 0.0074 %) of llm-70b written to uncontrolled file /mnt/usb/model \
+         (exfat on 8:16, removable), by /bin/nc (pid 9) and 2 other processes"
+    );
+}
+
+#[test]
+fn a_peer_becomes_an_endpoint() {
+    let mut sent = matched(Severity::High, MIB, SECOND);
+    let sink = Sink {
+        kind: SinkKind::Peer,
+        path: None,
+        device: None,
+        fstype: None,
+        mount: None,
+        removable: None,
+        peer: Some("[2001:db8::1]:443/udp".to_owned()),
+        ..Sink::clone(sent.record.sink.as_ref().unwrap())
+    };
+    sent.record.sink = Some(Arc::new(sink));
+    let line = parsed(&Alerts::new(context()).observe(&sent, BootNs(SECOND), &Loss::new())[0]);
+    assert_eq!(line["evidences"][0]["dst_endpoint"], serde_json::json!({"ip": "2001:db8::1", "port": 443}));
+}
+
+fn chained(count: u64) -> Vec<String> {
+    let mut alerts = Alerts::new(context());
+    (0..count)
+        .flat_map(|n| {
+            let mut one = matched(Severity::Low, MIB, SECOND);
+            // A name that tries to look like the chain's own field.
+            one.group[0].1 = format!(r#"{n}","hash":"","x":""#);
+            alerts.observe(&one, BootNs(SECOND), &Loss::new())
+        })
+        .map(|alert| str::from_utf8(&alert.line).unwrap().trim_end().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_chain_holds_until_somebody_touches_it() {
+    let lines = chained(4);
+    let check = |lines: &[String]| verify(Head::default(), lines.iter().map(String::as_str));
+    assert_eq!(check(&lines).unwrap().seq, 4);
+    assert_eq!(verify(read_head(&lines[0]).unwrap(), lines[1..].iter().map(String::as_str)).unwrap().seq, 4);
+
+    let mut changed = lines.clone();
+    changed[1] = changed[1].replace("gpu-017", "gpu-018");
+    assert_eq!(check(&changed), Err(Broken::Hash { line: 2 }));
+
+    let mut missing = lines.clone();
+    missing.remove(2);
+    assert_eq!(check(&missing), Err(Broken::Sequence { line: 3, expected: 3, found: 4 }));
+
+    let mut cut = lines.clone();
+    cut[3].truncate(100);
+    assert_eq!(check(&cut), Err(Broken::Unreadable { line: 4 }));
+    insta::assert_snapshot!(
+        check(&changed).unwrap_err(),
+        @"line 2 of the alert log does not match its hash: it, or a line before it, was changed"
+    );
+}
+
+#[test]
+fn a_note_goes_into_the_first_line_only() {
+    let mut alerts =
+        Alerts::new(Context { note: Some("a damaged line was set aside".to_owned()), ..context() });
+    let first =
+        parsed(&alerts.observe(&matched(Severity::Low, MIB, SECOND), BootNs(SECOND), &Loss::new())[0]);
+    let second =
+        parsed(&alerts.observe(&matched(Severity::High, MIB, SECOND), BootNs(SECOND), &Loss::new())[0]);
+    assert_eq!(first["unmapped"]["weighbridge"]["chain"]["note"], "a damaged line was set aside");
+    assert_eq!(second["unmapped"]["weighbridge"]["chain"].get("note"), None);
+}
+
+#[test]
+fn too_many_open_findings_close_the_stillest() {
+    let mut alerts = Alerts::new(context());
+    for n in 0..=MOST_OPEN as u64 {
+        let mut one = matched(Severity::Low, MIB, n + 1);
+        one.group[0].1 = n.to_string();
+        let made = alerts.observe(&one, BootNs(n + 1), &Loss::new());
+        let expected = if n < MOST_OPEN as u64 {
+            vec![Activity::Create]
+        } else {
+            vec![Activity::Close, Activity::Create]
+        };
+        assert_eq!(made.iter().map(|alert| alert.activity).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_person_reads_what_how_much_by_whom_and_where_to() {
+    let mut alerts = Alerts::new(context());
+    let lost = Loss::from([("ringbuf", 7)]);
+    let made =
+        alerts.observe(&matched(Severity::Critical, 2048 * MIB, 240 * SECOND), BootNs(240 * SECOND), &lost);
+    insta::assert_snapshot!(render(&made[0], false), @r"
+    2026-11-22 03:14:00.000Z  critical  WB-0001  Weights copied to a device that is not controlled
+        how much up to 2.0 GiB (2147483648 bytes, 1.52 %) of llm-70b
+        where to uncontrolled file /mnt/usb/model (exfat on 8:16, removable)
+        by       /usr/bin/rsync (pid 48213)
+        command  rsync -a /models/llm-70b /mnt/usb
+        below    bash 48102 < init 1
+        lost     7 at ringbuf
+    ");
+    let coloured = render(&made[0], true);
+    assert_eq!(coloured.lines().count(), render(&made[0], false).lines().count());
+    assert!(coloured.contains("\x1b[1;41;97mcritical\x1b[0m"));
+}

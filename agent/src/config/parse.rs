@@ -1,0 +1,617 @@
+//! Reads the configuration (DESIGN §4) and reports everything that is wrong with it at once.
+//!
+//! It must not know the host: whether an asset's path exists or a mount is there is found out later, with the places
+//! that are kept here ([`Config::fault_at`]).
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    net::{IpAddr, SocketAddr},
+    path::{Component, Path, PathBuf},
+    str::FromStr,
+};
+
+use agent_ebpf::MAX_ASSETS;
+use ipnet::IpNet;
+
+use super::{AssetConfig, Config, Controlled, FilesystemSelector, Placed, Reader, SensorChoice, SinkConfig};
+use crate::{
+    event::AssetKind,
+    yaml::{self, Check, Diagnostic, Fields, Node, Span, format_size},
+};
+
+const DEFAULT_RULES: [&str; 2] = ["/usr/share/weighbridge/rules", "/etc/weighbridge/rules.d"];
+const DEFAULT_STATE_DIR: &str = "/var/lib/weighbridge";
+const DEFAULT_LISTEN: &str = "127.0.0.1:9464";
+const DEFAULT_ALERTS: &str = "/var/log/weighbridge/alerts.ndjson";
+const DEFAULT_PROPAGATION_FLOOR: u64 = 64 << 10;
+/// A larger floor would let a whole tier of the built-in rules pass through one channel unseen.
+const MAX_PROPAGATION_FLOOR: u64 = 1 << 20;
+/// Longest name of an asset; it becomes a label and a part of file names.
+const MAX_NAME: usize = 63;
+/// `PATH_MAX` of Linux, its final NUL included.
+const MAX_PATH: usize = 4096;
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file. Nothing is ever half loaded.
+pub fn load(file: &Path) -> Result<Config, Vec<Diagnostic>> {
+    let text = yaml::read(file).map_err(|fault| vec![fault])?;
+    // Relative paths follow the real file, so that a link to the configuration means what its target means.
+    let base =
+        file.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned)).ok_or_else(|| {
+            vec![Diagnostic::of_file(file, "cannot find the directory of the configuration")]
+        })?;
+    parse(file, &text, &base)
+}
+
+/// Checks the text of a configuration. `base` is the absolute directory that relative paths resolve against.
+fn parse(file: &Path, text: &str, base: &Path) -> Result<Config, Vec<Diagnostic>> {
+    let (source, root) = yaml::parse(file, text)?;
+    let mut reader = ConfigReader { check: Check::new(source), base };
+    let config = reader.config(&root, file);
+    match config {
+        Some(config) if !reader.check.has_faults() => Ok(config),
+        _ => Err(reader.check.into_faults()),
+    }
+}
+
+impl Config {
+    /// A fault that only the host could find, at the place of the value that it is about. The file is read again for
+    /// the excerpt: this is the way of an error, and the configuration need not carry its text.
+    #[must_use]
+    pub fn fault_at<T>(
+        &self,
+        at: &Placed<T>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Diagnostic {
+        let parsed = yaml::read(&self.file).ok().and_then(|text| yaml::parse(&self.file, &text).ok());
+        let span =
+            parsed.as_ref().and_then(|(_, root)| root.scalar_at(at.line, at.column)).map(|node| node.span);
+        match (parsed, span) {
+            (Some((source, _)), Some(span)) => Diagnostic::at(&source, span, message).help(help),
+            _ => {
+                let mut fault = Diagnostic::of_file(&self.file, message).help(help);
+                (fault.line, fault.column) = (at.line, at.column);
+                fault
+            }
+        }
+    }
+}
+
+struct ConfigReader<'a> {
+    check: Check,
+    base: &'a Path,
+}
+
+impl ConfigReader<'_> {
+    fn config(&mut self, root: &Node, file: &Path) -> Option<Config> {
+        let mut fields = self.check.fields(root, "the configuration")?;
+        if let Some(node) = fields.need(&mut self.check, "schema") {
+            let _ = self.check.choice(node, "`schema`", &[("1", 1)]);
+        }
+        let assets = fields.need(&mut self.check, "assets").and_then(|node| self.assets(node));
+        let controlled = match fields.get("controlled") {
+            Some(node) => self.controlled(node),
+            None => Some(Controlled::default()),
+        };
+        let rules = match fields.get("rules") {
+            Some(node) => self.rules(node),
+            // One that cannot be looked at is kept: loading the rules will say why.
+            None => {
+                let exists = |path: &PathBuf| path.try_exists().unwrap_or(true);
+                Some(DEFAULT_RULES.iter().map(PathBuf::from).filter(exists).collect())
+            }
+        };
+        let state_dir = match fields.get("state_dir") {
+            Some(node) => self.path(node, "`state_dir`").map(|path| path.value),
+            None => Some(PathBuf::from(DEFAULT_STATE_DIR)),
+        };
+        let listen = match fields.get("listen") {
+            Some(node) => {
+                let help = format!("write an address and a port, such as `{DEFAULT_LISTEN}`");
+                self.from_str::<SocketAddr>(node, "`listen`", &help)
+            }
+            None => DEFAULT_LISTEN.parse().ok(),
+        };
+        let pin = match fields.get("pin") {
+            Some(node) => self.check.bool(node, "`pin`"),
+            None => Some(true),
+        };
+        let sensor = match fields.get("sensor") {
+            Some(node) => self.sensor(node),
+            None => Some(SensorChoice::Auto),
+        };
+        let sinks = match fields.get("sinks") {
+            Some(node) => self.sinks(node),
+            None => {
+                let path = Placed { value: PathBuf::from(DEFAULT_ALERTS), line: 1, column: 1 };
+                Some(vec![SinkConfig::File { path }])
+            }
+        };
+        let propagation_floor = match fields.get("propagation_floor") {
+            Some(node) => self.propagation_floor(node),
+            None => Some(DEFAULT_PROPAGATION_FLOOR),
+        };
+        fields.done(&mut self.check);
+        Some(Config {
+            file: file.to_owned(),
+            assets: assets?,
+            controlled: controlled?,
+            rules: rules?,
+            state_dir: state_dir?,
+            listen: listen?,
+            pin: pin?,
+            sensor: sensor?,
+            sinks: sinks?,
+            propagation_floor: propagation_floor?,
+        })
+    }
+
+    fn assets(&mut self, node: &Node) -> Option<Vec<AssetConfig>> {
+        let items = self.check.list(node, "`assets`")?;
+        if let Some(first_too_many) = items.get(MAX_ASSETS) {
+            let message = format!("more than {MAX_ASSETS} assets");
+            self.check.error(
+                first_too_many.span,
+                message,
+                "put several directories into one asset's `paths`",
+            );
+        }
+        let mut assets = Vec::new();
+        let mut names = BTreeMap::new();
+        let mut paths = BTreeMap::new();
+        for item in items {
+            let Some(mut fields) = self.check.fields(item, "the asset") else { continue };
+            let name =
+                fields.need(&mut self.check, "name").and_then(|node| self.asset_name(node, &mut names));
+            let kind = fields.need(&mut self.check, "kind").and_then(|node| {
+                let words = AssetKind::ALL.map(|kind| (kind.as_str(), kind));
+                self.check.choice(node, "the asset's `kind`", &words)
+            });
+            let asset_paths =
+                fields.need(&mut self.check, "paths").and_then(|node| self.asset_paths(node, &mut paths));
+            let readers = match fields.get("readers") {
+                Some(node) => self.readers(node),
+                None => Some(Vec::new()),
+            };
+            fields.done(&mut self.check);
+            if let (Some(name), Some(kind), Some(paths), Some(readers)) = (name, kind, asset_paths, readers) {
+                assets.push(AssetConfig { name, kind, paths, readers });
+            }
+        }
+        Some(assets)
+    }
+
+    fn asset_name(&mut self, node: &Node, names: &mut BTreeMap<String, u32>) -> Option<String> {
+        let name = self.check.text(node, "the asset's `name`")?;
+        let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if !name.starts_with(is_alphanumeric)
+            || name.len() > MAX_NAME
+            || !name.chars().all(|c| is_alphanumeric(c) || "._-".contains(c))
+        {
+            let help = format!(
+                "use lower-case letters, digits, `.`, `_` and `-`, a letter or a digit first, at most {MAX_NAME} in all"
+            );
+            self.check.error(node.span, format!("`{name}` is not a name for an asset"), help);
+            return None;
+        }
+        if let Some(line) = names.insert(name.to_owned(), node.span.line) {
+            let message = format!("a second asset is named `{name}`");
+            self.check.error(
+                node.span,
+                message,
+                format!("the first is in line {line}: rename one of the two"),
+            );
+        }
+        Some(name.to_owned())
+    }
+
+    fn asset_paths(
+        &mut self,
+        node: &Node,
+        seen: &mut BTreeMap<PathBuf, u32>,
+    ) -> Option<Vec<Placed<PathBuf>>> {
+        let items = self.check.list(node, "the asset's `paths`")?;
+        let mut paths = Vec::new();
+        for item in items {
+            let Some(path) = self.path(item, "the asset's path") else { continue };
+            if path.value == Path::new("/") {
+                let help = "name the directory that holds the asset's files";
+                self.check.error(item.span, "an asset cannot be the whole root filesystem", help);
+            } else if let Some(line) = seen.insert(path.value.clone(), item.span.line) {
+                let message = format!("`{}` is listed twice", path.value.display());
+                self.check.error(
+                    item.span,
+                    message,
+                    format!("it is first listed in line {line}: remove one of the two"),
+                );
+            }
+            paths.push(path);
+        }
+        Some(paths)
+    }
+
+    fn readers(&mut self, node: &Node) -> Option<Vec<Reader>> {
+        // An empty list could mean «nobody» or «not known yet», and the two are opposites.
+        let items = self.check.list(node, "`readers`")?;
+        let mut readers = Vec::new();
+        for item in items {
+            let Some((key, value)) = self.one_of(item, "the reader", &["exe", "unit"]) else { continue };
+            let reader = if key == "exe" {
+                self.absolute_path(value, "the reader's `exe`").map(Reader::Exe)
+            } else {
+                self.unit(value)
+            };
+            readers.extend(reader);
+        }
+        Some(readers)
+    }
+
+    fn unit(&mut self, node: &Node) -> Option<Reader> {
+        let unit = self.check.text(node, "the reader's `unit`")?;
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        let has_type = unit.rsplit_once('.').is_some_and(|(name, kind)| !name.is_empty() && !kind.is_empty());
+        if !has_type || unit.len() > 255 || !unit.chars().all(is_allowed) {
+            let help = "write its full name, such as `backup.service`";
+            self.check.error(node.span, format!("`{unit}` is not the name of a systemd unit"), help);
+            return None;
+        }
+        Some(Reader::Unit(unit.to_owned()))
+    }
+
+    fn controlled(&mut self, node: &Node) -> Option<Controlled> {
+        let mut fields = self.check.fields(node, "`controlled`")?;
+        let mut controlled = Controlled::default();
+        if let Some(items) =
+            fields.get("filesystems").and_then(|node| self.check.list(node, "`controlled.filesystems`"))
+        {
+            for item in items {
+                controlled.filesystems.extend(self.filesystem(item));
+            }
+        }
+        if let Some(items) =
+            fields.get("networks").and_then(|node| self.check.list(node, "`controlled.networks`"))
+        {
+            for item in items {
+                controlled.networks.extend(self.network(item));
+            }
+        }
+        fields.done(&mut self.check);
+        Some(controlled)
+    }
+
+    fn filesystem(&mut self, item: &Node) -> Option<Placed<FilesystemSelector>> {
+        let (key, value) = self.one_of(item, "the filesystem", &["mount", "uuid", "source"])?;
+        let selector = match key {
+            "mount" => FilesystemSelector::Mount(self.absolute_path(value, "the filesystem's `mount`")?),
+            "uuid" => {
+                let uuid = self.check.text(value, "the filesystem's `uuid`")?;
+                if !(4..=64).contains(&uuid.len()) || !uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+                {
+                    let help = "copy it from `lsblk -o NAME,UUID`";
+                    self.check.error(value.span, format!("`{uuid}` is not the UUID of a filesystem"), help);
+                    return None;
+                }
+                FilesystemSelector::Uuid(uuid.to_ascii_lowercase())
+            }
+            _ => {
+                let origin = self.check.text(value, "the filesystem's `source`")?;
+                if origin.len() >= MAX_PATH || origin.contains(char::is_control) {
+                    let help = "write it as `findmnt -o SOURCE` shows it, such as `server:/export`";
+                    self.check.error(value.span, "not the source of a mount", help);
+                    return None;
+                }
+                FilesystemSelector::Source(origin.to_owned())
+            }
+        };
+        Some(placed(selector, value.span))
+    }
+
+    fn network(&mut self, item: &Node) -> Option<IpNet> {
+        let text = self.check.text(item, "the network")?;
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let help = format!("write `{}` for this one address", IpNet::from(address));
+            self.check.error(item.span, format!("`{text}` is an address, not a network"), help);
+            return None;
+        }
+        let network =
+            self.from_str::<IpNet>(item, "the network", "write it as `10.20.0.0/16` or `2001:db8::/32`")?;
+        if network.prefix_len() == 0 {
+            let help = "list the networks that you control: with this one no egress would ever count";
+            self.check.error(item.span, format!("`{text}` is every address"), help);
+            return None;
+        }
+        if network != network.trunc() {
+            let help = format!("did you mean `{}`?", network.trunc());
+            self.check.error(item.span, format!("`{text}` has bits set beyond its prefix"), help);
+            return None;
+        }
+        Some(network)
+    }
+
+    fn rules(&mut self, node: &Node) -> Option<Vec<PathBuf>> {
+        let items = self.check.list(node, "`rules`")?;
+        let mut rules = Vec::new();
+        for item in items {
+            let Some(path) = self.path(item, "the path of the rules") else { continue };
+            match path.value.try_exists() {
+                Ok(true) => rules.push(path.value),
+                Ok(false) => {
+                    let message = "these rules do not exist";
+                    self.check.error(item.span, message, "create them or remove this item");
+                }
+                Err(error) => {
+                    let message = format!("cannot look at these rules: {}", error.kind());
+                    self.check.error(item.span, message, "let the agent's user reach them");
+                }
+            }
+        }
+        Some(rules)
+    }
+
+    fn sensor(&mut self, node: &Node) -> Option<SensorChoice> {
+        let words = [
+            ("auto", SensorChoice::Auto),
+            ("syscall", SensorChoice::Syscall),
+            ("function", SensorChoice::Function),
+        ];
+        let choice = self.check.choice(node, "`sensor`", &words)?;
+        if choice == SensorChoice::Function {
+            self.check.error(node.span, "the function sensor is not built yet", "write `auto` or `syscall`");
+            return None;
+        }
+        Some(choice)
+    }
+
+    fn sinks(&mut self, node: &Node) -> Option<Vec<SinkConfig>> {
+        const FILE: &str = "write `{type: file, path: …}` and let a collector read that file";
+        let items = self.check.list(node, "`sinks`")?;
+        let mut sinks = Vec::new();
+        let mut files = BTreeMap::new();
+        for item in items {
+            let Some(mut fields) = self.check.fields(item, "the sink") else { continue };
+            let Some(node) = fields.need(&mut self.check, "type") else { continue };
+            let words = [("file", true), ("alertmanager", false), ("webhook", false), ("journald", false)];
+            match self.check.choice(node, "the sink's `type`", &words) {
+                Some(true) => {}
+                Some(false) => {
+                    self.check.error(node.span, "this type of sink is not built yet", FILE);
+                    continue;
+                }
+                None => continue,
+            }
+            if let Some(node) = fields.need(&mut self.check, "path")
+                && let Some(path) = self.path(node, "the sink's `path`")
+            {
+                if let Some(line) = files.insert(path.value.clone(), path.line) {
+                    let message = format!("two sinks write `{}`", path.value.display());
+                    self.check.error(
+                        node.span,
+                        message,
+                        format!("the first is in line {line}: remove one of the two"),
+                    );
+                }
+                sinks.push(SinkConfig::File { path });
+            }
+            fields.done(&mut self.check);
+        }
+        Some(sinks)
+    }
+
+    fn propagation_floor(&mut self, node: &Node) -> Option<u64> {
+        let floor = self.check.size(node, "`propagation_floor`")?;
+        if floor == 0 || floor > MAX_PROPAGATION_FLOOR {
+            let message = format!("`propagation_floor` is {}", format_size(floor));
+            let help = format!("write at least 1B and at most {}", format_size(MAX_PROPAGATION_FLOOR));
+            self.check.error(node.span, message, help);
+            return None;
+        }
+        Some(floor)
+    }
+
+    /// The only entry of a map, whose key is one of `keys`.
+    fn one_of<'n>(
+        &mut self,
+        item: &'n Node,
+        what: &'static str,
+        keys: &[&'static str],
+    ) -> Option<(&'static str, &'n Node)> {
+        let mut fields: Fields<'n> = self.check.fields(item, what)?;
+        let found: Vec<(&'static str, &Node)> =
+            keys.iter().filter_map(|key| fields.get(key).map(|value| (*key, value))).collect();
+        let has_unknown = !fields.all_asked();
+        fields.done(&mut self.check);
+        match found.as_slice() {
+            [one] => Some(*one),
+            [] if has_unknown => None,
+            _ => {
+                let help = format!("write an item for each: {{{}: …}}", keys.join(": …} or {"));
+                let amount = if found.is_empty() { "nothing" } else { "more than one thing" };
+                self.check.error(item.span, format!("{what} names {amount}"), help);
+                None
+            }
+        }
+    }
+
+    fn from_str<T: FromStr>(&mut self, node: &Node, what: &str, help: &str) -> Option<T> {
+        let text = self.check.text(node, what)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.check.error(node.span, format!("{what} is `{text}`"), help);
+        }
+        parsed
+    }
+
+    /// A path that must be written in full, because it is compared and not opened.
+    fn absolute_path(&mut self, node: &Node, what: &str) -> Option<PathBuf> {
+        let text = self.check.text(node, what)?;
+        if !text.starts_with('/') {
+            let message = format!("{what} is `{text}`, which is not an absolute path");
+            self.check.error(node.span, message, "write it from `/` on");
+            return None;
+        }
+        self.path(node, what).map(|path| path.value)
+    }
+
+    /// A path, made absolute.
+    fn path(&mut self, node: &Node, what: &str) -> Option<Placed<PathBuf>> {
+        let text = self.check.text(node, what)?;
+        if text.len() >= MAX_PATH || text.contains(char::is_control) {
+            let help = format!("write a path of less than {MAX_PATH} bytes without control characters");
+            self.check.error(node.span, format!("{what} is not a path"), help);
+            return None;
+        }
+        if text.starts_with('~') || text.starts_with('$') {
+            let message = format!("{what} is `{text}`: no shell reads it");
+            self.check.error(node.span, message, "write the path out");
+            return None;
+        }
+        // Each `..` goes one up from the configuration's real directory. After another component it could cross a link
+        // and mean another place than it seems to.
+        let written = Path::new(text);
+        let mut path = if written.is_absolute() { PathBuf::from("/") } else { self.base.to_owned() };
+        let mut was_descending = written.is_absolute();
+        for component in written.components() {
+            match component {
+                Component::Normal(name) => {
+                    was_descending = true;
+                    path.push::<&OsStr>(name);
+                }
+                Component::ParentDir if was_descending => {
+                    let message = format!("{what} is `{text}`, with `..` inside");
+                    self.check.error(node.span, message, "write the directory that you mean");
+                    return None;
+                }
+                Component::ParentDir => {
+                    path.pop();
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        Some(placed(path, node.span))
+    }
+}
+
+const fn placed<T>(value: T, span: Span) -> Placed<T> {
+    Placed { value, line: span.line, column: span.column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(text: &str) -> Config {
+        parse("/etc/weighbridge/agent.yaml".as_ref(), text, "/etc/weighbridge".as_ref())
+            .unwrap_or_else(|faults| panic!("{}", yaml::render(&faults, false)))
+    }
+
+    #[test]
+    fn the_smallest_configuration_has_every_default() {
+        let config =
+            accepts("schema: 1\nassets: [{name: llm-70b, kind: weights, paths: [/models/llm-70b]}]\n");
+        let rules = DEFAULT_RULES.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+        let expected = Config {
+            file: "/etc/weighbridge/agent.yaml".into(),
+            assets: vec![AssetConfig {
+                name: "llm-70b".to_owned(),
+                kind: AssetKind::Weights,
+                paths: vec![Placed { value: "/models/llm-70b".into(), line: 2, column: 49 }],
+                readers: vec![],
+            }],
+            controlled: Controlled::default(),
+            rules,
+            state_dir: "/var/lib/weighbridge".into(),
+            listen: ([127, 0, 0, 1], 9464).into(),
+            pin: true,
+            sensor: SensorChoice::Auto,
+            sinks: vec![SinkConfig::File {
+                path: Placed { value: "/var/log/weighbridge/alerts.ndjson".into(), line: 1, column: 1 },
+            }],
+            propagation_floor: 65_536,
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = accepts(
+            "schema: 1
+assets:
+  - name: llm-70b
+    kind: weights
+    paths: [/models/llm-70b/, ../models/b, ./c]
+    readers: [{exe: /usr/bin/vllm}, {unit: backup.service}]
+  - {name: code, kind: associated, paths: [/src]}
+controlled:
+  filesystems: [{mount: /models}, {uuid: 3F1C2B00-0000-4000-8000-000000000001}, {source: 'nas:/export'}]
+  networks: [10.20.0.0/16, '2001:db8::/32']
+rules: [/]
+state_dir: state
+listen: '[::1]:9000'
+pin: false
+sensor: syscall
+propagation_floor: 128KiB
+sinks:
+  - {type: file, path: alerts.ndjson}
+",
+        );
+        let paths: Vec<&Path> = config.assets[0].paths.iter().map(|path| path.value.as_path()).collect();
+        assert_eq!(paths, ["/models/llm-70b", "/etc/models/b", "/etc/weighbridge/c"].map(Path::new));
+        assert_eq!(
+            config.assets[0].readers,
+            [Reader::Exe("/usr/bin/vllm".into()), Reader::Unit("backup.service".to_owned())]
+        );
+        assert_eq!(config.assets[1].kind, AssetKind::Associated);
+        let filesystems: Vec<&FilesystemSelector> =
+            config.controlled.filesystems.iter().map(|filesystem| &filesystem.value).collect();
+        assert_eq!(
+            filesystems,
+            [
+                &FilesystemSelector::Mount("/models".into()),
+                &FilesystemSelector::Uuid("3f1c2b00-0000-4000-8000-000000000001".to_owned()),
+                &FilesystemSelector::Source("nas:/export".to_owned()),
+            ]
+        );
+        assert_eq!(config.controlled.networks.len(), 2);
+        assert_eq!(config.state_dir, Path::new("/etc/weighbridge/state"));
+        assert_eq!(config.listen, "[::1]:9000".parse().expect("an address"));
+        assert_eq!((config.pin, config.sensor), (false, SensorChoice::Syscall));
+        assert_eq!(config.propagation_floor, 131_072);
+        let [SinkConfig::File { path }] = config.sinks.as_slice() else { panic!("one sink") };
+        assert_eq!((path.value.as_path(), path.line), (Path::new("/etc/weighbridge/alerts.ndjson"), 18));
+    }
+
+    #[test]
+    fn one_asset_more_than_can_be_kept_is_refused() {
+        let asset = |n: usize| format!("  - {{name: a{n}, kind: weights, paths: [/m/{n}]}}\n");
+        let text =
+            |count: usize| format!("schema: 1\nassets:\n{}", (0..count).map(asset).collect::<String>());
+        assert_eq!(accepts(&text(MAX_ASSETS)).assets.len(), MAX_ASSETS);
+        let faults = parse("f".as_ref(), &text(MAX_ASSETS + 1), "/".as_ref()).expect_err("one too many");
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].message, "more than 64 assets");
+        assert_eq!(faults[0].line as usize, MAX_ASSETS + 3);
+    }
+
+    #[test]
+    fn a_fault_found_by_the_host_shows_the_place() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let file = scratch.path().join("agent.yaml");
+        std::fs::write(&file, "schema: 1\nassets: [{name: a, kind: weights, paths: [/models/a]}]\n")
+            .expect("write");
+        let config = load(&file).expect("it is right");
+        let fault = config.fault_at(&config.assets[0].paths[0], "no such directory", "create it");
+        assert_eq!((fault.line, fault.column), (2, 43));
+        let text = fault.render(false);
+        assert!(text.contains("^^^^^^^^^"), "{text}");
+    }
+
+    /// Every file of the corpus is refused, and in words that do not change unseen.
+    #[test]
+    fn invalid_configurations() {
+        yaml::corpus::check("config", |file| load(file).err());
+    }
+}

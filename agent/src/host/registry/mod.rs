@@ -1,0 +1,451 @@
+//! The registry of protected files (measure 12.3(a)): which file of which asset lies where, since when, in what format
+//! and under what encryption.
+//!
+//! It answers from what it read last; [`Registry::rescan`] reads again and says what changed. This file must not know of
+//! holders or flows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    Problem, Severity,
+    control::Classifier,
+    format::{Extent, Recognised},
+};
+use crate::{
+    config::Config,
+    event::{Asset, AssetId, Dev},
+};
+
+mod changes;
+mod generation;
+mod store;
+mod walk;
+
+pub use changes::{Change, ChangeKind};
+pub use store::{STORE, StoreError};
+
+/// Files that a registry may have. More are refused: each costs memory here and in the kernel's map.
+pub const MAX_FILES: usize = 1_000_000;
+
+/// The kernel's identity of a file, as far as user space can learn it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// `super_block.s_dev`, from the mount table.
+    pub dev: Dev,
+    pub ino: u64,
+    /// `inode.i_generation`; `None` where the filesystem does not tell it (NFS, FUSE, overlay, vfat).
+    pub generation: Option<u32>,
+}
+
+/// One protected file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub asset: AssetId,
+    /// The path at which it was found; of several hard links the first in alphabetical order.
+    pub path: Box<Path>,
+    pub object: Object,
+    /// Bytes.
+    pub size: u64,
+    pub format: Recognised,
+    /// Seconds precision.
+    pub first_seen: Timestamp,
+    /// Nanoseconds since the epoch.
+    pub mtime: i64,
+    /// Nanoseconds since the epoch. A user can set `mtime` back, but not this.
+    ctime: i64,
+    /// Encrypted by the filesystem itself, file by file.
+    fscrypt: bool,
+    /// Index into [`Registry::filesystems`].
+    filesystem: u32,
+}
+
+/// A filesystem that stores protected files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    pub dev: Dev,
+    pub fstype: String,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// As in [`super::sysfs::Devices::encryption`].
+    pub encryption: &'static str,
+}
+
+/// All protected files.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    /// In alphabetical order of asset and path.
+    files: Vec<Entry>,
+    filesystems: Vec<Filesystem>,
+}
+
+impl Registry {
+    /// Reads the assets' paths. `known` is what an earlier run stored ([`Registry::load`]): first-seen times come from
+    /// there, and files that did not change since are not opened. The second value are warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong, warnings included, when one of it is an error.
+    pub fn scan(
+        config: &Config,
+        classifier: &Classifier,
+        known: &Self,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (registry, problems) = walk::walk(config, classifier, known, now);
+        if problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(problems);
+        }
+        Ok((registry, problems))
+    }
+
+    /// Reads the assets' paths again and says what changed. What went wrong is in the second value; the registry then
+    /// holds all that could be read, for an agent that runs goes on.
+    pub fn rescan(
+        &mut self,
+        config: &Config,
+        classifier: &Classifier,
+        now: Timestamp,
+    ) -> (Vec<Change>, Vec<Problem>) {
+        let (mut new, problems) = walk::walk(config, classifier, self, now);
+        if problems.iter().any(|problem| problem.severity == Severity::Error) {
+            self.keep_unseen(&mut new);
+        }
+        let changes = changes::between(self, &new);
+        *self = new;
+        (changes, problems)
+    }
+
+    /// Keeps what a walk that failed did not come to, as long as it is there: otherwise a million empty files beside the
+    /// weights would take the weights out of the registry.
+    fn keep_unseen(&self, new: &mut Self) {
+        let seen: HashSet<&Path> = new.files.iter().map(|entry| &*entry.path).collect();
+        let unseen = |entry: &&Entry| {
+            !seen.contains(&*entry.path)
+                && fs::symlink_metadata(&entry.path).is_ok_and(|facts| facts.ino() == entry.object.ino)
+        };
+        let kept: Vec<&Entry> = self.files.iter().filter(unseen).collect();
+        for entry in kept {
+            let filesystem = self.filesystem(entry).map_or(u32::MAX, |filesystem| new.index_of(filesystem));
+            new.files.push(Entry { filesystem, ..entry.clone() });
+        }
+        new.sort();
+    }
+
+    fn sort(&mut self) {
+        self.files.sort_unstable_by(|a, b| (a.asset, &a.path).cmp(&(b.asset, &b.path)));
+    }
+
+    fn index_of(&mut self, filesystem: &Filesystem) -> u32 {
+        let known = self.filesystems.iter().position(|known| known.dev == filesystem.dev);
+        let index = known.unwrap_or_else(|| {
+            self.filesystems.push(filesystem.clone());
+            self.filesystems.len() - 1
+        });
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// In alphabetical order of asset and path.
+    #[must_use]
+    pub fn files(&self) -> &[Entry] {
+        &self.files
+    }
+
+    #[must_use]
+    pub fn filesystems(&self) -> &[Filesystem] {
+        &self.filesystems
+    }
+
+    /// The filesystem that stores a file of this registry; `None` for an entry that was loaded and not yet scanned.
+    #[must_use]
+    pub fn filesystem(&self, entry: &Entry) -> Option<&Filesystem> {
+        self.filesystems.get(entry.filesystem as usize)
+    }
+
+    /// `fscrypt`, or what [`Filesystem::encryption`] says.
+    #[must_use]
+    pub fn encryption(&self, entry: &Entry) -> &'static str {
+        match self.filesystem(entry).map_or("unknown", |filesystem| filesystem.encryption) {
+            "none" | "unknown" if entry.fscrypt => "fscrypt",
+            layer => layer,
+        }
+    }
+
+    /// The configured assets with their present sizes, in the order of the configuration.
+    #[must_use]
+    pub fn assets(&self, config: &Config) -> Vec<Asset> {
+        let mut bytes: HashMap<AssetId, u64> = HashMap::new();
+        for entry in &self.files {
+            let sum = bytes.entry(entry.asset).or_default();
+            *sum = sum.saturating_add(entry.size);
+        }
+        (0_u8..)
+            .zip(&config.assets)
+            .map(|(index, asset)| Asset {
+                id: AssetId(index),
+                name: asset.name.clone(),
+                kind: asset.kind,
+                bytes: bytes.get(&AssetId(index)).copied().unwrap_or_default(),
+                has_readers: !asset.readers.is_empty(),
+            })
+            .collect()
+    }
+}
+
+impl Entry {
+    /// Whether the file is the same and nothing touched it since, so that it need not be read.
+    fn untouched(&self, ino: u64, size: u64, mtime: i64, ctime: i64) -> bool {
+        (self.object.ino, self.size, self.mtime, self.ctime) == (ino, size, mtime, ctime)
+            // A copy under way is looked at until it is whole.
+            && self.format.extent != Extent::Truncated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{Ipv4Addr, SocketAddr},
+        os::unix::fs::symlink,
+        sync::Arc,
+    };
+
+    use super::{
+        super::{mounts::MountTable, state::StateDir, sysfs::Devices},
+        *,
+    };
+    use crate::{
+        config::{AssetConfig, Controlled, FilesystemSelector, Placed, SensorChoice},
+        event::AssetKind,
+    };
+
+    struct Scratch {
+        directory: tempfile::TempDir,
+        config: Config,
+        classifier: Classifier,
+    }
+
+    impl Scratch {
+        /// Assets `a0`, `a1`, … at these paths below a scratch directory, whose filesystem is controlled.
+        fn new(paths: &[&str]) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().canonicalize().unwrap();
+            let table = Arc::new(MountTable::read().unwrap());
+            let point = table.of_path(&root).unwrap().point.clone();
+            let selector = Placed { value: FilesystemSelector::Mount(point), line: 1, column: 1 };
+            let controlled = Controlled { filesystems: vec![selector], networks: Vec::new() };
+            let (classifier, _) = Classifier::new(&controlled, table, Devices::default());
+            let assets = paths.iter().zip(10..).enumerate().map(|(index, (path, line))| AssetConfig {
+                name: format!("a{index}"),
+                kind: AssetKind::Weights,
+                paths: vec![Placed { value: root.join(path), line, column: 13 }],
+                readers: Vec::new(),
+            });
+            let config = Config {
+                file: root.join("config.yaml"),
+                assets: assets.collect(),
+                controlled,
+                rules: Vec::new(),
+                state_dir: root.join("state"),
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+                pin: false,
+                sensor: SensorChoice::Auto,
+                sinks: Vec::new(),
+                propagation_floor: 65536,
+            };
+            Self { directory, config, classifier }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().canonicalize().unwrap().join(name)
+        }
+
+        fn write(&self, name: &str, content: &[u8]) -> &Self {
+            let path = self.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+            self
+        }
+
+        fn scan(&self) -> Result<(Registry, Vec<Problem>), Vec<Problem>> {
+            Registry::scan(&self.config, &self.classifier, &Registry::default(), second(1))
+        }
+
+        /// Problems with the scratch directory taken out of their text.
+        fn texts(&self, problems: &[Problem]) -> String {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            lines.join("\n").replace(&*self.path("").to_string_lossy(), "/S/").replace("//", "/")
+        }
+    }
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn kinds(changes: &[Change]) -> Vec<(String, &ChangeKind)> {
+        let name = |change: &Change| change.path.file_name().unwrap().to_string_lossy().into_owned();
+        changes.iter().map(|change| (name(change), &change.kind)).collect()
+    }
+
+    #[test]
+    fn files_below_a_directory_are_registered() {
+        let scratch = Scratch::new(&["m", "one.gguf"]);
+        scratch
+            .write("m/deep/er/w.gguf", b"GGUF\x03\0\0\0")
+            .write("m/config.json", b"{}")
+            .write("one.gguf", b"1");
+        let (registry, problems) = scratch.scan().unwrap();
+        assert_eq!(problems, []);
+        let names: Vec<_> = registry
+            .files()
+            .iter()
+            .map(|e| (e.asset.0, e.path.file_name().unwrap().to_str().unwrap(), e.size, e.format.to_string()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                (0, "config.json", 2, "unknown".to_owned()),
+                (0, "w.gguf", 8, "gguf".to_owned()),
+                (1, "one.gguf", 1, "unknown".to_owned())
+            ]
+        );
+        let sizes: Vec<_> = registry.assets(&scratch.config).iter().map(|asset| asset.bytes).collect();
+        assert_eq!(sizes, [10, 1]);
+        let entry = &registry.files()[0];
+        let filesystem = registry.filesystem(entry).unwrap();
+        assert_eq!(filesystem.dev, entry.object.dev);
+        assert!(
+            entry.object.generation.is_some() || !matches!(&*filesystem.fstype, "ext4" | "xfs" | "tmpfs")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_place_and_its_remedy() {
+        let scratch = Scratch::new(&["gone", "m", "m/sub", "pipe"]);
+        scratch.write("m/sub/w", b"x");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            scratch.path("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        insta::assert_snapshot!(scratch.texts(&scratch.scan().unwrap_err()), @r"
+        10:13: error: asset a0: cannot find /S/gone: No such file or directory (os error 2): create it, mount its filesystem, or correct the path
+        12:13: error: asset a2: /S/m/sub/w is also in asset a1 as /S/m/sub/w: a file belongs to one asset, take it out of the other
+        13:13: error: asset a3: /S/pipe is neither a file nor a directory: correct the path
+        ");
+    }
+
+    #[test]
+    fn an_asset_on_an_uncontrolled_filesystem_is_an_error() {
+        let mut scratch = Scratch::new(&["m"]);
+        scratch.write("m/w", b"x");
+        let table = scratch.classifier.table().clone();
+        (scratch.classifier, _) = Classifier::new(&Controlled::default(), table, Devices::default());
+        let problems = scratch.scan().unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert_eq!((problems[0].severity, problems[0].place), (Severity::Error, Some((10, 13))));
+        assert!(problems[0].text.contains("which is not controlled: add `{mount: "), "{}", problems[0].text);
+    }
+
+    #[test]
+    fn links_register_their_targets() {
+        let scratch = Scratch::new(&["m"]);
+        scratch.write("blobs/abc", b"GGUF\x03\0\0\0").write("m/inside", b"12").write("other/x", b"1");
+        symlink("../blobs/abc", scratch.path("m/w.gguf")).unwrap();
+        symlink("inside", scratch.path("m/same")).unwrap();
+        symlink("../other", scratch.path("m/directory")).unwrap();
+        symlink("../nothing", scratch.path("m/dangling")).unwrap();
+        symlink("/proc/version", scratch.path("m/elsewhere")).unwrap();
+        fs::hard_link(scratch.path("m/inside"), scratch.path("m/again")).unwrap();
+        let (registry, problems) = scratch.scan().unwrap();
+        let paths: Vec<_> = registry.files().iter().map(|entry| entry.path.to_path_buf()).collect();
+        assert_eq!(paths, [scratch.path("blobs/abc"), scratch.path("m/again")]);
+        let mut texts: Vec<_> = scratch.texts(&problems).lines().map(ToOwned::to_owned).collect();
+        texts.sort();
+        insta::assert_snapshot!(texts.join("\n"), @r"
+        10:13: warning: asset a0: the link /S/m/dangling leads nowhere (No such file or directory (os error 2)): remove it, or restore its target
+        10:13: warning: asset a0: the link /S/m/directory leads out of the asset and is not followed, to the directory /S/other: name it as a path of the asset
+        10:13: warning: asset a0: the link /S/m/elsewhere leads out of the asset and is not followed, to /proc/version on proc proc, which is not controlled: move the file, or list the filesystem
+        ");
+    }
+
+    #[test]
+    fn a_rescan_says_what_changed() {
+        let scratch = Scratch::new(&["m"]);
+        for name in ["grows", "shrinks", "moves", "goes", "replaced", "stays"] {
+            scratch.write(&format!("m/{name}"), name.as_bytes());
+        }
+        let (mut registry, _) = scratch.scan().unwrap();
+        assert_eq!(registry.rescan(&scratch.config, &scratch.classifier, second(2)).0, []);
+        scratch.write("m/grows", b"grows and grows").write("m/shrinks", b"s").write("m/new", b"n");
+        fs::rename(scratch.path("m/moves"), scratch.path("m/moved")).unwrap();
+        fs::remove_file(scratch.path("m/goes")).unwrap();
+        scratch.write("next", b"next");
+        fs::rename(scratch.path("next"), scratch.path("m/replaced")).unwrap();
+        let was = registry.files().iter().find(|entry| entry.path.ends_with("replaced")).unwrap().object;
+        let (changes, problems) = registry.rescan(&scratch.config, &scratch.classifier, second(2));
+        assert_eq!(problems, []);
+        let from = scratch.path("m/moves").into();
+        let name = |name: &str| name.to_owned();
+        assert_eq!(
+            kinds(&changes),
+            [
+                (name("grows"), &ChangeKind::Grown { from: 5 }),
+                (name("moved"), &ChangeKind::Renamed { from }),
+                (name("new"), &ChangeKind::Added),
+                (name("replaced"), &ChangeKind::Replaced { was }),
+                (name("shrinks"), &ChangeKind::Rewritten { from: 7 }),
+                (name("goes"), &ChangeKind::Removed),
+            ]
+        );
+        let seen: Vec<_> = registry.files().iter().map(|entry| entry.first_seen.as_second()).collect();
+        // grows, moved, new, replaced, shrinks, stays
+        assert_eq!(seen, [1, 1, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn first_seen_outlives_the_agent() {
+        let scratch = Scratch::new(&["m"]);
+        scratch.write("m/w.gguf", b"GGUF\x03\0\0\0").write("m/x", b"x");
+        let state = StateDir::open(&scratch.config.state_dir).unwrap();
+        assert_eq!(Registry::load(&state, &scratch.config).unwrap().files(), []);
+        let (registry, _) = scratch.scan().unwrap();
+        registry.save(&state, &scratch.config).unwrap();
+        let loaded = Registry::load(&state, &scratch.config).unwrap();
+        let (again, _) = Registry::scan(&scratch.config, &scratch.classifier, &loaded, second(9)).unwrap();
+        assert_eq!(again.files(), registry.files());
+        // A later version's file, or a damaged one, is an error that names the remedy.
+        state.replace(STORE, |file| std::io::Write::write_all(file, b"{\"schema\":2,\"files\":[]}")).unwrap();
+        let error = Registry::load(&state, &scratch.config).unwrap_err();
+        insta::assert_snapshot!(scratch.texts(&[]) + &error.to_string(), @"registry.json has schema 2, this agent reads 1: upgrade the agent, or move the file away to start the first-seen times anew");
+    }
+
+    #[test]
+    fn a_failed_walk_forgets_no_file_that_is_still_there() {
+        let mut scratch = Scratch::new(&["m", "n"]);
+        scratch.write("m/w", b"w").write("m/gone", b"g").write("n/w", b"w");
+        let (mut registry, _) = scratch.scan().unwrap();
+        fs::remove_file(scratch.path("m/gone")).unwrap();
+        // The walk of the first asset fails from now on, but its file is there.
+        scratch.config.assets[0].paths[0].value = scratch.path("missing");
+        let (changes, problems) = registry.rescan(&scratch.config, &scratch.classifier, second(2));
+        assert_eq!(problems.len(), 1);
+        assert_eq!(kinds(&changes), [("gone".to_owned(), &ChangeKind::Removed)]);
+        let names: Vec<_> =
+            registry.files().iter().map(|entry| (entry.asset.0, entry.path.to_path_buf())).collect();
+        assert_eq!(names, [(0, scratch.path("m/w")), (1, scratch.path("n/w"))]);
+    }
+
+    /// DESIGN asks for 10,000 files in an agent of 32 MiB.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Entry>() <= 112, "{}", size_of::<Entry>());
+    }
+}

@@ -1,0 +1,383 @@
+//! The ledger: how many bytes of which asset each holder took, and how many can have reached each place.
+//!
+//! Pure bookkeeping over [`Event`]s: this module must not know how they were gathered, what rules conclude from them, nor
+//! any clock but the one that events carry. Three quantities, all of which only grow:
+//!
+//! - `taken(H, a) = min(asset bytes, Σ over H's sources)`, where an asset's own file gives what was read, a carrier `c`
+//!   gives `min(bytes read from c, cap(c, a))` and a parent gives `min(inherited bytes, taken(parent, a))`;
+//! - `cap(c, a) = Σ over other holders W that fed c of min(bytes W put into c while it held a, taken(W, a))`;
+//! - `bound(H, a, domain) = min(bytes H put into the domain while it held a, taken(H, a), asset bytes)`.
+//!
+//! At most `taken(H, a)` distinct bytes of `a` can leave through H, whatever the encoding, so the minimum never
+//! undercounts. A holder's own feed is left out of the cap of what it reads back: those bytes it had already. The only
+//! slack is the propagation floor: a carrier gives nothing while its cap is below it, and all of it from then on.
+//!
+//! Every contribution is cached where it is used, so an event costs only what it changes (`spread`), and what feeds a
+//! value may be forgotten without the value falling (`forget`).
+
+mod domain;
+mod forget;
+mod lineage;
+mod spread;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+pub use self::forget::Limits;
+use self::{
+    domain::Domain,
+    spread::{Grown, Pull},
+};
+use crate::event::{
+    Asset, AssetId, AssetSet, BootNs, Edge, Event, HolderId, Loss, ObjectId, Process, Record, RecordKind,
+    Sink, SinkKey, Source,
+};
+
+/// The whole of it. One instance, one task.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Bytes; see [`Ledger::new`].
+    floor: u64,
+    limits: Limits,
+    assets: BTreeMap<AssetId, Arc<Asset>>,
+    sinks: HashMap<SinkKey, KnownSink>,
+    holders: HashMap<HolderId, Holder>,
+    carriers: HashMap<ObjectId, Carrier>,
+    /// What events said was lost, and what this module had to evict.
+    loss: Loss,
+    /// The latest time that any event carried.
+    now: BootNs,
+    swept: BootNs,
+    /// Entries of all [`Holder::flows`] and of all [`Holder::sources`], for the limits.
+    flows: usize,
+    intakes: usize,
+}
+
+/// A process that took bytes, or that something refers to.
+#[derive(Debug, Default)]
+struct Holder {
+    /// `None` when its identity was never told.
+    process: Option<Arc<Process>>,
+    sources: BTreeMap<Source, Intake>,
+    taken: BTreeMap<AssetId, Taken>,
+    flows: BTreeMap<SinkKey, Flow>,
+    reach: BTreeMap<(AssetId, Domain), Reach>,
+    children: BTreeSet<HolderId>,
+    exited: Option<BootNs>,
+}
+
+/// One source of one holder.
+#[derive(Debug, Default)]
+struct Intake {
+    /// All that was read from it, of whatever asset.
+    bytes: u64,
+    listed: bool,
+    at: BootNs,
+    /// What it contributes to `taken`, by asset.
+    gives: BTreeMap<AssetId, u64>,
+    /// The way from the asset to the source, kept when the source itself was forgotten.
+    origin: BTreeMap<AssetId, Arc<Vec<Edge>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// Unclamped sums of what sources give: the asset's files and carriers; parents.
+    fresh_sum: u64,
+    inherited_sum: u64,
+    /// Clamped to the asset's size, and never falling.
+    fresh: u64,
+    total: u64,
+}
+
+/// What one holder put into one sink.
+#[derive(Debug, Default)]
+struct Flow {
+    sets: BTreeMap<AssetSet, u64>,
+    at: BootNs,
+}
+
+impl Flow {
+    /// Bytes that moved while `asset` was held.
+    fn of(&self, asset: AssetId) -> u64 {
+        self.sets
+            .iter()
+            .filter(|(set, _)| set.contains(asset))
+            .fold(0, |sum: u64, (_, &bytes)| sum.saturating_add(bytes))
+    }
+}
+
+/// What one holder put into one domain while it held one asset.
+#[derive(Debug)]
+struct Reach {
+    flow: u64,
+    bound: u64,
+    /// The sink of this domain that grew last.
+    sink: SinkKey,
+}
+
+#[derive(Debug, Default)]
+struct Carrier {
+    /// How it is named as a sink; `None` while it was only read from.
+    key: Option<SinkKey>,
+    /// `min(flow, taken)` of each holder that feeds it, by asset.
+    writers: BTreeMap<HolderId, BTreeMap<AssetId, u64>>,
+    /// The same, summed over holders that were forgotten.
+    kept: BTreeMap<AssetId, Kept>,
+    /// The sum of both.
+    caps: BTreeMap<AssetId, u64>,
+    readers: BTreeSet<HolderId>,
+    /// All bytes that went in and that came out: a pipe with as much out as in is empty.
+    put: u64,
+    read: u64,
+}
+
+/// What forgotten holders had put into a carrier.
+#[derive(Debug)]
+struct Kept {
+    bytes: u64,
+    /// The largest single contribution and the way it took, to the carrier.
+    largest: u64,
+    path: Arc<Vec<Edge>>,
+}
+
+#[derive(Debug)]
+struct KnownSink {
+    sink: Arc<Sink>,
+    /// When it was told; the oldest go first.
+    since: BootNs,
+}
+
+impl Ledger {
+    /// An empty ledger. `propagation_floor`: bytes that a carrier must hold before its readers count as holders.
+    #[must_use]
+    pub fn new(propagation_floor: u64) -> Self {
+        Self::with_limits(propagation_floor, Limits::default())
+    }
+
+    /// Like [`Ledger::new`] with other limits of memory than the default.
+    #[must_use]
+    pub fn with_limits(propagation_floor: u64, limits: Limits) -> Self {
+        Self {
+            floor: propagation_floor,
+            limits,
+            assets: BTreeMap::new(),
+            sinks: HashMap::new(),
+            holders: HashMap::new(),
+            carriers: HashMap::new(),
+            loss: Loss::new(),
+            now: BootNs::default(),
+            swept: BootNs::default(),
+            flows: 0,
+            intakes: 0,
+        }
+    }
+
+    /// Takes one statement of the sensor and appends what grew because of it: at most one take record for each (holder,
+    /// asset) and one flow record for each (holder, asset, domain), takes first. A repeated event appends nothing.
+    pub fn apply(&mut self, event: Event, out: &mut Vec<Record>) {
+        let mut grown = Grown::default();
+        match event {
+            Event::Process { holder, process } => {
+                let holder = self.holders.entry(holder).or_default();
+                holder.process = Some(process);
+            }
+            Event::Sink { key, sink } => {
+                self.sinks.insert(key, KnownSink { sink, since: self.now });
+            }
+            Event::Asset(asset) => {
+                let id = asset.id;
+                self.assets.insert(id, asset);
+                self.resize(id, &mut grown);
+            }
+            Event::Take { holder, source, bytes, listed, at } => {
+                self.now = self.now.max(at);
+                self.take(holder, source, bytes, listed, &mut grown);
+            }
+            Event::Flow { holder, sink, assets, bytes, at } => {
+                self.now = self.now.max(at);
+                self.flow(holder, sink, assets, bytes, &mut grown);
+            }
+            Event::Exit { holder, at } => {
+                self.now = self.now.max(at);
+                if let Some(holder) = self.holders.get_mut(&holder) {
+                    holder.exited.get_or_insert(at);
+                }
+            }
+            Event::Loss(loss) => {
+                // Counts are sums since the start: the larger one is the newer one.
+                for (stage, count) in loss {
+                    let known = self.loss.entry(stage).or_insert(0);
+                    *known = count.max(*known);
+                }
+            }
+        }
+        self.emit(grown, out);
+        self.sweep_if_due();
+    }
+
+    /// What was lost so far at every stage that reports here; empty when nothing was.
+    #[must_use]
+    pub fn loss(&self) -> Loss {
+        self.loss.iter().filter(|&(_, &count)| count > 0).map(|(&stage, &count)| (stage, count)).collect()
+    }
+
+    /// Bytes of `asset` that `holder` took, an upper bound.
+    #[must_use]
+    pub fn taken(&self, holder: HolderId, asset: AssetId) -> u64 {
+        self.holders.get(&holder).and_then(|h| h.taken.get(&asset)).map_or(0, |taken| taken.total)
+    }
+
+    /// Bytes of `asset` that can have reached `sink`'s domain through `holder`. A domain is a filesystem, a device, a
+    /// peer's address, or the object at the other end.
+    #[must_use]
+    pub fn bound(&self, holder: HolderId, asset: AssetId, sink: SinkKey) -> u64 {
+        self.holders
+            .get(&holder)
+            .and_then(|h| h.reach.get(&(asset, Domain::of(sink))))
+            .map_or(0, |reach| reach.bound)
+    }
+
+    /// The registered assets, by id.
+    pub fn assets(&self) -> impl Iterator<Item = &Arc<Asset>> {
+        self.assets.values()
+    }
+
+    fn take(&mut self, id: HolderId, source: Source, bytes: u64, listed: bool, grown: &mut Grown) {
+        let now = self.now;
+        let holder = self.holders.entry(id).or_default();
+        let intake = holder.sources.entry(source).or_insert_with(|| {
+            self.intakes += 1;
+            Intake::default()
+        });
+        intake.listed = listed;
+        if bytes <= intake.bytes {
+            return;
+        }
+        let growth = bytes - intake.bytes;
+        intake.bytes = bytes;
+        intake.at = now;
+        let assets: Vec<AssetId> = match source {
+            Source::Asset(asset) => vec![asset],
+            Source::Carrier(object) => {
+                let carrier = self.carriers.entry(object).or_default();
+                carrier.readers.insert(id);
+                carrier.read = carrier.read.saturating_add(growth);
+                carrier.caps.keys().copied().collect()
+            }
+            Source::Parent(parent) => {
+                let parent = self.holders.entry(parent).or_default();
+                parent.children.insert(id);
+                parent.taken.keys().copied().collect()
+            }
+        };
+        self.spread(assets.into_iter().map(|asset| Pull { holder: id, source, asset }).collect(), grown);
+    }
+
+    fn flow(&mut self, id: HolderId, key: SinkKey, set: AssetSet, bytes: u64, grown: &mut Grown) {
+        let now = self.now;
+        let holder = self.holders.entry(id).or_default();
+        let flow = holder.flows.entry(key).or_insert_with(|| {
+            self.flows += 1;
+            Flow::default()
+        });
+        let known = flow.sets.entry(set).or_insert(0);
+        if bytes <= *known {
+            return;
+        }
+        let growth = bytes - *known;
+        *known = bytes;
+        flow.at = now;
+        for asset in set.iter() {
+            let reach = holder.reach.entry((asset, Domain::of(key))).or_insert(Reach {
+                flow: 0,
+                bound: 0,
+                sink: key,
+            });
+            reach.flow = reach.flow.saturating_add(growth);
+            reach.sink = key;
+        }
+        let mut pulls = Vec::new();
+        for asset in set.iter() {
+            self.raise_bound(id, asset, Domain::of(key), grown);
+            self.feed(id, key, asset, &mut pulls);
+        }
+        if let Some(object) = carrier_of(key)
+            && let Some(carrier) = self.carriers.get_mut(&object)
+        {
+            carrier.put = carrier.put.saturating_add(growth);
+        }
+        self.spread(pulls, grown);
+    }
+
+    /// Turns growth into records, takes first.
+    fn emit(&self, grown: Grown, out: &mut Vec<Record>) {
+        for ((id, asset), bytes) in grown.takes {
+            out.extend(self.record(RecordKind::Take, id, asset, None, bytes));
+        }
+        for ((id, asset, domain), bytes) in grown.flows {
+            let sink =
+                self.holders.get(&id).and_then(|h| h.reach.get(&(asset, domain))).map(|reach| reach.sink);
+            out.extend(self.record(RecordKind::Flow, id, asset, sink, bytes));
+        }
+    }
+
+    fn record(
+        &self,
+        kind: RecordKind,
+        id: HolderId,
+        asset: AssetId,
+        sink: Option<SinkKey>,
+        bytes: u64,
+    ) -> Option<Record> {
+        let holder = self.holders.get(&id)?;
+        Some(Record {
+            kind,
+            at: self.now,
+            asset: Arc::clone(self.assets.get(&asset)?),
+            holder: id,
+            process: self.process(id),
+            sink: sink.map(|key| self.sink(key)),
+            bytes,
+            listed: holder.is_listed(asset),
+            lineage: Arc::new(self.lineage(id, asset, sink)),
+        })
+    }
+
+    fn process(&self, id: HolderId) -> Arc<Process> {
+        match self.holders.get(&id).and_then(|holder| holder.process.as_ref()) {
+            Some(process) => Arc::clone(process),
+            None => Arc::new(lineage::unknown_process(id)),
+        }
+    }
+
+    fn sink(&self, key: SinkKey) -> Arc<Sink> {
+        match self.sinks.get(&key) {
+            Some(known) => Arc::clone(&known.sink),
+            None => Arc::new(domain::unknown_sink(key)),
+        }
+    }
+}
+
+impl Holder {
+    /// On the reader list of `asset`: as its own reads of the asset say, else as any carrier of it says.
+    fn is_listed(&self, asset: AssetId) -> bool {
+        if let Some(intake) = self.sources.get(&Source::Asset(asset)) {
+            return intake.listed;
+        }
+        self.sources.iter().any(|(source, intake)| {
+            matches!(source, Source::Carrier(_)) && intake.listed && intake.gives.contains_key(&asset)
+        })
+    }
+}
+
+/// The carrier that a sink is, when others can read from it.
+const fn carrier_of(key: SinkKey) -> Option<ObjectId> {
+    match key {
+        SinkKey::File(object) | SinkKey::Process(object) => Some(object),
+        _ => None,
+    }
+}

@@ -1,0 +1,203 @@
+//! How growth spreads: from a source to its holder, from a holder to its bounds, its carriers and its children.
+//!
+//! A work list of single contributions ("pulls"). All values only grow and are clamped, so it ends; cycles of processes
+//! that chat over pipes could make it end late, which [`MOST_PULLS`] prevents. Must not know when things are forgotten.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::{Ledger, carrier_of, domain::Domain};
+use crate::event::{AssetId, HolderId, ObjectId, SinkKey, Source};
+
+/// How often one contribution is recomputed for one event before it is set to all that the flows allow. Two processes
+/// that echo bytes to each other raise each other's `taken` lap by lap until a flow or the asset's size stops them; a
+/// terabyte in laps of a floor would be millions. The jump can only overshoot, so the bound stays sound.
+const MOST_PULLS: u32 = 1000;
+
+/// One contribution to recompute: what `source` gives of `asset` to `holder`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pull {
+    pub(super) holder: HolderId,
+    pub(super) source: Source,
+    pub(super) asset: AssetId,
+}
+
+/// What grew during one event, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Grown {
+    pub(super) takes: BTreeMap<(HolderId, AssetId), u64>,
+    pub(super) flows: BTreeMap<(HolderId, AssetId, Domain), u64>,
+}
+
+impl Ledger {
+    /// Recomputes `pulls` and all that depends on them.
+    pub(super) fn spread(&mut self, pulls: Vec<Pull>, grown: &mut Grown) {
+        let mut waiting: HashSet<Pull> = pulls.iter().copied().collect();
+        let mut queue = VecDeque::from(pulls);
+        let mut times: HashMap<Pull, u32> = HashMap::new();
+        let mut next = Vec::new();
+        while let Some(pull) = queue.pop_front() {
+            waiting.remove(&pull);
+            let times = times.entry(pull).or_insert(0);
+            *times += 1;
+            let offer = self.offer(pull, *times >= MOST_PULLS);
+            self.accept(pull, offer, grown, &mut next);
+            queue.extend(next.drain(..).filter(|pull| waiting.insert(*pull)));
+        }
+    }
+
+    /// The size of `asset` changed: all that was clamped to the old one may grow.
+    pub(super) fn resize(&mut self, asset: AssetId, grown: &mut Grown) {
+        let holders: Vec<HolderId> =
+            self.holders.iter().filter(|(_, h)| h.taken.contains_key(&asset)).map(|(&id, _)| id).collect();
+        let mut pulls = Vec::new();
+        for id in holders {
+            self.retotal(id, asset, grown, &mut pulls);
+        }
+        self.spread(pulls, grown);
+    }
+
+    /// Raises the bound of one domain if its flow, the take and the asset's size allow more.
+    pub(super) fn raise_bound(&mut self, id: HolderId, asset: AssetId, domain: Domain, grown: &mut Grown) {
+        let Some(size) = self.assets.get(&asset).map(|asset| asset.bytes) else { return };
+        let Some(holder) = self.holders.get_mut(&id) else { return };
+        let taken = holder.taken.get(&asset).map_or(0, |taken| taken.total);
+        let Some(reach) = holder.reach.get_mut(&(asset, domain)) else { return };
+        let bound = reach.flow.min(taken).min(size);
+        if bound > reach.bound {
+            *grown.flows.entry((id, asset, domain)).or_insert(0) += bound - reach.bound;
+            reach.bound = bound;
+        }
+    }
+
+    /// Raises what `id` contributes to the carrier behind `key`, and appends who must look again.
+    pub(super) fn feed(&mut self, id: HolderId, key: SinkKey, asset: AssetId, pulls: &mut Vec<Pull>) {
+        let Some(object) = carrier_of(key) else { return };
+        let Some(holder) = self.holders.get(&id) else { return };
+        let taken = holder.taken.get(&asset).map_or(0, |taken| taken.total);
+        let put = holder.flows.get(&key).map_or(0, |flow| flow.of(asset)).min(taken);
+        let carrier = self.carriers.entry(object).or_default();
+        carrier.key = Some(key);
+        let known = carrier.writers.entry(id).or_default().entry(asset).or_insert(0);
+        if put <= *known {
+            return;
+        }
+        let growth = put - *known;
+        *known = put;
+        let cap = carrier.caps.entry(asset).or_insert(0);
+        *cap = cap.saturating_add(growth);
+        if *cap >= self.floor {
+            pulls.extend(carrier.readers.iter().filter(|&&reader| reader != id).map(|&holder| Pull {
+                holder,
+                source: Source::Carrier(object),
+                asset,
+            }));
+        }
+    }
+
+    /// What the source can give now. `all` leaves out what its feeders took, see [`MOST_PULLS`].
+    fn offer(&self, pull: Pull, all: bool) -> u64 {
+        let Pull { holder, source, asset } = pull;
+        let Some(bytes) =
+            self.holders.get(&holder).and_then(|h| h.sources.get(&source)).map(|intake| intake.bytes)
+        else {
+            return 0;
+        };
+        match source {
+            Source::Asset(_) => bytes,
+            Source::Parent(parent) => bytes.min(self.taken(parent, asset)),
+            Source::Carrier(object) => {
+                let cap = if all {
+                    self.most_in(object, holder, asset)
+                } else {
+                    self.cap_for(object, holder, asset)
+                };
+                if cap < self.floor { 0 } else { bytes.min(cap) }
+            }
+        }
+    }
+
+    /// What others than `reader` can have put of `asset` into a carrier.
+    fn cap_for(&self, object: ObjectId, reader: HolderId, asset: AssetId) -> u64 {
+        let Some(carrier) = self.carriers.get(&object) else { return 0 };
+        let own = carrier.writers.get(&reader).and_then(|fed| fed.get(&asset)).copied().unwrap_or(0);
+        carrier.caps.get(&asset).map_or(0, |cap| cap.saturating_sub(own))
+    }
+
+    /// The same if every feeder had taken the whole asset.
+    fn most_in(&self, object: ObjectId, reader: HolderId, asset: AssetId) -> u64 {
+        let Some(carrier) = self.carriers.get(&object) else { return 0 };
+        let kept = carrier.kept.get(&asset).map_or(0, |kept| kept.bytes);
+        let Some(key) = carrier.key else { return kept };
+        carrier
+            .writers
+            .keys()
+            .filter(|&&writer| writer != reader)
+            .filter_map(|writer| self.holders.get(writer)?.flows.get(&key))
+            .fold(kept, |sum, flow| sum.saturating_add(flow.of(asset)))
+    }
+
+    /// Books a contribution, if it is more than was known.
+    fn accept(&mut self, pull: Pull, offer: u64, grown: &mut Grown, next: &mut Vec<Pull>) {
+        let Some(holder) = self.holders.get_mut(&pull.holder) else { return };
+        let Some(intake) = holder.sources.get_mut(&pull.source) else { return };
+        let known = intake.gives.get(&pull.asset).copied().unwrap_or(0);
+        if offer <= known {
+            return;
+        }
+        intake.gives.insert(pull.asset, offer);
+        let taken = holder.taken.entry(pull.asset).or_default();
+        let sum = match pull.source {
+            Source::Asset(_) | Source::Carrier(_) => &mut taken.fresh_sum,
+            Source::Parent(_) => &mut taken.inherited_sum,
+        };
+        *sum = sum.saturating_add(offer - known);
+        self.retotal(pull.holder, pull.asset, grown, next);
+    }
+
+    /// Clamps one holder's sums anew and passes growth on to its bounds, carriers and children.
+    fn retotal(&mut self, id: HolderId, asset: AssetId, grown: &mut Grown, next: &mut Vec<Pull>) {
+        let Some(size) = self.assets.get(&asset).map(|asset| asset.bytes) else { return };
+        let Some(holder) = self.holders.get_mut(&id) else { return };
+        let Some(taken) = holder.taken.get_mut(&asset) else { return };
+        let fresh = taken.fresh_sum.min(size);
+        if fresh > taken.fresh {
+            *grown.takes.entry((id, asset)).or_insert(0) += fresh - taken.fresh;
+            taken.fresh = fresh;
+        }
+        let before = taken.total;
+        taken.total = before.max(taken.fresh_sum.saturating_add(taken.inherited_sum).min(size));
+        // A larger asset can raise a bound although nothing more was taken, so bounds are looked at in any case.
+        let bounds: Vec<Domain> = holder
+            .reach
+            .range((asset, Domain::MIN)..)
+            .take_while(|((of, _), _)| *of == asset)
+            .filter(|(_, reach)| reach.flow > reach.bound)
+            .map(|(&(_, domain), _)| domain)
+            .collect();
+        let after = taken.total;
+        let fed: Vec<SinkKey> = if after > before {
+            // Only a flow larger than the old take was held back by it.
+            holder
+                .flows
+                .iter()
+                .filter(|(key, flow)| carrier_of(**key).is_some() && flow.of(asset) > before)
+                .map(|(&key, _)| key)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        if after > before {
+            next.extend(holder.children.iter().map(|&child| Pull {
+                holder: child,
+                source: Source::Parent(id),
+                asset,
+            }));
+        }
+        for domain in bounds {
+            self.raise_bound(id, asset, domain, grown);
+        }
+        for key in fed {
+            self.feed(id, key, asset, next);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The rules that are in force together: loading them from files and naming the set by its digest. It must not know
+//! what a single rule means.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ring::digest::{SHA256, digest};
+
+use super::{
+    parse::{check_together, parse},
+    rule::Rule,
+};
+use crate::yaml::{self, Diagnostic};
+
+/// Most files that one set is read from.
+const MAX_FILES: usize = 256;
+/// Most rules of one set.
+const MAX_RULES: usize = 1024;
+
+/// Rules that were checked together. Their order carries no meaning.
+#[derive(Debug)]
+pub struct RuleSet {
+    rules: Vec<Arc<Rule>>,
+    digest: String,
+}
+
+impl RuleSet {
+    /// Loads rules from files, and from the `*.yaml` and `*.yml` files directly in directories.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them. There is no half of a set.
+    pub fn load(paths: &[PathBuf]) -> Result<Self, Vec<Diagnostic>> {
+        let mut faults = Vec::new();
+        let mut files = Vec::new();
+        for path in paths {
+            match files_of(path) {
+                Ok(found) => files.extend(found),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if let Some(first_too_many) = files.get(MAX_FILES) {
+            let message = format!("more than {MAX_FILES} files of rules");
+            faults.push(Diagnostic::of_file(first_too_many, message).help("put several rules into one file"));
+            return Err(faults);
+        }
+        let mut sources = Vec::new();
+        for file in files {
+            match yaml::read(&file) {
+                Ok(text) => sources.push((file, text)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let set = Self::parse(&sources);
+        match set {
+            Ok(set) if faults.is_empty() => {
+                if set.rules.is_empty() {
+                    let place = paths.first().map_or_else(|| PathBuf::from("rules"), Clone::clone);
+                    let message = "no rules were found: the agent would see everything and say nothing";
+                    let help = "list the rules that came with the agent under `rules` in the configuration";
+                    return Err(vec![Diagnostic::of_file(place, message).help(help)]);
+                }
+                Ok(set)
+            }
+            Ok(_) => Err(faults),
+            Err(more) => {
+                faults.extend(more);
+                Err(faults)
+            }
+        }
+    }
+
+    /// Reads rules from texts; the paths are only their names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn parse(sources: &[(PathBuf, String)]) -> Result<Self, Vec<Diagnostic>> {
+        let mut faults = Vec::new();
+        let mut files = Vec::new();
+        for (file, text) in sources {
+            match parse(file, text) {
+                Ok(rules) => files.push(rules),
+                Err(more) => faults.extend(more),
+            }
+        }
+        faults.extend(check_together(&files));
+        let rules: Vec<Arc<Rule>> = files.into_iter().flatten().map(Arc::new).collect();
+        if let Some(first_too_many) = rules.get(MAX_RULES) {
+            let message = format!("more than {MAX_RULES} rules");
+            let fault = Diagnostic::at(&first_too_many.source, first_too_many.span, message);
+            faults.push(fault.help("write fewer rules with more in each"));
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut digests: Vec<String> = sources.iter().map(|(_, text)| sha256(text.as_bytes())).collect();
+        digests.sort_unstable();
+        Ok(Self { rules, digest: sha256(digests.concat().as_bytes()) })
+    }
+
+    /// Some rules of a set, for the tests inside of them.
+    pub(crate) const fn of(rules: Vec<Arc<Rule>>) -> Self {
+        Self { rules, digest: String::new() }
+    }
+
+    #[must_use]
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// SHA-256 in hex over the sorted SHA-256 (hex) of the files' texts: the same rules have the same digest, wherever
+    /// they lie and in whatever order they were read.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// The files of rules at a path, sorted by name.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    yaml::check_directory(path)?;
+    let failed = |error: std::io::Error| {
+        Diagnostic::of_file(path, format!("cannot list the directory: {}", error.kind()))
+    };
+    let mut files = Vec::new();
+    for entry in path.read_dir().map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let is_hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if is_yaml && !is_hidden {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut hex, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{rules::run_tests, yaml::render};
+
+    fn core() -> RuleSet {
+        RuleSet::load(&["../rules".into()]).unwrap_or_else(|faults| panic!("{}", render(&faults, false)))
+    }
+
+    #[test]
+    fn the_built_in_rules_pass_their_own_tests() {
+        let set = core();
+        let ids: Vec<&str> = set.rules().iter().map(|rule| rule.facts.id.as_str()).collect();
+        assert_eq!(ids, ["WB-0001", "WB-0002", "WB-0004"]);
+        let outcomes = run_tests(&set);
+        assert!(outcomes.len() > 15);
+        let failures: Vec<Diagnostic> = outcomes.into_iter().filter_map(|outcome| outcome.failure).collect();
+        assert!(failures.is_empty(), "{}", render(&failures, false));
+    }
+
+    #[test]
+    fn every_built_in_rule_has_its_runbook_and_technique() {
+        for rule in core().rules() {
+            assert!(Path::new("..").join(&rule.facts.runbook).is_file(), "{}", rule.facts.runbook);
+            assert!(rule.facts.technique().is_some_and(|technique| technique.starts_with('T')));
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_the_rules_and_not_of_their_place() {
+        let text = std::fs::read_to_string("../rules/core.yaml").expect("the built-in rules");
+        let other = text.replace("WB-", "AB-");
+        let digest = |sources: &[(&str, &String)]| {
+            let sources: Vec<_> = sources.iter().map(|(name, text)| (name.into(), (*text).clone())).collect();
+            RuleSet::parse(&sources).expect("they are right").digest().to_owned()
+        };
+        let both = digest(&[("a", &text), ("b", &other)]);
+        assert_eq!(both, digest(&[("x", &other), ("y", &text)]));
+        assert_eq!(both.len(), 64);
+        assert_ne!(both, digest(&[("a", &text)]));
+    }
+
+    #[test]
+    fn a_set_without_rules_is_refused() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        std::fs::write(scratch.path().join("README.md"), "not rules").expect("write");
+        let faults = RuleSet::load(&[scratch.path().to_owned()]).expect_err("nothing to load");
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].message.starts_with("no rules were found"));
+        let faults = RuleSet::load(&[scratch.path().join("absent")]).expect_err("nothing to load");
+        assert_eq!(faults[0].message, "cannot find the file: no such file or directory");
+    }
+
+    /// Every file of the corpus is refused, and in words that do not change unseen.
+    #[test]
+    fn invalid_rules() {
+        yaml::corpus::check("rules", |file| match RuleSet::load(&[file.to_owned()]) {
+            Err(faults) => Some(faults),
+            // Rules that are well formed and fail their own tests.
+            Ok(set) => {
+                let failures: Vec<_> = run_tests(&set).into_iter().filter_map(|test| test.failure).collect();
+                (!failures.is_empty()).then_some(failures)
+            }
+        });
+    }
+}

@@ -1,0 +1,354 @@
+//! Tests that sit inside rules: events at relative times under a virtual clock, and the complete list of what they must
+//! raise. It must not know files nor how results are shown.
+//!
+//! A test runs against the rules of its own file, so that the rules of a site cannot break the tests of a pack. What it
+//! expects are findings: an identity (rule, group and mode) counts once, at the highest severity that it reached; its
+//! time is when it first reached that.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Engine, RuleSet,
+    field::{Draft, FieldType, FieldValue, find},
+    matcher::{flag, number},
+    parse::severity,
+    rule::{Mode, Rule, Severity},
+};
+use crate::{
+    event::{BootNs, HolderId, Record, RecordKind, Sink},
+    yaml::{Check, Diagnostic, Fields, Node, Span, Value, format_duration, suggest},
+};
+
+/// Most events of one test, repetitions included.
+const MAX_EVENTS: u64 = 100_000;
+
+/// One test of one rule.
+#[derive(Debug)]
+pub(crate) struct RuleTest {
+    name: String,
+    span: Span,
+    events: Vec<Repeated>,
+    pub(crate) expect: Vec<Expected>,
+}
+
+/// An event at `at`, and again `times - 1` times every `every`.
+#[derive(Debug)]
+struct Repeated {
+    at: Duration,
+    every: Duration,
+    times: u64,
+    record: Record,
+}
+
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) rule: String,
+    pub(crate) span: Span,
+    severity: Severity,
+    mode: Mode,
+    count: usize,
+    /// First and last time at which it may be raised.
+    between: Option<(Duration, Duration)>,
+}
+
+/// How one test ended.
+#[derive(Clone, Debug)]
+pub struct TestOutcome {
+    /// The rule that holds the test.
+    pub rule: String,
+    pub name: String,
+    /// Why it did not run, if so.
+    pub skipped: Option<&'static str>,
+    /// What was expected and what came, at the test's place; `None` when it passed.
+    pub failure: Option<Diagnostic>,
+}
+
+/// Runs the tests of every rule.
+#[must_use]
+pub fn run_tests(rules: &RuleSet) -> Vec<TestOutcome> {
+    let mut files: Vec<Vec<Arc<Rule>>> = Vec::new();
+    for rule in rules.rules() {
+        match files.last_mut() {
+            Some(file) if Arc::ptr_eq(&file[0].source, &rule.source) => file.push(rule.clone()),
+            _ => files.push(vec![rule.clone()]),
+        }
+    }
+    let mut outcomes = Vec::new();
+    for file in files {
+        let set = Arc::new(RuleSet::of(file));
+        for rule in set.rules() {
+            for test in &rule.tests {
+                let is_off = rule.facts.mode == Mode::Off;
+                outcomes.push(TestOutcome {
+                    rule: rule.facts.id.clone(),
+                    name: test.name.clone(),
+                    skipped: is_off.then_some("the rule is off"),
+                    failure: if is_off { None } else { run(&set, rule, test) },
+                });
+            }
+        }
+    }
+    outcomes
+}
+
+fn run(set: &Arc<RuleSet>, rule: &Rule, test: &RuleTest) -> Option<Diagnostic> {
+    let mut times: Vec<(Duration, &Record)> = test
+        .events
+        .iter()
+        .flat_map(|event| {
+            (0..event.times).map(|n| {
+                let n = u32::try_from(n).unwrap_or(u32::MAX);
+                (event.at.saturating_add(event.every.saturating_mul(n)), &event.record)
+            })
+        })
+        .collect();
+    times.sort_by_key(|(at, _)| *at);
+    let mut engine = Engine::new(set.clone());
+    let mut findings: HashMap<_, (Severity, Duration)> = HashMap::new();
+    let mut matches = Vec::new();
+    for (at, record) in times {
+        let at_ns = BootNs(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
+        engine.observe(&Record { at: at_ns, ..record.clone() }, &mut matches);
+        for found in matches.drain(..) {
+            let identity = (found.rule.id.clone(), found.group, found.mode);
+            let finding = findings.entry(identity).or_insert((found.severity, at));
+            if found.severity > finding.0 {
+                *finding = (found.severity, at);
+            }
+        }
+    }
+    let mut raised: BTreeMap<(String, Severity, Mode), Vec<Duration>> = BTreeMap::new();
+    for ((rule, _, mode), (severity, at)) in findings {
+        raised.entry((rule, severity, mode)).or_default().push(at);
+    }
+    raised.values_mut().for_each(|times| times.sort_unstable());
+    let mut is_as_expected = raised.len() == test.expect.len();
+    for expected in &test.expect {
+        let times = raised.get(&(expected.rule.clone(), expected.severity, expected.mode));
+        let is_met = times.is_some_and(|times| {
+            let in_time = |at: &Duration| expected.between.is_none_or(|(from, to)| (from..=to).contains(at));
+            times.len() == expected.count && times.iter().all(in_time)
+        });
+        is_as_expected &= is_met;
+    }
+    if is_as_expected {
+        return None;
+    }
+    let wanted = test.expect.iter().map(|expected| {
+        let mut text = describe(expected.count, &expected.rule, expected.severity, expected.mode);
+        if let Some((from, to)) = expected.between {
+            text += &format!(" between {} and {}", format_duration(from), format_duration(to));
+        }
+        text
+    });
+    let got = raised.iter().map(|((rule, severity, mode), times)| {
+        let first = format_duration(times.first().copied().unwrap_or_default());
+        format!("{} at {first}", describe(times.len(), rule, *severity, *mode))
+    });
+    let message =
+        format!("test `{}` failed: expected {}, got {}", test.name, or_silence(wanted), or_silence(got));
+    Some(Diagnostic::at(&rule.source, test.span, message).help("correct the rule or what the test expects"))
+}
+
+fn describe(count: usize, rule: &str, severity: Severity, mode: Mode) -> String {
+    format!("{count} × {rule} {} {}", severity.as_str(), mode.as_str())
+}
+
+fn or_silence(items: impl Iterator<Item = String>) -> String {
+    let text = items.collect::<Vec<_>>().join(" and ");
+    if text.is_empty() { "silence".to_owned() } else { text }
+}
+
+/// Reads `tests:` of a rule.
+pub(crate) fn read(check: &mut Check, node: &Node) -> Option<Vec<RuleTest>> {
+    let items = check.list(node, "`tests`")?;
+    Some(items.iter().filter_map(|item| test(check, item)).collect())
+}
+
+fn test(check: &mut Check, node: &Node) -> Option<RuleTest> {
+    let mut fields = check.fields(node, "the test")?;
+    let name_node = fields.need(check, "name");
+    let name = name_node.and_then(|node| check.text(node, "the test's `name`")).unwrap_or("").to_owned();
+    let span = name_node.map_or(fields.span(), |node| node.span);
+    let mut events = Vec::new();
+    if let Some(items) = fields.get("events").and_then(|node| check.list(node, "`events`")) {
+        events.extend(items.iter().filter_map(|item| event(check, item, true)));
+    }
+    if let Some(node) = fields.get("repeat") {
+        events.extend(repeat(check, node));
+    }
+    let expect_node = fields.need(check, "expect");
+    fields.done(check);
+    if events.is_empty() {
+        check.error(span, "the test has no events that can be run", "add `events` or `repeat`");
+    }
+    let total = events.iter().fold(0, |sum: u64, event| sum.saturating_add(event.times));
+    if total > MAX_EVENTS {
+        check.error(span, format!("the test has {total} events"), format!("use at most {MAX_EVENTS}"));
+        return None;
+    }
+    let expect = match expect_node.map(|node| &node.value) {
+        Some(Value::List(items)) => items.iter().filter_map(|item| expected(check, item)).collect(),
+        Some(_) => {
+            check.error(span, "`expect` is not a list", "write `[]` for silence, or what must be raised");
+            return None;
+        }
+        None => return None,
+    };
+    Some(RuleTest { name, span, events, expect })
+}
+
+fn repeat(check: &mut Check, node: &Node) -> Option<Repeated> {
+    let mut fields = check.fields(node, "`repeat`")?;
+    let every = fields.need(check, "every").and_then(|node| check.duration(node, "`every`"));
+    let times = fields.need(check, "times").and_then(|node| check.number(node, "`times`", 1, MAX_EVENTS));
+    let record = fields.need(check, "event").and_then(|node| event(check, node, false));
+    fields.done(check);
+    Some(Repeated { every: every?, times: times?, ..record? })
+}
+
+/// `{at, bound | taken, asset: {…}, sink: {…}, process: {…}, …}`: the parts are the fields of the table, nested at
+/// their dots.
+fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
+    let mut fields = check.fields(node, "the event")?;
+    let at = if has_time { need_time(check, &mut fields) } else { Some(Duration::ZERO) };
+    let bound = fields.get("bound").map(|node| (RecordKind::Flow, check.size(node, "`bound`")));
+    let taken = fields.get("taken").map(|node| (RecordKind::Take, check.size(node, "`taken`")));
+    let (kind, bytes) = match (bound, taken) {
+        (Some((kind, bytes)), None) | (None, Some((kind, bytes))) => (kind, bytes?),
+        _ => {
+            check.error(
+                node.span,
+                "the event has not one amount",
+                "write `bound` for a flow or `taken` for a take",
+            );
+            return None;
+        }
+    };
+    let mut draft = Draft::new();
+    for part in ["asset", "sink", "process", "user", "cgroup", "container", "service"] {
+        if let Some(node) = fields.get(part) {
+            event_part(check, node, part, kind, &mut draft);
+        }
+    }
+    fields.done(check);
+    if draft.asset.name.is_empty() || draft.asset.bytes == 0 {
+        check.error(
+            node.span,
+            "the event has no `asset.name` or no `asset.bytes`",
+            "add both: a share needs the size",
+        );
+        return None;
+    }
+    let sink = match (draft.sink_kind, draft.sink_control) {
+        (Some(kind), Some(control)) => Some(Arc::new(Sink { kind, control, ..draft.sink })),
+        // A flow whose sink was not resolved: every field of it is absent.
+        (None, None) if draft.sink == Draft::new().sink => None,
+        _ => {
+            check.error(node.span, "the event's sink has no `kind` or no `control`", "add both");
+            return None;
+        }
+    };
+    Some(Repeated {
+        at: at?,
+        every: Duration::ZERO,
+        times: 1,
+        record: Record {
+            kind,
+            at: BootNs(0),
+            asset: Arc::new(draft.asset),
+            holder: HolderId { tgid: draft.process.pid, start: BootNs(0) },
+            process: Arc::new(draft.process),
+            sink,
+            bytes,
+            listed: draft.listed,
+            lineage: Arc::new(Vec::new()),
+        },
+    })
+}
+
+fn need_time(check: &mut Check, fields: &mut Fields<'_>) -> Option<Duration> {
+    fields.need(check, "at").and_then(|node| check.duration(node, "`at`"))
+}
+
+fn event_part(check: &mut Check, node: &Node, part: &str, kind: RecordKind, draft: &mut Draft) {
+    let Value::Map(entries) = &node.value else {
+        check.error(node.span, format!("`{part}` is not a map"), "write `{field: value}`");
+        return;
+    };
+    for entry in entries {
+        let name = format!("{part}.{}", entry.key);
+        let Some((field, set)) = find(&name).and_then(|field| Some((field, field.set?))) else {
+            let of_part = super::FIELDS.iter().filter(|field| field.set.is_some());
+            let known: Vec<&str> =
+                of_part.filter_map(|field| field.name.strip_prefix(part)?.strip_prefix('.')).collect();
+            check.error(entry.key_span, format!("an event has no `{name}`"), suggest(&entry.key, &known));
+            continue;
+        };
+        if !field.on.contains(&kind) {
+            let message = format!("events of kind `{}` have no `{name}`", super::kind_word(kind));
+            check.error(entry.key_span, message, "remove it");
+            continue;
+        }
+        let Some(text) = check.text(&entry.value, "the value") else { continue };
+        let value = match field.kind {
+            FieldType::Word(words) if !words.contains(&text) => {
+                Err((format!("`{name}` is never `{text}`"), suggest(text, words)))
+            }
+            FieldType::Text | FieldType::Word(_) | FieldType::Address => Ok(FieldValue::Text(text)),
+            FieldType::Number | FieldType::Size => number(field, text).map(FieldValue::Number),
+            FieldType::Flag => flag(field, text).map(FieldValue::Flag),
+        };
+        match value {
+            Ok(value) => set(draft, value),
+            Err((message, help)) => check.error(entry.value.span, message, help),
+        }
+    }
+}
+
+fn expected(check: &mut Check, node: &Node) -> Option<Expected> {
+    let mut fields = check.fields(node, "the expected finding")?;
+    let rule_node = fields.need(check, "rule");
+    let rule = rule_node.and_then(|node| check.text(node, "`rule`"));
+    let span = rule_node.map_or(fields.span(), |node| node.span);
+    let severity = fields.need(check, "severity").and_then(|node| severity(check, node));
+    let count = match fields.get("count") {
+        Some(node) => check.number(node, "`count`", 1, MAX_EVENTS),
+        None => Some(1),
+    };
+    let mode = match fields.get("mode") {
+        Some(node) => check.choice(node, "`mode`", &[("alert", Mode::Alert), ("shadow", Mode::Shadow)]),
+        None => Some(Mode::Alert),
+    };
+    let between = fields.get("between").map(|node| between(check, node));
+    fields.done(check);
+    Some(Expected {
+        rule: rule?.to_owned(),
+        span,
+        severity: severity?,
+        mode: mode?,
+        count: usize::try_from(count?).ok()?,
+        between: match between {
+            Some(between) => Some(between?),
+            None => None,
+        },
+    })
+}
+
+fn between(check: &mut Check, node: &Node) -> Option<(Duration, Duration)> {
+    let items = check.list(node, "`between`")?;
+    let [from, to] = items else {
+        check.error(node.span, "`between` has not two times", "write `[13d, 14d]`");
+        return None;
+    };
+    let (from, to) = (check.duration(from, "the time")?, check.duration(to, "the time")?);
+    if from > to {
+        check.error(node.span, "`between` ends before it begins", "write the earlier time first");
+        return None;
+    }
+    Some((from, to))
+}

@@ -1,0 +1,160 @@
+//! Loading and attaching the programs, and saying what came of it.
+
+use std::fs;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{BtfTracePoint, Iter, ProgramError},
+};
+
+use super::{SensorError, offsets};
+
+/// The programs, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
+
+/// Where the kernel says what it is made of.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// A program of ours and where it attaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// Name of the program and of the hook.
+    pub name: &'static str,
+    pub kind: HookKind,
+    /// The agent does not start without it.
+    pub required: bool,
+    /// What is lost without it.
+    pub without: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// A BTF tracepoint of the same name.
+    Tracepoint,
+    /// A BPF iterator over these.
+    Iterator(&'static str),
+}
+
+/// In the order in which they attach: what keeps identities first, what counts last.
+pub const HOOKS: [Hook; 9] = [
+    tracepoint("sched_process_fork", true, "children of holders"),
+    tracepoint("sched_process_exec", true, "identities of processes"),
+    tracepoint("sched_process_exit", true, "the end of processes"),
+    tracepoint("sock_send_length", false, "sends are counted when their system call returns; io_uring sends are not seen"),
+    tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
+    iterator("scan_processes", "task", true, "processes older than the agent"),
+    iterator("scan_files", "task_file", true, "descriptors older than the agent"),
+    iterator("scan_mappings", "task_vma", false, "mappings older than the agent"),
+    tracepoint("sys_exit", true, "every system call"),
+];
+
+const fn tracepoint(name: &'static str, required: bool, without: &'static str) -> Hook {
+    Hook { name, kind: HookKind::Tracepoint, required, without }
+}
+
+const fn iterator(name: &'static str, over: &'static str, required: bool, without: &'static str) -> Hook {
+    Hook { name, kind: HookKind::Iterator(over), required, without }
+}
+
+/// What came of one hook.
+#[derive(Debug)]
+pub struct HookReport {
+    pub hook: Hook,
+    pub result: Result<(), String>,
+}
+
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) hooks: Vec<HookReport>,
+}
+
+/// Loads the programs into the kernel; attaches them too when `attach` is set.
+pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, SensorError> {
+    raise_memlock();
+    let raw = fs::read(KERNEL_BTF).map_err(SensorError::NoBtf)?;
+    let offsets = {
+        let parsed = btf_rs::Btf::from_bytes(&raw).map_err(|error| offsets::OffsetError::Btf(error.to_string()))?;
+        offsets::resolve(&parsed)?
+    };
+    let btf = Btf::parse(&raw, aya::Endianness::default()).map_err(|error| SensorError::Refused(error.into()))?;
+    drop(raw);
+    let tgid = std::process::id();
+    let sockets_counted = u32::from(has_tracepoint(&btf, "sock_send_length"));
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&btf))
+        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .override_global("AGENT_TGID", &tgid, true)
+        .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
+        .override_global("SOCKETS_COUNTED", &sockets_counted, true);
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
+    let mut hooks = Vec::new();
+    for hook in HOOKS {
+        let result = start(&mut ebpf, &btf, hook, attach);
+        if hook.required
+            && let Err(error) = &result
+        {
+            return Err(SensorError::Hook { hook: hook.name, reason: reason(error) });
+        }
+        hooks.push(HookReport { hook, result: result.map_err(|error| reason(&error)) });
+    }
+    Ok(Loaded { ebpf, hooks })
+}
+
+fn start(ebpf: &mut Ebpf, btf: &Btf, hook: Hook, attach: bool) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(hook.name).ok_or(ProgramError::NotLoaded)?;
+    match hook.kind {
+        HookKind::Tracepoint => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(hook.name, btf)?;
+            if attach {
+                program.attach()?;
+            }
+        }
+        HookKind::Iterator(over) => {
+            let program: &mut Iter = program.try_into()?;
+            program.load(over, btf)?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's words without the verifier's, which fill pages: the first and the last of its lines say enough.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            match lines.as_slice() {
+                [] => format!("the kernel refuses to load it: {io_error}"),
+                [.., last] => format!("the verifier refuses it: {io_error}: {last}"),
+            }
+        }
+        other => {
+            let mut text = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(cause) = source {
+                text.push_str(": ");
+                text.push_str(&cause.to_string());
+                source = cause.source();
+            }
+            text
+        }
+    }
+}
+
+fn has_tracepoint(btf: &Btf, name: &str) -> bool {
+    btf.id_by_type_name_kind(&format!("btf_trace_{name}"), aya_obj::btf::BtfKind::Typedef).is_ok()
+}
+
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Failing is not fatal: later ones charge the cgroup, and an earlier one
+/// will refuse the maps in its own words.
+fn raise_memlock() {
+    let limit = rustix::process::Rlimit { current: None, maximum: None };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, limit) {
+        tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is");
+    }
+}

@@ -1,0 +1,95 @@
+//! The kernel's maps, typed.
+
+use std::borrow::BorrowMut;
+
+use agent_ebpf as abi;
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+};
+
+use super::SensorError;
+
+/// A type of the ABI as a map sees it: bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct Raw<T>(pub(super) T);
+
+/// Types of the ABI that are plain integers without implicit padding, so that any bytes are a value and all its bytes are
+/// set.
+pub(super) trait Abi: Copy + 'static {}
+
+impl Abi for abi::ObjectKey {}
+impl Abi for abi::ObjectValue {}
+impl Abi for abi::NameKey {}
+impl Abi for abi::HolderKey {}
+impl Abi for abi::HolderValue {}
+impl Abi for abi::TakeKey {}
+impl Abi for abi::TakeValue {}
+impl Abi for abi::FlowKey {}
+impl Abi for abi::FlowValue {}
+impl Abi for abi::Identity {}
+impl Abi for abi::ProcessFact {}
+
+// SAFETY: `Abi` promises it.
+unsafe impl<T: Abi> Pod for Raw<T> {}
+
+pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, V>;
+
+pub(super) struct Maps {
+    pub(super) objects: Hash<abi::ObjectKey, Raw<abi::ObjectValue>>,
+    pub(super) names: Hash<abi::NameKey, u32>,
+    pub(super) devices: HashMap<MapData, u32, u32>,
+    pub(super) holders: Hash<abi::HolderKey, Raw<abi::HolderValue>>,
+    pub(super) takes: Hash<abi::TakeKey, Raw<abi::TakeValue>>,
+    pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,
+    pub(super) processes: HashMap<MapData, u32, Raw<abi::ProcessFact>>,
+    pub(super) identities: Array<MapData, Raw<abi::Identity>>,
+    pub(super) shared: Array<MapData, u64>,
+    pub(super) losses: PerCpuArray<MapData, u64>,
+    pub(super) facts: RingBuf<MapData>,
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SensorError> {
+        Ok(Self {
+            objects: HashMap::try_from(named(ebpf, "OBJECTS")?)?,
+            names: HashMap::try_from(named(ebpf, "NAMES")?)?,
+            devices: HashMap::try_from(named(ebpf, "DEVICES")?)?,
+            holders: HashMap::try_from(named(ebpf, "HOLDERS")?)?,
+            takes: HashMap::try_from(named(ebpf, "TAKES")?)?,
+            flows: HashMap::try_from(named(ebpf, "FLOWS")?)?,
+            processes: HashMap::try_from(named(ebpf, "PROCESSES")?)?,
+            identities: Array::try_from(named(ebpf, "IDENTITIES_OF")?)?,
+            shared: Array::try_from(named(ebpf, "SHARED")?)?,
+            losses: PerCpuArray::try_from(named(ebpf, "LOSSES_OF")?)?,
+            facts: RingBuf::try_from(named(ebpf, "FACTS")?)?,
+        })
+    }
+
+    pub(super) fn shared(&self, word: u32) -> Result<u64, SensorError> {
+        Ok(self.shared.get(&word, 0)?)
+    }
+
+    pub(super) fn set_shared(&mut self, word: u32, value: u64) -> Result<(), SensorError> {
+        Ok(self.shared.set(word, value, 0)?)
+    }
+}
+
+fn named(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, SensorError> {
+    ebpf.take_map(name).ok_or(SensorError::NoMap(name))
+}
+
+/// All rows of a map as they are now. Rows that come or go meanwhile may or may not be among them; a walk that restarts
+/// because its row was deleted is cut at `limit` steps.
+pub(super) fn rows<K: Abi, V: Pod>(
+    map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
+    limit: usize,
+) -> Result<Vec<(K, V)>, SensorError> {
+    let mut rows = Vec::new();
+    for row in map.iter().take(limit) {
+        let (key, value) = row?;
+        rows.push((key.0, value));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,101 @@
+//! Telling the kernel what is protected, by identities that the kernel itself reported.
+//!
+//! `stat` does not know `super_block.s_dev` (btrfs, overlayfs) or the generation, so the agent opens each file and the hook
+//! notes what it opened.
+
+use std::{
+    ffi::OsStr,
+    os::{fd::{AsRawFd, OwnedFd}, unix::ffi::OsStrExt as _},
+    path::Path,
+};
+
+use agent_ebpf as abi;
+use rustix::fs::{Mode, OFlags};
+
+use super::{Sensor, SensorError, maps::Raw, reading};
+use crate::event::{AssetId, ObjectId};
+
+/// What a path protects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// This file.
+    File,
+    /// All below this directory, now and later.
+    Directory,
+}
+
+impl Sensor {
+    /// Protects `path` for `asset` and returns its identity.
+    ///
+    /// A file is protected by its inode; [`Sensor::protect_name`] keeps whatever replaces it protected.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened, or the kernel does not report what was opened.
+    pub fn protect(&mut self, asset: AssetId, path: &Path, protection: Protection) -> Result<ObjectId, SensorError> {
+        let identity = self.identify(path, protection == Protection::Directory)?;
+        let kind = match protection {
+            Protection::File => abi::OBJECT_FILE,
+            Protection::Directory => abi::OBJECT_DIRECTORY,
+        };
+        self.insert(&identity, asset, kind)?;
+        Ok(reading::object(&identity.key))
+    }
+
+    /// Protects whatever file is called `path` in its directory, now or later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sensor::protect`]; also a name longer than the kernel allows.
+    pub fn protect_name(&mut self, asset: AssetId, path: &Path) -> Result<(), SensorError> {
+        let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+        let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
+        let identity = self.identify(directory, true)?;
+        let mut key = abi::NameKey { directory: identity.key, name: [0; abi::NAME_BYTES] };
+        let Some(room) = key.name.get_mut(..name.len()).filter(|_| name.len() < abi::NAME_BYTES) else {
+            return Err(SensorError::NoIdentity(path.display().to_string()));
+        };
+        room.copy_from_slice(name);
+        self.maps.names.insert(Raw(key), u32::from(asset.0), 0)?;
+        // A directory that is protected as a whole stays so.
+        if self.maps.objects.get(&Raw(identity.key), 0).is_err() {
+            self.insert(&identity, asset, abi::OBJECT_NAMED)?;
+        }
+        Ok(())
+    }
+
+    /// Kernel identity of `path`, without reading it.
+    fn identify(&self, path: &Path, directory: bool) -> Result<abi::Identity, SensorError> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | if directory { OFlags::DIRECTORY } else { OFlags::empty() };
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SensorError::File {
+            what: "cannot open",
+            path: path.display().to_string(),
+            error: error.into(),
+        })?;
+        self.identity_of(&file, path)
+    }
+
+    fn identity_of(&self, file: &OwnedFd, path: &Path) -> Result<abi::Identity, SensorError> {
+        let missing = || SensorError::NoIdentity(path.display().to_string());
+        let descriptor = u32::try_from(file.as_raw_fd()).map_err(|_| missing())?;
+        let Raw(identity) = self.maps.identities.get(&descriptor, 0).map_err(|_| missing())?;
+        // An answer of an earlier open under the same number would name another inode.
+        let stat = rustix::fs::fstat(file).map_err(|error| SensorError::File {
+            what: "cannot stat",
+            path: path.display().to_string(),
+            error: error.into(),
+        })?;
+        if identity.serial == 0 || identity.key.ino != stat.st_ino {
+            return Err(missing());
+        }
+        Ok(identity)
+    }
+
+    fn insert(&mut self, identity: &abi::Identity, asset: AssetId, kind: u32) -> Result<(), SensorError> {
+        let index = u32::from(asset.0);
+        let value = abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, reserved: 0 };
+        self.maps.objects.insert(Raw(identity.key), Raw(value), 0)?;
+        self.maps.devices.insert(identity.key.dev, index, 0)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! BPF iterators run from here: what was there before the agent, and which carriers are still open.
+
+use std::{fs, io::Read as _};
+
+use agent_ebpf as abi;
+use anyhow::Context as _;
+use aya::programs::Iter;
+
+use super::{
+    Sensor, SensorError,
+    maps::{Raw, rows},
+};
+
+/// Carriers looked at in one scan.
+const CARRIERS: usize = 1 << 20;
+
+impl Sensor {
+    /// Finds processes that were there first, with what they have open and mapped. Call it after everything is protected:
+    /// who has an asset open or mapped is a holder from then on, charged with the whole file or mapping.
+    ///
+    /// # Errors
+    ///
+    /// When an iterator cannot run.
+    pub fn scan_existing(&mut self) -> Result<(), SensorError> {
+        self.iterate("scan_processes")?;
+        self.add_arguments()?;
+        self.iterate("scan_files")?;
+        if self.hooks.iter().any(|report| report.hook.name == "scan_mappings" && report.result.is_ok()) {
+            self.iterate("scan_mappings")?;
+        }
+        self.maps.set_shared(abi::SHARED_EPOCH, 1)
+    }
+
+    /// Marks who has a carrier open and forgets streams that nobody has open any more. Does nothing while nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// When an iterator cannot run or a map cannot be used.
+    pub fn scan_carriers(&mut self) -> Result<(), SensorError> {
+        let made = self.maps.shared(abi::SHARED_CARRIERS)?;
+        if made == self.maps.shared(abi::SHARED_SETTLED)? {
+            return Ok(());
+        }
+        let epoch = self.maps.shared(abi::SHARED_EPOCH)? + 1;
+        self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
+        self.iterate("scan_files")?;
+        let mut streams = 0;
+        for (key, Raw(value)) in rows(&self.maps.objects, CARRIERS)? {
+            if value.kind != abi::OBJECT_STREAM {
+                continue;
+            }
+            // Two scans late: the reader's end of a new connection may not be accepted yet.
+            if u64::from(value.seen) + 2 < epoch && value.seen != 0 {
+                let _ = self.maps.objects.remove(&Raw(key));
+            } else {
+                streams += 1;
+                if value.seen == 0 {
+                    let seen = abi::ObjectValue { seen: epoch as u32, ..value };
+                    self.maps.objects.insert(Raw(key), Raw(seen), 0)?;
+                }
+            }
+        }
+        if streams == 0 {
+            self.maps.set_shared(abi::SHARED_SETTLED, made)?;
+        }
+        Ok(())
+    }
+
+    fn iterate(&mut self, name: &'static str) -> Result<(), SensorError> {
+        self.try_iterate(name).with_context(|| format!("iterator {name}")).map_err(SensorError::Scan)
+    }
+
+    fn try_iterate(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let program: &mut Iter = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        let link = program.attach()?;
+        let mut file = program.take_link(link)?.into_file()?;
+        // The programs write nothing; reading is what runs them.
+        let mut nothing = [0; 256];
+        while file.read(&mut nothing)? != 0 {}
+        Ok(())
+    }
+
+    /// Arguments and cgroup of processes that the iterator noted: it cannot read another process's memory.
+    fn add_arguments(&mut self) -> Result<(), SensorError> {
+        let tgids: Vec<u32> = self.maps.processes.keys().flatten().collect();
+        for tgid in tgids {
+            let Ok(Raw(mut process)) = self.maps.processes.get(&tgid, 0) else { continue };
+            if process.argv_len != 0 {
+                continue;
+            }
+            // A process that is gone by now says nothing, and needs nothing.
+            let Ok(raw) = fs::read(format!("/proc/{tgid}/cmdline")) else { continue };
+            let len = raw.len().min(process.argv.len());
+            process.argv[..len].copy_from_slice(&raw[..len]);
+            process.argv_len = len as u32;
+            // BPF_EXIST: a process that ended meanwhile is not brought back.
+            let _ = self.maps.processes.insert(tgid, Raw(process), 2);
+        }
+        Ok(())
+    }
+}
