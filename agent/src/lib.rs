@@ -3,7 +3,7 @@
 //! Dependencies point one way: `pipeline → {sensor, ledger, rules, alerts, sinks, metrics} → event → agent_ebpf`.
 //! Only `sensor` names aya; `ledger`, `rules` and `alerts` know nothing of aya, tokio or files.
 
+pub mod alerts;
 pub mod config;
 pub mod event;
 pub mod ledger;
-pub mod alerts;
