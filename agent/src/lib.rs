@@ -7,3 +7,4 @@ pub mod alerts;
 pub mod config;
 pub mod event;
 pub mod ledger;
+pub mod sinks;
