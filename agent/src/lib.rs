@@ -7,4 +7,5 @@ pub mod alerts;
 pub mod config;
 pub mod event;
 pub mod ledger;
+pub mod metrics;
 pub mod sinks;
