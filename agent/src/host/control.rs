@@ -128,9 +128,14 @@ impl Classifier {
         let selectors =
             controlled.filesystems.iter().map(|s| Bound { selector: s.clone(), first: None }).collect();
         let networks = controlled.networks.clone();
-        let (table_before, filesystems) = (Arc::default(), HashMap::new());
-        let mut new =
-            Self { selectors, networks, devices, table: table_before, filesystems, told: Vec::new() };
+        let mut new = Self {
+            selectors,
+            networks,
+            devices,
+            table: Arc::default(),
+            filesystems: HashMap::new(),
+            told: Vec::new(),
+        };
         let problems = new.refresh(table);
         (new, problems)
     }
@@ -440,7 +445,7 @@ mod tests {
 30 27 8:16 / /models rw - xfs /dev/sdb rw
 31 27 8:16 /a /srv/a rw - xfs /dev/sdb rw
 32 27 0:50 / /nas rw - nfs4 filer:/weights rw
-33 27 0:51 / /tmp rw - tmpfs filer:/weights rw
+33 27 0:51 / /scratch rw - tmpfs filer:/weights rw
 34 27 0:52 / /ssh rw - fuse.sshfs me@there: rw
 35 27 0:53 / /ctr/merged rw - overlay overlay rw
 36 27 8:32 /data /bind rw - ext4 /dev/sdc rw
@@ -492,7 +497,7 @@ mod tests {
         );
         assert_eq!(memfd.path.as_deref(), Some("/memfd:x"));
         assert_eq!(none.file(Dev::new(0, 9), 0x9584_58f6, None).control, Control::Memory);
-        let (listed, _) = classifier(&[mount("/tmp")]);
+        let (listed, _) = classifier(&[mount("/scratch")]);
         assert_eq!(listed.file(Dev::new(0, 51), 0x0102_1994, Some("/x")).control, Control::Controlled);
     }
 

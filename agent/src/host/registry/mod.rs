@@ -225,6 +225,7 @@ mod tests {
     use std::{
         net::{Ipv4Addr, SocketAddr},
         os::unix::fs::symlink,
+        process::Command,
         sync::Arc,
     };
 
@@ -463,6 +464,42 @@ mod tests {
         let names: Vec<_> =
             registry.files().iter().map(|entry| (entry.asset.0, entry.path.to_path_buf())).collect();
         assert_eq!(names, [(0, scratch.path("m/w")), (1, scratch.path("n/w"))]);
+    }
+
+    /// btrfs numbers the inodes of every subvolume from 257, and shows another `st_dev` than the kernel's `s_dev`.
+    #[test]
+    fn subvolumes_with_the_same_inode_numbers_are_kept_apart() {
+        let run = |tool: &str, arguments: &[&str]| {
+            Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        let scratch = Scratch::new(&["m"]);
+        let (image, point) = (scratch.path("image"), scratch.path("m"));
+        fs::create_dir(&point).unwrap();
+        fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        let (image, point) = (image.to_str().unwrap(), point.to_str().unwrap());
+        if !run("mkfs.btrfs", &["-q", image]) || !run("mount", &["-o", "loop", image, point]) {
+            eprintln!("skipped: needs btrfs-progs, root, and a loop device");
+            return;
+        }
+        let made = ["a", "b"].map(|name| run("btrfs", &["subvolume", "create", &format!("{point}/{name}")]));
+        let scanned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            scratch.write("m/a/w", b"12").write("m/b/w", b"345");
+            let table = Arc::new(MountTable::read().unwrap());
+            let dev = table.at(Path::new(point)).unwrap().dev;
+            let selector = Placed { value: FilesystemSelector::Mount(point.into()), line: 1, column: 1 };
+            let controlled = Controlled { filesystems: vec![selector], networks: Vec::new() };
+            let (classifier, problems) = Classifier::new(&controlled, table, Devices::default());
+            assert_eq!(problems, []);
+            (dev, Registry::scan(&scratch.config, &classifier, &Registry::default(), second(1)))
+        }));
+        assert!(run("umount", &[point]));
+        let (dev, scanned) = scanned.unwrap();
+        let (registry, problems) = scanned.unwrap();
+        assert_eq!((made, problems), ([true; 2], Vec::new()));
+        let [a, b] = registry.files() else { panic!("{:?}", registry.files()) };
+        assert_eq!((a.object.dev, b.object.dev), (dev, dev));
+        assert_eq!(a.object.ino, b.object.ino, "otherwise this test proves nothing");
+        assert_eq!(registry.assets(&scratch.config)[0].bytes, 5);
     }
 
     /// DESIGN asks for 10,000 files in an agent of 32 MiB.

@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
             self.tell(told, Severity::Error, text);
         }
         match FileType::from_raw_mode(facts.stx_mode.into()) {
-            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, mount),
+            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, &facts, mount),
             FileType::Directory => match openat(CWD, &real, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(root) => self.tree(roots, told, &File::from(root), &real, mount.dev),
                 Err(error) => self.unreadable(told, &real, error),
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
                 if kind == FileType::Directory {
                     open.push(relative.join(name));
                 } else {
-                    self.file(told, directory.as_fd(), name, &here, mount);
+                    self.file(told, directory.as_fd(), name, &here, &facts, mount);
                 }
             }
         }
@@ -286,7 +286,7 @@ impl<'a> Walk<'a> {
         let Some(mount) = self.mount_of(&facts, &target) else { return };
         let problem = match FileType::from_raw_mode(facts.stx_mode.into()) {
             FileType::RegularFile if self.classifier.controls(mount.dev) => {
-                return self.file(told, CWD, target.as_os_str(), &target, mount);
+                return self.file(told, CWD, target.as_os_str(), &target, &facts, mount);
             }
             FileType::RegularFile => {
                 format!(
@@ -303,8 +303,17 @@ impl<'a> Walk<'a> {
         self.tell(told, Severity::Warning, text);
     }
 
-    fn file(&mut self, told: &mut Told<'_>, at: impl AsFd + Copy, name: &OsStr, path: &Path, mount: &Mount) {
-        match self.entry(told.asset, at, name, path, mount) {
+    /// `facts` are those of `name` in the directory `at`.
+    fn file(
+        &mut self,
+        told: &mut Told<'_>,
+        at: impl AsFd,
+        name: &OsStr,
+        path: &Path,
+        facts: &Statx,
+        mount: &Mount,
+    ) {
+        match self.entry(told.asset, at, name, path, facts, mount) {
             Ok(Some((entry, key))) => self.register(told, entry, key),
             // Gone, or no longer a file, since its directory was read.
             Ok(None) => {}
@@ -316,35 +325,37 @@ impl<'a> Walk<'a> {
     fn entry(
         &mut self,
         asset: AssetId,
-        at: impl AsFd + Copy,
+        at: impl AsFd,
         name: &OsStr,
         path: &Path,
+        facts: &Statx,
         mount: &Mount,
     ) -> io::Result<Option<(Entry, FileKey)>> {
-        let facts = statx(at, name, AtFlags::SYMLINK_NOFOLLOW, WANTED)?;
         let before = self.known.by_path.get(path).filter(|entry| entry.object.ino == facts.stx_ino);
         let size_and_times =
             |facts: &Statx| (facts.stx_size, nanoseconds(facts.stx_mtime), nanoseconds(facts.stx_ctime));
-        let (size, mtime, ctime) = size_and_times(&facts);
+        let (size, mtime, ctime) = size_and_times(facts);
         let first_seen = before
             .or_else(|| self.known.by_content.get(&(facts.stx_ino, size, mtime)))
             .map_or(self.now, |entry| entry.first_seen);
         let (facts, generation, format) = match before {
             Some(before) if before.untouched(facts.stx_ino, size, mtime, ctime) => {
-                (facts, before.object.generation, before.format)
+                (*facts, before.object.generation, before.format)
             }
             _ => {
                 let flags =
                     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
                 let file = File::from(openat(at, name, flags, Mode::empty())?);
-                let facts = statx(&file, "", AtFlags::EMPTY_PATH, WANTED)?;
-                let generation = generation(&file, &mount.fstype, facts.stx_ino);
-                (facts, generation, recognise(&file, facts.stx_size)?)
+                let opened = statx(&file, "", AtFlags::EMPTY_PATH, WANTED)?;
+                let regular = FileType::from_raw_mode(opened.stx_mode.into()) == FileType::RegularFile;
+                // Something else took its place since the directory was read; the next scan sees it.
+                if !regular || opened.stx_mnt_id != facts.stx_mnt_id {
+                    return Ok(None);
+                }
+                let generation = generation(&file, &mount.fstype, opened.stx_ino);
+                (opened, generation, recognise(&file, opened.stx_size)?)
             }
         };
-        if FileType::from_raw_mode(facts.stx_mode.into()) != FileType::RegularFile {
-            return Ok(None);
-        }
         let (size, mtime, ctime) = size_and_times(&facts);
         let st_dev = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
         let entry = Entry {
