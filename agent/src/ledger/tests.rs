@@ -23,7 +23,7 @@ const ONLY_B: AssetSet = AssetSet(2);
 const BOTH: AssetSet = AssetSet(3);
 
 fn holder(tgid: u32) -> HolderId {
-    HolderId { tgid, start: BootNs(u64::from(tgid)) }
+    HolderId { tgid, exec: 0, start: BootNs(u64::from(tgid)) }
 }
 
 fn object(dev: u32, ino: u64) -> ObjectId {
