@@ -8,6 +8,8 @@ pub mod config;
 pub mod event;
 pub mod host;
 pub mod ledger;
+pub mod metrics;
 pub mod rules;
 pub mod sensor;
+pub mod sinks;
 pub mod yaml;

@@ -24,14 +24,15 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 /// Runs every step, also after one has failed, and fails when one did.
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure()?;
-    const STEPS: [Step; 7] = [
+    const STEPS: [Step; 8] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy of the eBPF programs", clippy_ebpf),
         ("rule tests", rules),
         ("what files say", tree),
         ("systemd unit", unit),
-        ("licences and advisories", deny),
+        ("licences, bans and sources", deny),
+        ("advisories", advisories),
     ];
     let mut report = Vec::new();
     let mut failed = false;
@@ -100,15 +101,37 @@ fn unit() -> Result<Outcome> {
     ran(command)
 }
 
+/// What the dependencies are, from the lock file alone.
 fn deny() -> Result<Outcome> {
-    let mut probe = shell::cargo();
-    probe.args(["deny", "--version"]);
-    if !probe.output().is_ok_and(|output| output.status.success()) {
-        return Ok(Outcome::Skipped("cargo-deny is not installed (`cargo install cargo-deny --locked`)"));
+    if !has_deny() {
+        return Ok(Outcome::Skipped(NO_DENY));
     }
     let mut command = shell::cargo();
-    command.args(["deny", "--locked", "check"]);
+    command.args(["deny", "--locked", "check", "bans", "licenses", "sources"]);
     ran(command)
+}
+
+/// What is known against them, from a database that must be fetched.
+fn advisories() -> Result<Outcome> {
+    if !has_deny() {
+        return Ok(Outcome::Skipped(NO_DENY));
+    }
+    let mut fetch = shell::cargo();
+    fetch.args(["deny", "fetch", "db"]);
+    if !shell::aloud(fetch)? {
+        return Ok(Outcome::Skipped("the advisory database cannot be fetched from here"));
+    }
+    let mut command = shell::cargo();
+    command.args(["deny", "--locked", "check", "--disable-fetch", "advisories"]);
+    ran(command)
+}
+
+const NO_DENY: &str = "cargo-deny is not installed (`cargo install cargo-deny --locked`)";
+
+fn has_deny() -> bool {
+    let mut command = shell::cargo();
+    command.args(["deny", "--version"]);
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 fn ran(command: Command) -> Result<Outcome> {

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(binary) => {
             unit(filter, &mut tally)?;
             doctor(&binary, &mut tally)?;
-            end_to_end(filter, &mut tally)?;
+            end_to_end(&binary, filter, &mut tally)?;
         }
         None => tally.failed.push("the release build".to_owned()),
     }
@@ -136,26 +136,15 @@ fn kernel_refusal() -> Option<String> {
 }
 
 /// The live tests. Their runner knows what cannot run here and why, root or not.
-fn end_to_end(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+fn end_to_end(binary: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let report = shell::target_dir()?.join("e2e-report.ndjson");
     // The report of an earlier run must never count.
     if let Err(error) = fs::remove_file(&report) {
         ensure!(error.kind() == std::io::ErrorKind::NotFound, "cannot remove {}: {error}", report.display());
     }
     let mut command = shell::cargo();
-    command.args([
-        "run",
-        "--release",
-        "--locked",
-        "--quiet",
-        "-p",
-        "tests",
-        "--bin",
-        "e2e",
-        "--",
-        "--report",
-    ]);
-    command.arg(&report).args(filter);
+    command.args(["run", "--release", "--locked", "--quiet", "-p", "tests", "--bin", "e2e", "--"]);
+    command.arg("--agent").arg(binary).arg("--report").arg(&report).args(filter);
     let succeeded = shell::aloud(command)?;
     let counted = match fs::read_to_string(&report) {
         Ok(text) => read_report(&text).with_context(|| format!("cannot use {}", report.display()))?,

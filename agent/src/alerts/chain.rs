@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
-use super::ocsf::DetectionFinding;
+use super::schema::DetectionFinding;
 
 /// The end of a chain: the last line's number and hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,8 +6,9 @@
 mod chain;
 mod ocsf;
 mod render;
+mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,8 +18,8 @@ use serde::Serialize;
 
 pub use self::{
     chain::{Broken, Head, read as read_head, verify},
-    ocsf::DetectionFinding,
     render::render,
+    schema::{DetectionFinding, FindingInfo},
     words::human_bytes,
 };
 use crate::event::{BootNs, Loss, Process, Record};
@@ -154,6 +155,8 @@ pub enum Activity {
 #[derive(Clone, Debug)]
 pub struct Alert {
     pub activity: Activity,
+    /// It is the first line of its finding at this severity: what pages somebody, and what is counted.
+    pub raised: bool,
     /// What it says; `severity` is the highest that the finding reached.
     pub matched: Arc<Match>,
     pub finding: Arc<DetectionFinding>,
@@ -303,6 +306,10 @@ impl Open {
 
 impl Context {
     fn write(&mut self, open: &mut Open, activity: Activity, now: BootNs) -> Alert {
+        let raised = match activity {
+            Activity::Create => true,
+            Activity::Update | Activity::Close => open.matched.severity > open.written_severity,
+        };
         open.written_at = now;
         open.written_severity = open.matched.severity;
         open.stale = false;
@@ -311,7 +318,7 @@ impl Context {
         self.note = None;
         let (line, head) = chain::seal(&mut finding, self.head);
         self.head = head;
-        Alert { activity, matched, finding: Arc::new(finding), line }
+        Alert { activity, raised, matched, finding: Arc::new(finding), line }
     }
 
     /// Milliseconds since 1970.

@@ -12,7 +12,7 @@ use crate::event::{
 const SECOND: u64 = 1_000_000_000;
 const MIB: u64 = 1 << 20;
 
-fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context {
         host: "gpu-017".to_owned(),
         host_uid: Some("8d3b0c1f".to_owned()),
@@ -45,7 +45,7 @@ fn rsync() -> Process {
     }
 }
 
-fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
+pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
     let asset = Asset {
         id: AssetId(0),
         name: "llm-70b".to_owned(),
@@ -150,6 +150,7 @@ fn a_finding_opens_grows_at_most_once_a_second_ends_exact_and_closes() {
     let group = matched(Severity::High, 0, 0).group;
     let closed = alerts.resolved("WB-0001", &group, BootNs(70 * SECOND));
     assert_eq!(activities(&closed), [(Activity::Close, 18 * MIB)], "the peak stays");
+    assert!(!closed[0].raised);
     assert_eq!(parsed(&closed[0])["status_id"], 4);
     assert_eq!(alerts.resolved("WB-0001", &group, BootNs(70 * SECOND)).len(), 0);
     assert_eq!(alerts.next_deadline(), None);
@@ -164,6 +165,7 @@ fn lines_of_one_finding_share_its_uid_and_nothing_else_does() {
     let mut other = matched(Severity::Low, MIB, SECOND);
     other.group[1].1 = "8:32".to_owned();
     lines.extend(alerts.observe(&other, BootNs(SECOND), &Loss::new()));
+    assert!(lines.iter().all(|alert| alert.raised));
     let lines: Vec<Value> = lines.iter().map(parsed).collect();
     let uid = |n: usize| lines[n]["finding_info"]["uid"].clone();
     assert_eq!(uid(0), uid(1));

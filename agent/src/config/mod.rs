@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::event::AssetKind;
 
 mod parse;
+mod values;
 
 pub use parse::load;
 

@@ -5,19 +5,16 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    net::{IpAddr, SocketAddr},
-    path::{Component, Path, PathBuf},
-    str::FromStr,
+    net::SocketAddr,
+    path::{Path, PathBuf},
 };
 
 use agent_ebpf::MAX_ASSETS;
-use ipnet::IpNet;
 
-use super::{AssetConfig, Config, Controlled, FilesystemSelector, Placed, Reader, SensorChoice, SinkConfig};
+use super::{AssetConfig, Config, Controlled, Placed, Reader, SensorChoice, SinkConfig};
 use crate::{
     event::AssetKind,
-    yaml::{self, Check, Diagnostic, Fields, Node, Span, format_size},
+    yaml::{self, Check, Diagnostic, Node, format_size},
 };
 
 const DEFAULT_RULES: [&str; 2] = ["/usr/share/weighbridge/rules", "/etc/weighbridge/rules.d"];
@@ -29,8 +26,6 @@ const DEFAULT_PROPAGATION_FLOOR: u64 = 64 << 10;
 const MAX_PROPAGATION_FLOOR: u64 = 1 << 20;
 /// Longest name of an asset; it becomes a label and a part of file names.
 const MAX_NAME: usize = 63;
-/// `PATH_MAX` of Linux, its final NUL included.
-const MAX_PATH: usize = 4096;
 
 /// Reads and checks a configuration file.
 ///
@@ -81,9 +76,10 @@ impl Config {
     }
 }
 
-struct ConfigReader<'a> {
-    check: Check,
-    base: &'a Path,
+pub(super) struct ConfigReader<'a> {
+    pub(super) check: Check,
+    /// Absolute directory that relative paths resolve against.
+    pub(super) base: &'a Path,
 }
 
 impl ConfigReader<'_> {
@@ -112,7 +108,7 @@ impl ConfigReader<'_> {
         let listen = match fields.get("listen") {
             Some(node) => {
                 let help = format!("write an address and a port, such as `{DEFAULT_LISTEN}`");
-                self.from_str::<SocketAddr>(node, "`listen`", &help)
+                self.parsed::<SocketAddr>(node, "`listen`", &help)
             }
             None => DEFAULT_LISTEN.parse().ok(),
         };
@@ -250,18 +246,6 @@ impl ConfigReader<'_> {
         Some(readers)
     }
 
-    fn unit(&mut self, node: &Node) -> Option<Reader> {
-        let unit = self.check.text(node, "the reader's `unit`")?;
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-        let has_type = unit.rsplit_once('.').is_some_and(|(name, kind)| !name.is_empty() && !kind.is_empty());
-        if !has_type || unit.len() > 255 || !unit.chars().all(is_allowed) {
-            let help = "write its full name, such as `backup.service`";
-            self.check.error(node.span, format!("`{unit}` is not the name of a systemd unit"), help);
-            return None;
-        }
-        Some(Reader::Unit(unit.to_owned()))
-    }
-
     fn controlled(&mut self, node: &Node) -> Option<Controlled> {
         let mut fields = self.check.fields(node, "`controlled`")?;
         let mut controlled = Controlled::default();
@@ -281,55 +265,6 @@ impl ConfigReader<'_> {
         }
         fields.done(&mut self.check);
         Some(controlled)
-    }
-
-    fn filesystem(&mut self, item: &Node) -> Option<Placed<FilesystemSelector>> {
-        let (key, value) = self.one_of(item, "the filesystem", &["mount", "uuid", "source"])?;
-        let selector = match key {
-            "mount" => FilesystemSelector::Mount(self.absolute_path(value, "the filesystem's `mount`")?),
-            "uuid" => {
-                let uuid = self.check.text(value, "the filesystem's `uuid`")?;
-                if !(4..=64).contains(&uuid.len()) || !uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
-                {
-                    let help = "copy it from `lsblk -o NAME,UUID`";
-                    self.check.error(value.span, format!("`{uuid}` is not the UUID of a filesystem"), help);
-                    return None;
-                }
-                FilesystemSelector::Uuid(uuid.to_ascii_lowercase())
-            }
-            _ => {
-                let origin = self.check.text(value, "the filesystem's `source`")?;
-                if origin.len() >= MAX_PATH || origin.contains(char::is_control) {
-                    let help = "write it as `findmnt -o SOURCE` shows it, such as `server:/export`";
-                    self.check.error(value.span, "not the source of a mount", help);
-                    return None;
-                }
-                FilesystemSelector::Source(origin.to_owned())
-            }
-        };
-        Some(placed(selector, value.span))
-    }
-
-    fn network(&mut self, item: &Node) -> Option<IpNet> {
-        let text = self.check.text(item, "the network")?;
-        if let Ok(address) = text.parse::<IpAddr>() {
-            let help = format!("write `{}` for this one address", IpNet::from(address));
-            self.check.error(item.span, format!("`{text}` is an address, not a network"), help);
-            return None;
-        }
-        let network =
-            self.from_str::<IpNet>(item, "the network", "write it as `10.20.0.0/16` or `2001:db8::/32`")?;
-        if network.prefix_len() == 0 {
-            let help = "list the networks that you control: with this one no egress would ever count";
-            self.check.error(item.span, format!("`{text}` is every address"), help);
-            return None;
-        }
-        if network != network.trunc() {
-            let help = format!("did you mean `{}`?", network.trunc());
-            self.check.error(item.span, format!("`{text}` has bits set beyond its prefix"), help);
-            return None;
-        }
-        Some(network)
     }
 
     fn rules(&mut self, node: &Node) -> Option<Vec<PathBuf>> {
@@ -411,97 +346,34 @@ impl ConfigReader<'_> {
         }
         Some(floor)
     }
-
-    /// The only entry of a map, whose key is one of `keys`.
-    fn one_of<'n>(
-        &mut self,
-        item: &'n Node,
-        what: &'static str,
-        keys: &[&'static str],
-    ) -> Option<(&'static str, &'n Node)> {
-        let mut fields: Fields<'n> = self.check.fields(item, what)?;
-        let found: Vec<(&'static str, &Node)> =
-            keys.iter().filter_map(|key| fields.get(key).map(|value| (*key, value))).collect();
-        let has_unknown = !fields.all_asked();
-        fields.done(&mut self.check);
-        match found.as_slice() {
-            [one] => Some(*one),
-            [] if has_unknown => None,
-            _ => {
-                let help = format!("write an item for each: {{{}: …}}", keys.join(": …} or {"));
-                let amount = if found.is_empty() { "nothing" } else { "more than one thing" };
-                self.check.error(item.span, format!("{what} names {amount}"), help);
-                None
-            }
-        }
-    }
-
-    fn from_str<T: FromStr>(&mut self, node: &Node, what: &str, help: &str) -> Option<T> {
-        let text = self.check.text(node, what)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.check.error(node.span, format!("{what} is `{text}`"), help);
-        }
-        parsed
-    }
-
-    /// A path that must be written in full, because it is compared and not opened.
-    fn absolute_path(&mut self, node: &Node, what: &str) -> Option<PathBuf> {
-        let text = self.check.text(node, what)?;
-        if !text.starts_with('/') {
-            let message = format!("{what} is `{text}`, which is not an absolute path");
-            self.check.error(node.span, message, "write it from `/` on");
-            return None;
-        }
-        self.path(node, what).map(|path| path.value)
-    }
-
-    /// A path, made absolute.
-    fn path(&mut self, node: &Node, what: &str) -> Option<Placed<PathBuf>> {
-        let text = self.check.text(node, what)?;
-        if text.len() >= MAX_PATH || text.contains(char::is_control) {
-            let help = format!("write a path of less than {MAX_PATH} bytes without control characters");
-            self.check.error(node.span, format!("{what} is not a path"), help);
-            return None;
-        }
-        if text.starts_with('~') || text.starts_with('$') {
-            let message = format!("{what} is `{text}`: no shell reads it");
-            self.check.error(node.span, message, "write the path out");
-            return None;
-        }
-        // Each `..` goes one up from the configuration's real directory. After another component it could cross a link
-        // and mean another place than it seems to.
-        let written = Path::new(text);
-        let mut path = if written.is_absolute() { PathBuf::from("/") } else { self.base.to_owned() };
-        let mut was_descending = written.is_absolute();
-        for component in written.components() {
-            match component {
-                Component::Normal(name) => {
-                    was_descending = true;
-                    path.push::<&OsStr>(name);
-                }
-                Component::ParentDir if was_descending => {
-                    let message = format!("{what} is `{text}`, with `..` inside");
-                    self.check.error(node.span, message, "write the directory that you mean");
-                    return None;
-                }
-                Component::ParentDir => {
-                    path.pop();
-                }
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
-        Some(placed(path, node.span))
-    }
-}
-
-const fn placed<T>(value: T, span: Span) -> Placed<T> {
-    Placed { value, line: span.line, column: span.column }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::config::FilesystemSelector;
+
+    const COMPLETE: &str = "schema: 1
+assets:
+  - name: llm-70b
+    kind: weights
+    paths: [/models/llm-70b/, ../models/b, ./c]
+    readers: [{exe: /usr/bin/vllm}, {unit: backup.service}]
+  - {name: code, kind: associated, paths: [/src]}
+controlled:
+  filesystems: [{mount: /models}, {uuid: 3F1C2B00-0000-4000-8000-000000000001}, {source: 'nas:/export'}]
+  networks: [10.20.0.0/16, '2001:db8::/32']
+rules: [/]
+state_dir: state
+listen: '[::1]:9000'
+pin: false
+sensor: syscall
+propagation_floor: 128KiB
+sinks:
+  - {type: file, path: alerts.ndjson}
+";
 
     fn accepts(text: &str) -> Config {
         parse("/etc/weighbridge/agent.yaml".as_ref(), text, "/etc/weighbridge".as_ref())
@@ -537,27 +409,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let config = accepts(
-            "schema: 1
-assets:
-  - name: llm-70b
-    kind: weights
-    paths: [/models/llm-70b/, ../models/b, ./c]
-    readers: [{exe: /usr/bin/vllm}, {unit: backup.service}]
-  - {name: code, kind: associated, paths: [/src]}
-controlled:
-  filesystems: [{mount: /models}, {uuid: 3F1C2B00-0000-4000-8000-000000000001}, {source: 'nas:/export'}]
-  networks: [10.20.0.0/16, '2001:db8::/32']
-rules: [/]
-state_dir: state
-listen: '[::1]:9000'
-pin: false
-sensor: syscall
-propagation_floor: 128KiB
-sinks:
-  - {type: file, path: alerts.ndjson}
-",
-        );
+        let config = accepts(COMPLETE);
         let paths: Vec<&Path> = config.assets[0].paths.iter().map(|path| path.value.as_path()).collect();
         assert_eq!(paths, ["/models/llm-70b", "/etc/models/b", "/etc/weighbridge/c"].map(Path::new));
         assert_eq!(
@@ -613,5 +465,24 @@ sinks:
     #[test]
     fn invalid_configurations() {
         yaml::corpus::check("config", |file| load(file).err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_configurations_never_panic(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[ \\[\\]{}:,&*!|$\"/.0-9a-zA-Zü\n-]{0,6}"), 1..6),
+        ) {
+            let mut text: Vec<char> = COMPLETE.chars().collect();
+            for (at, length, new) in edits {
+                let at = at.index(text.len());
+                let end = (at + length).min(text.len());
+                text.splice(at..end, new.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(faults) = parse("agent.yaml".as_ref(), &text, "/".as_ref()) {
+                prop_assert!(!faults.is_empty());
+                let _ = yaml::render(&faults, false);
+            }
+        }
     }
 }

@@ -92,6 +92,8 @@ pub struct Classifier {
     devices: Devices,
     table: Arc<MountTable>,
     filesystems: HashMap<Dev, Filesystem>,
+    /// The problems of the last refresh, so that each is told once for as long as it lasts.
+    told: Vec<Problem>,
 }
 
 /// A selector and the filesystem that it named first.
@@ -126,14 +128,20 @@ impl Classifier {
         let selectors =
             controlled.filesystems.iter().map(|s| Bound { selector: s.clone(), first: None }).collect();
         let networks = controlled.networks.clone();
-        let mut new =
-            Self { selectors, networks, devices, table: Arc::default(), filesystems: HashMap::new() };
+        let mut new = Self {
+            selectors,
+            networks,
+            devices,
+            table: Arc::default(),
+            filesystems: HashMap::new(),
+            told: Vec::new(),
+        };
         let problems = new.refresh(table);
         (new, problems)
     }
 
     /// Takes a new mount table. A listed mount point that shows another filesystem than at first is a problem, and that
-    /// filesystem is not controlled.
+    /// filesystem is not controlled. Returns what is new; a problem that lasts is told once.
     pub fn refresh(&mut self, table: Arc<MountTable>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut filesystems: HashMap<Dev, Filesystem> = HashMap::new();
@@ -164,7 +172,9 @@ impl Classifier {
         }
         self.table = table;
         self.filesystems = filesystems;
-        problems
+        let new = problems.iter().filter(|problem| !self.told.contains(problem)).cloned().collect();
+        self.told = problems;
+        new
     }
 
     #[must_use]
@@ -435,7 +445,7 @@ mod tests {
 30 27 8:16 / /models rw - xfs /dev/sdb rw
 31 27 8:16 /a /srv/a rw - xfs /dev/sdb rw
 32 27 0:50 / /nas rw - nfs4 filer:/weights rw
-33 27 0:51 / /tmp rw - tmpfs filer:/weights rw
+33 27 0:51 / /scratch rw - tmpfs filer:/weights rw
 34 27 0:52 / /ssh rw - fuse.sshfs me@there: rw
 35 27 0:53 / /ctr/merged rw - overlay overlay rw
 36 27 8:32 /data /bind rw - ext4 /dev/sdc rw
@@ -487,7 +497,7 @@ mod tests {
         );
         assert_eq!(memfd.path.as_deref(), Some("/memfd:x"));
         assert_eq!(none.file(Dev::new(0, 9), 0x9584_58f6, None).control, Control::Memory);
-        let (listed, _) = classifier(&[mount("/tmp")]);
+        let (listed, _) = classifier(&[mount("/scratch")]);
         assert_eq!(listed.file(Dev::new(0, 51), 0x0102_1994, Some("/x")).control, Control::Controlled);
     }
 
@@ -531,7 +541,7 @@ mod tests {
         let problems =
             classifier.refresh(table(&format!("{without}41 27 8:48 / /models rw - vfat /dev/sdd1 rw\n")));
         assert!(!classifier.controls(Dev::new(8, 48)));
-        assert_eq!(problems.len(), 1);
+        assert_eq!(problems, [], "told already");
         // The real one comes back.
         assert_eq!(classifier.refresh(table(TABLE)), []);
         assert!(classifier.controls(Dev::new(8, 16)));

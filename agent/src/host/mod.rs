@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod format;
 pub mod hash;
 pub mod inventory;
+mod ioctl;
 pub mod mounts;
 pub mod process;
 pub mod registry;

@@ -24,6 +24,9 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// A host with 100,000 mounts has about 20 MB of mountinfo; more is refused rather than read in part.
 const LIMIT: u64 = 64 << 20;
 
+/// Generations of mounts that are looked at to tell whether one is covered.
+const DEPTH: usize = 256;
+
 /// Why there is no mount table.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -56,6 +59,7 @@ pub struct Mount {
 pub struct MountTable {
     entries: Vec<Mount>,
     by_dev: HashMap<Dev, Vec<usize>>,
+    by_id: HashMap<u64, usize>,
 }
 
 impl MountTable {
@@ -81,7 +85,8 @@ impl MountTable {
         for (index, mount) in entries.iter().enumerate() {
             by_dev.entry(mount.dev).or_default().push(index);
         }
-        Ok(Self { entries, by_dev })
+        let by_id = entries.iter().enumerate().map(|(index, mount)| (mount.id, index)).collect();
+        Ok(Self { entries, by_dev, by_id })
     }
 
     #[must_use]
@@ -117,7 +122,7 @@ impl MountTable {
     /// The mount with this id, as `statx` reports it.
     #[must_use]
     pub fn by_id(&self, id: u64) -> Option<&Mount> {
-        self.entries.iter().find(|mount| mount.id == id)
+        self.by_id.get(&id).map(|&index| &self.entries[index])
     }
 
     /// The mount that an existing path is on; the path's symbolic links are followed.
@@ -272,8 +277,8 @@ fn mark_visible(entries: &mut [Mount]) {
                 return false;
             }
             let mut current = mount;
-            // The chain of parents is at most as long as the table; the bound is against a loop in hostile input.
-            for _ in 0..entries.len() {
+            // The bound is against loops, and against the cost of a tower of mounts: what is deeper counts as visible.
+            for _ in 0..DEPTH {
                 if !reachable(current) {
                     return false;
                 }
@@ -313,8 +318,8 @@ mod tests {
     const TABLE: &str = "\
 21 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
-40 27 0:45 /@home /home rw - btrfs /dev/sdb rw,subvol=/@home
-41 27 0:45 /@home/a /srv/a rw - btrfs /dev/sdb rw,subvol=/@home/a
+40 27 0:45 /@users /users rw - btrfs /dev/sdb rw,subvol=/@users
+41 27 0:45 /@users/a /srv/a rw - btrfs /dev/sdb rw,subvol=/@users/a
 42 27 0:45 /@ /btr\\040fs rw - btrfs /dev/sdb rw,subvol=/@
 50 27 8:1 / /mnt rw - vfat /dev/sda1 rw
 51 50 8:2 / /mnt rw - ext4 /dev/sda2 rw
@@ -339,10 +344,10 @@ mod tests {
     fn paths_go_through_the_mount_that_shows_them() {
         let table = table();
         let btrfs = Dev::new(0, 45);
-        assert_eq!(table.path_of(btrfs, "/@home/x/y").unwrap(), "/home/x/y");
-        assert_eq!(table.path_of(btrfs, "/@home/a/y").unwrap(), "/srv/a/y");
-        assert_eq!(table.path_of(btrfs, "/@home/ab").unwrap(), "/home/ab");
-        assert_eq!(table.path_of(btrfs, "/@home").unwrap(), "/home");
+        assert_eq!(table.path_of(btrfs, "/@users/x/y").unwrap(), "/users/x/y");
+        assert_eq!(table.path_of(btrfs, "/@users/a/y").unwrap(), "/srv/a/y");
+        assert_eq!(table.path_of(btrfs, "/@users/ab").unwrap(), "/users/ab");
+        assert_eq!(table.path_of(btrfs, "/@users").unwrap(), "/users");
         assert_eq!(table.path_of(btrfs, "/@snapshots/z"), None);
         assert_eq!(table.path_of(Dev::new(254, 0), "/etc/passwd").unwrap(), "/etc/passwd");
         assert_eq!(table.path_of(Dev::new(9, 9), "/x"), None);

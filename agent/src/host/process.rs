@@ -197,12 +197,12 @@ mod tests {
 
     #[test]
     fn a_child_is_described() {
-        let mut child = Command::new("cat")
-            .args(["-", "a b"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new("cat");
+        command.args(["-", "a b"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // A moment after the exec its arguments are not there yet; once it echoes, they are.
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"x").unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let process = from_proc(child.id());
         let start = start_ns(child.id());
         drop(child.stdin.take());

@@ -109,7 +109,8 @@ fn volume_serial(bytes: [u8; 4]) -> String {
     format!("{:04x}-{:04x}", serial >> 16, serial & 0xffff)
 }
 
-fn uuid(bytes: [u8; 16]) -> Option<String> {
+/// The usual 36 characters; `None` for all zeros, which identify nothing.
+pub(super) fn uuid(bytes: [u8; 16]) -> Option<String> {
     if bytes == [0; 16] {
         return None;
     }

@@ -14,9 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::{mounts::Mount, read_fact, superblock};
+use super::{ioctl, mounts::Mount, read_fact, superblock};
 use crate::event::Dev;
 
 /// Levels of device mapper, md and partitions that are followed; more is not a sane host.
@@ -113,12 +113,17 @@ impl Devices {
         }
     }
 
-    /// The UUID of the mounted filesystem, lower case, from `/dev/disk/by-uuid` or else from its superblock; `None`
-    /// for filesystems without a block device or of a type we do not parse.
+    /// The UUID of the mounted filesystem, lower case: from the filesystem itself where the kernel can tell, else from
+    /// `/dev/disk/by-uuid`, else from the superblock on its device. `None` for filesystems without a block device or of a
+    /// type we do not parse.
     #[must_use]
     pub fn uuid(&self, mount: &Mount) -> Option<String> {
         let dev = self.backing(mount)?;
-        self.uuid_by_link(dev).or_else(|| {
+        // A FUSE filesystem can sit on a block device too; opening its root would wait for its server.
+        if mount.fstype.starts_with("fuse") {
+            return None;
+        }
+        uuid_by_kernel(mount).or_else(|| self.uuid_by_link(dev)).or_else(|| {
             let block = superblock::read(&self.open(dev)?)?;
             // The remains of an older filesystem are not what is mounted.
             let same = block.fstype == mount.fstype
@@ -232,6 +237,17 @@ pub fn of_rdev(rdev: u64) -> Dev {
     Dev::new(rustix::fs::major(rdev), rustix::fs::minor(rdev))
 }
 
+fn uuid_by_kernel(mount: &Mount) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let root = File::from(openat(CWD, &mount.point, flags, Mode::empty()).ok()?);
+    // The mount point may lead to another mount by now.
+    let facts = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    if facts.stx_mask & StatxFlags::MNT_ID.bits() == 0 || facts.stx_mnt_id != mount.id {
+        return None;
+    }
+    superblock::uuid(ioctl::filesystem_uuid(&root)?)
+}
+
 /// `CRYPT-VERITY` and `CRYPT-INTEGRITY` guard integrity and encrypt nothing.
 fn crypt_layer(dm_uuid: &str) -> Option<&'static str> {
     let kind = dm_uuid.strip_prefix("CRYPT-")?.split('-').next()?;
@@ -268,9 +284,9 @@ fn parse_number(text: &str) -> Option<Dev> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{os::unix::fs::symlink, process::Command};
 
-    use super::*;
+    use super::{super::mounts::MountTable, *};
 
     /// A tree in the shape of `/sys`, for devices that this machine cannot have.
     struct Sys(tempfile::TempDir);
@@ -362,6 +378,56 @@ mod tests {
         assert_eq!(encryption(7, 0, "ext4"), "unknown", "a loop device stores elsewhere");
         assert_eq!(encryption(0, 45, "nfs4"), "unknown");
         assert_eq!(encryption(0, 45, "tmpfs"), "memory");
+    }
+
+    /// Formats a small image, mounts it through a loop device, and asks; skipped where that cannot be done.
+    fn mounted(tool: &str, arguments: &[&str], ask: impl FnOnce(&MountTable, &Path)) {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, point) = (scratch.path().join("image"), scratch.path().join("point"));
+        fs::create_dir(&point).unwrap();
+        File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        let run = |tool: &str, arguments: &[&str], paths: &[&Path]| {
+            Command::new(tool)
+                .args(arguments)
+                .args(paths)
+                .output()
+                .is_ok_and(|output| output.status.success())
+        };
+        if !run(tool, arguments, &[&image]) || !run("mount", &["-o", "loop"], &[&image, &point]) {
+            eprintln!("skipped: needs {tool}, root, and a loop device");
+            return;
+        }
+        let table = MountTable::read();
+        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ask(&table.unwrap(), &point)));
+        assert!(run("umount", &[], &[&point]));
+        if let Err(panic) = asked {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn real_filesystems_on_a_loop_device_are_known() {
+        const UUID: &str = "3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f";
+        let cases: [(&str, &[&str], &str); 4] = [
+            ("mkfs.ext4", &["-q", "-U", UUID], UUID),
+            ("mkfs.xfs", &["-q", "-m", "uuid=3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f"], UUID),
+            ("mkfs.btrfs", &["-q", "-U", UUID], UUID),
+            ("mkfs.vfat", &["-i", "1234ABCD"], "1234-abcd"),
+        ];
+        for (tool, arguments, uuid) in cases {
+            mounted(tool, arguments, |table, point| {
+                let devices = Devices::default();
+                let mount = table.at(point).unwrap();
+                let backing = devices.backing(mount).unwrap();
+                assert_eq!(backing.major(), 7, "{tool}");
+                assert_eq!(devices.uuid(mount).as_deref(), Some(uuid), "{tool}");
+                assert_eq!(devices.removable(backing), Some(false), "{tool}");
+                assert_eq!(devices.encryption(mount), "unknown", "{tool}");
+                // Without the kernel's help: through the device.
+                let file = devices.open(backing).unwrap();
+                assert_eq!(superblock::read(&file).unwrap().uuid, uuid, "{tool}");
+            });
+        }
     }
 
     #[test]

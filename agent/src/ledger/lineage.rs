@@ -10,8 +10,11 @@ use crate::event::{
     AssetId, Control, Edge, HolderId, Node, ObjectId, Process, Sink, SinkKey, SinkKind, Source,
 };
 
-/// Steps that are followed, and edges that a kept way may have: more than that explains nothing.
+/// Edges that a way may have: more than that explains nothing.
 const LONGEST: usize = 64;
+
+/// Holders that are looked at in search of a way.
+const MOST_SEEN: usize = 512;
 
 impl Ledger {
     /// Edges from `asset` through `holder`, to `sink` if one is given. When nothing told where the holder's bytes came
@@ -37,7 +40,7 @@ impl Ledger {
     }
 
     fn way_to_holder(&self, id: HolderId, asset: AssetId, seen: &mut HashSet<HolderId>) -> Option<Vec<Edge>> {
-        if seen.len() >= LONGEST || !seen.insert(id) {
+        if seen.len() >= MOST_SEEN || !seen.insert(id) {
             return None;
         }
         let holder = self.holders.get(&id)?;

@@ -515,37 +515,34 @@ impl Reference {
     }
 }
 
-fn any_key() -> impl Strategy<Value = SinkKey> {
+fn any_carrier() -> impl Strategy<Value = SinkKey> {
     prop_oneof![
         (0..2_u32, 0..2_u64).prop_map(|(dev, ino)| SinkKey::File(object(dev, ino))),
         (0..3_u64).prop_map(pipe),
-        (0..2_u16).prop_map(peer),
-        Just(SinkKey::Unmetered),
     ]
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
     let id = || (1..5_u32).prop_map(holder);
+    let key = prop_oneof![3 => any_carrier(), 1 => (0..2_u16).prop_map(peer), 1 => Just(SinkKey::Unmetered)];
     let source = prop_oneof![
-        (0..2_u8).prop_map(|a| Source::Asset(AssetId(a))),
-        any_key().prop_filter_map("a carrier", |key| super::carrier_of(key).map(Source::Carrier)),
-        (1..5_u32).prop_map(|p| Source::Parent(holder(p))),
+        (0..2_u8).prop_map(|asset| Source::Asset(AssetId(asset))),
+        any_carrier().prop_map(|key| Source::Carrier(super::carrier_of(key).unwrap())),
     ];
-    let take = (id(), source, 0..50_u64).prop_filter_map(
-        "a process is not its own parent",
-        |(id, source, bytes)| {
-            let earlier = !matches!(source, Source::Parent(parent) if parent.tgid >= id.tgid);
-            earlier.then_some(Event::Take { holder: id, source, bytes, listed: true, at: BootNs(1) })
-        },
-    );
-    let flow = (id(), any_key(), 0..4_u64, 0..50_u64).prop_map(|(holder, sink, set, bytes)| Event::Flow {
+    let take = |(holder, source, bytes)| Event::Take { holder, source, bytes, listed: true, at: BootNs(1) };
+    let read = (id(), source, 0..50_u64).prop_map(take);
+    // A process has a larger number than its parent here, so that nobody is their own ancestor.
+    let fork = (1..4_u32)
+        .prop_flat_map(|parent| (parent + 1..5, Just(parent), 0..50_u64))
+        .prop_map(move |(child, parent, bytes)| take((holder(child), Source::Parent(holder(parent)), bytes)));
+    let flow = (id(), key, 0..4_u64, 0..50_u64).prop_map(|(holder, sink, set, bytes)| Event::Flow {
         holder,
         sink,
         assets: AssetSet(set),
         bytes,
         at: BootNs(1),
     });
-    prop_oneof![take, flow]
+    prop_oneof![2 => read, 1 => fork, 3 => flow]
 }
 
 proptest! {
@@ -600,7 +597,7 @@ proptest! {
                     .sum();
                 prop_assert_eq!(recorded, sum, "records add up to the bounds");
                 let edges = ledger.lineage(id, asset, None);
-                prop_assert_eq!(edges.is_empty(), expected == 0, "a holder has a way from the asset");
+                prop_assert!(expected == 0 || !edges.is_empty(), "a holder has a way from the asset");
                 prop_assert!(edges.first().is_none_or(|edge| edge.from.kind == "asset"));
                 prop_assert!(edges.windows(2).all(|pair| pair[0].to.kind == pair[1].from.kind));
             }

@@ -6,6 +6,9 @@
 
 mod engine;
 mod field;
+#[cfg(test)]
+mod fixtures;
+mod match_parse;
 mod matcher;
 mod parse;
 mod rule;

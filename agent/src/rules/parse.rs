@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use super::{
     KINDS,
     field::Field,
-    matcher::{Lists, MatchReader, Purpose},
+    match_parse::{Lists, MatchReader, Purpose},
     rule::{Aggregate, Mode, Rule, RuleFacts, Severity, Status, Tier},
     testing::{self, RuleTest},
 };
@@ -119,7 +119,7 @@ fn read_lists<'n>(check: &mut Check, node: &'n Node) -> Lists<'n> {
 
 fn rule<'n>(check: &mut Check, lists: &Lists<'n>, node: &'n Node) -> Option<Rule> {
     let mut fields = check.fields(node, "the rule")?;
-    let span = fields.get("id").map_or(fields.span(), |node| node.span);
+    let span = fields.get("id").map_or_else(|| fields.span(), |node| node.span);
     let facts = facts(check, &mut fields);
     let on = fields.need(check, "on").and_then(|node| check.choice(node, "`on`", &KINDS));
     // The rest is checked even when `on` is wrong, as far as it can be.
@@ -259,14 +259,11 @@ fn aggregate<'n>(reader: &mut MatchReader<'_, 'n>, node: &'n Node) -> Option<Agg
     };
     fields.not_built(reader.check, "count", "write `sum`");
     fields.not_built(reader.check, "distinct", "write `sum`");
-    if let Some(node) = fields.need(reader.check, "sum") {
-        match reader.check.choice(node, "`sum`", &[(sum, true), (wrong, false)]) {
-            Some(false) => {
-                let message = format!("events of kind `{}` have no `{wrong}`", super::kind_word(reader.on));
-                reader.check.error(node.span, message, format!("write `{sum}`"));
-            }
-            Some(true) | None => {}
-        }
+    if let Some(node) = fields.need(reader.check, "sum")
+        && reader.check.choice(node, "`sum`", &[(sum, true), (wrong, false)]) == Some(false)
+    {
+        let message = format!("events of kind `{}` have no `{wrong}`", super::kind_word(reader.on));
+        reader.check.error(node.span, message, format!("write `{sum}`"));
     }
     let by = match fields.need(reader.check, "by") {
         Some(node) => {

@@ -150,6 +150,8 @@ fn sha256(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{rules::run_tests, yaml::render};
 
@@ -212,5 +214,30 @@ mod tests {
                 (!failures.is_empty()).then_some(failures)
             }
         });
+    }
+
+    proptest! {
+        // Each case reads the whole file of built-in rules.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn damaged_rules_never_panic_and_every_fault_has_a_place(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[ \\[\\]{}:,&*!|$\"0-9a-zA-Zü\n-]{0,6}"), 1..6),
+        ) {
+            let mut text: Vec<char> = std::fs::read_to_string("../rules/core.yaml").expect("the built-in rules").chars().collect();
+            for (at, length, new) in edits {
+                let at = at.index(text.len());
+                let end = (at + length).min(text.len());
+                text.splice(at..end, new.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(faults) = RuleSet::parse(&[("core.yaml".into(), text)]) {
+                prop_assert!(!faults.is_empty());
+                for fault in &faults {
+                    prop_assert!(fault.line > 0 || fault.message.contains("more errors") , "{}", fault);
+                }
+                let _ = render(&faults, false);
+            }
+        }
     }
 }

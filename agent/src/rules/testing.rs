@@ -14,13 +14,13 @@ use std::{
 use super::{
     Engine, RuleSet,
     field::{Draft, FieldType, FieldValue, find},
-    matcher::{flag, number},
+    match_parse::{flag, number},
     parse::severity,
     rule::{Mode, Rule, Severity},
 };
 use crate::{
     event::{BootNs, HolderId, Record, RecordKind, Sink},
-    yaml::{Check, Diagnostic, Fields, Node, Span, Value, format_duration, suggest},
+    yaml::{Check, Diagnostic, Entry, Fields, Node, Span, Value, format_duration, suggest},
 };
 
 /// Most events of one test, repetitions included.
@@ -173,7 +173,7 @@ fn test(check: &mut Check, node: &Node) -> Option<RuleTest> {
     let mut fields = check.fields(node, "the test")?;
     let name_node = fields.need(check, "name");
     let name = name_node.and_then(|node| check.text(node, "the test's `name`")).unwrap_or("").to_owned();
-    let span = name_node.map_or(fields.span(), |node| node.span);
+    let span = name_node.map_or_else(|| fields.span(), |node| node.span);
     let mut events = Vec::new();
     if let Some(items) = fields.get("events").and_then(|node| check.list(node, "`events`")) {
         events.extend(items.iter().filter_map(|item| event(check, item, true)));
@@ -230,12 +230,16 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
         }
     };
     let mut draft = Draft::new();
+    let mut is_right = true;
     for part in ["asset", "sink", "process", "user", "cgroup", "container", "service"] {
         if let Some(node) = fields.get(part) {
-            event_part(check, node, part, kind, &mut draft);
+            is_right &= event_part(check, node, part, kind, &mut draft);
         }
     }
     fields.done(check);
+    if !is_right {
+        return None;
+    }
     if draft.asset.name.is_empty() || draft.asset.bytes == 0 {
         check.error(
             node.span,
@@ -275,46 +279,58 @@ fn need_time(check: &mut Check, fields: &mut Fields<'_>) -> Option<Duration> {
     fields.need(check, "at").and_then(|node| check.duration(node, "`at`"))
 }
 
-fn event_part(check: &mut Check, node: &Node, part: &str, kind: RecordKind, draft: &mut Draft) {
+fn event_part(check: &mut Check, node: &Node, part: &str, kind: RecordKind, draft: &mut Draft) -> bool {
     let Value::Map(entries) = &node.value else {
         check.error(node.span, format!("`{part}` is not a map"), "write `{field: value}`");
-        return;
+        return false;
     };
+    let mut is_right = true;
     for entry in entries {
-        let name = format!("{part}.{}", entry.key);
-        let Some((field, set)) = find(&name).and_then(|field| Some((field, field.set?))) else {
-            let of_part = super::FIELDS.iter().filter(|field| field.set.is_some());
-            let known: Vec<&str> =
-                of_part.filter_map(|field| field.name.strip_prefix(part)?.strip_prefix('.')).collect();
-            check.error(entry.key_span, format!("an event has no `{name}`"), suggest(&entry.key, &known));
-            continue;
-        };
-        if !field.on.contains(&kind) {
-            let message = format!("events of kind `{}` have no `{name}`", super::kind_word(kind));
-            check.error(entry.key_span, message, "remove it");
-            continue;
-        }
-        let Some(text) = check.text(&entry.value, "the value") else { continue };
-        let value = match field.kind {
-            FieldType::Word(words) if !words.contains(&text) => {
-                Err((format!("`{name}` is never `{text}`"), suggest(text, words)))
-            }
-            FieldType::Text | FieldType::Word(_) | FieldType::Address => Ok(FieldValue::Text(text)),
-            FieldType::Number | FieldType::Size => number(field, text).map(FieldValue::Number),
-            FieldType::Flag => flag(field, text).map(FieldValue::Flag),
-        };
-        match value {
-            Ok(value) => set(draft, value),
-            Err((message, help)) => check.error(entry.value.span, message, help),
-        }
+        is_right &= event_field(check, entry, part, kind, draft).is_some();
     }
+    is_right
+}
+
+fn event_field(
+    check: &mut Check,
+    entry: &Entry,
+    part: &str,
+    kind: RecordKind,
+    draft: &mut Draft,
+) -> Option<()> {
+    let name = format!("{part}.{}", entry.key);
+    let Some((field, set)) = find(&name).and_then(|field| Some((field, field.set?))) else {
+        let of_part = super::FIELDS.iter().filter(|field| field.set.is_some());
+        let known: Vec<&str> =
+            of_part.filter_map(|field| field.name.strip_prefix(part)?.strip_prefix('.')).collect();
+        check.error(entry.key_span, format!("an event has no `{name}`"), suggest(&entry.key, &known));
+        return None;
+    };
+    if !field.on.contains(&kind) {
+        let message = format!("events of kind `{}` have no `{name}`", super::kind_word(kind));
+        check.error(entry.key_span, message, "remove it");
+        return None;
+    }
+    let text = check.text(&entry.value, "the value")?;
+    let value = match field.kind {
+        FieldType::Word(words) if !words.contains(&text) => {
+            Err((format!("`{name}` is never `{text}`"), suggest(text, words)))
+        }
+        FieldType::Text | FieldType::Word(_) | FieldType::Address => Ok(FieldValue::Text(text)),
+        FieldType::Number | FieldType::Size => number(field, text).map(FieldValue::Number),
+        FieldType::Flag => flag(field, text).map(FieldValue::Flag),
+    };
+    value
+        .map(|value| set(draft, value))
+        .map_err(|(message, help)| check.error(entry.value.span, message, help))
+        .ok()
 }
 
 fn expected(check: &mut Check, node: &Node) -> Option<Expected> {
     let mut fields = check.fields(node, "the expected finding")?;
     let rule_node = fields.need(check, "rule");
     let rule = rule_node.and_then(|node| check.text(node, "`rule`"));
-    let span = rule_node.map_or(fields.span(), |node| node.span);
+    let span = rule_node.map_or_else(|| fields.span(), |node| node.span);
     let severity = fields.need(check, "severity").and_then(|node| severity(check, node));
     let count = match fields.get("count") {
         Some(node) => check.number(node, "`count`", 1, MAX_EVENTS),

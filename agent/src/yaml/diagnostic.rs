@@ -31,9 +31,16 @@ fn display_path<S: Serializer>(path: &std::path::Path, serializer: S) -> Result<
     serializer.collect_str(&path.display())
 }
 
-/// Control characters could rewrite the terminal of whoever reads the report.
+/// Most characters of a message; a file can hold a word of any length.
+const MAX_MESSAGE: usize = 600;
+
+/// Control characters could rewrite the terminal of whoever reads the report, and a long word could flood it.
 fn clean(text: impl Into<String>) -> String {
-    let text = text.into();
+    let mut text: String = text.into();
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
     if text.contains(char::is_control) { text.replace(char::is_control, "\u{fffd}") } else { text }
 }
 
@@ -176,5 +183,11 @@ mod tests {
     fn control_characters_never_reach_the_terminal() {
         let fault = Diagnostic::of_file("a\u{1b}[2Jb", "unknown key `\u{1b}[31m`").help("\u{1b}[0m");
         assert!(!fault.render(false).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_long_word_does_not_flood_the_terminal() {
+        let fault = Diagnostic::of_file("f", format!("unknown key `{}`", "ü".repeat(100_000)));
+        assert_eq!(fault.message.chars().count(), MAX_MESSAGE + 1);
     }
 }

@@ -70,7 +70,7 @@ fn parse(text: &str, units: &[(&str, u64)], what: &str, example: &str) -> Result
 }
 
 fn format(value: u64, units: &[(&str, u64)], smallest: &str) -> String {
-    match units.iter().find(|(_, factor)| value >= *factor && value % factor == 0) {
+    match units.iter().find(|(_, factor)| value >= *factor && value.is_multiple_of(*factor)) {
         Some((name, factor)) => format!("{}{name}", value / factor),
         None => format!("{value}{smallest}"),
     }

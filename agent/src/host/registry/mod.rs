@@ -24,7 +24,6 @@ use crate::{
 };
 
 mod changes;
-mod generation;
 mod store;
 mod walk;
 
@@ -66,6 +65,14 @@ pub struct Entry {
     filesystem: u32,
 }
 
+/// A directory whose files are protected, those that appear later included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    pub asset: AssetId,
+    pub path: Box<Path>,
+    pub object: Object,
+}
+
 /// A filesystem that stores protected files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
@@ -82,6 +89,7 @@ pub struct Filesystem {
 pub struct Registry {
     /// In alphabetical order of asset and path.
     files: Vec<Entry>,
+    directories: Vec<Directory>,
     filesystems: Vec<Filesystem>,
 }
 
@@ -156,6 +164,12 @@ impl Registry {
         &self.files
     }
 
+    /// The assets' directories and all below them, for a watch on what appears in them.
+    #[must_use]
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
+    }
+
     #[must_use]
     pub fn filesystems(&self) -> &[Filesystem] {
         &self.filesystems
@@ -211,6 +225,7 @@ mod tests {
     use std::{
         net::{Ipv4Addr, SocketAddr},
         os::unix::fs::symlink,
+        process::Command,
         sync::Arc,
     };
 
@@ -312,6 +327,14 @@ mod tests {
                 (0, "w.gguf", 8, "gguf".to_owned()),
                 (1, "one.gguf", 1, "unknown".to_owned())
             ]
+        );
+        let directories: Vec<_> =
+            registry.directories().iter().map(|d| (d.asset.0, d.path.to_path_buf(), d.object.ino)).collect();
+        let expected = ["m", "m/deep", "m/deep/er"].map(|name| scratch.path(name));
+        assert_eq!(
+            directories,
+            expected.map(|path| (0, path.clone(), fs::metadata(&path).unwrap().ino())),
+            "a path that is a file protects no directory"
         );
         let sizes: Vec<_> = registry.assets(&scratch.config).iter().map(|asset| asset.bytes).collect();
         assert_eq!(sizes, [10, 1]);
@@ -441,6 +464,42 @@ mod tests {
         let names: Vec<_> =
             registry.files().iter().map(|entry| (entry.asset.0, entry.path.to_path_buf())).collect();
         assert_eq!(names, [(0, scratch.path("m/w")), (1, scratch.path("n/w"))]);
+    }
+
+    /// btrfs numbers the inodes of every subvolume from 257, and shows another `st_dev` than the kernel's `s_dev`.
+    #[test]
+    fn subvolumes_with_the_same_inode_numbers_are_kept_apart() {
+        let run = |tool: &str, arguments: &[&str]| {
+            Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        let scratch = Scratch::new(&["m"]);
+        let (image, point) = (scratch.path("image"), scratch.path("m"));
+        fs::create_dir(&point).unwrap();
+        fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        let (image, point) = (image.to_str().unwrap(), point.to_str().unwrap());
+        if !run("mkfs.btrfs", &["-q", image]) || !run("mount", &["-o", "loop", image, point]) {
+            eprintln!("skipped: needs btrfs-progs, root, and a loop device");
+            return;
+        }
+        let made = ["a", "b"].map(|name| run("btrfs", &["subvolume", "create", &format!("{point}/{name}")]));
+        let scanned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            scratch.write("m/a/w", b"12").write("m/b/w", b"345");
+            let table = Arc::new(MountTable::read().unwrap());
+            let dev = table.at(Path::new(point)).unwrap().dev;
+            let selector = Placed { value: FilesystemSelector::Mount(point.into()), line: 1, column: 1 };
+            let controlled = Controlled { filesystems: vec![selector], networks: Vec::new() };
+            let (classifier, problems) = Classifier::new(&controlled, table, Devices::default());
+            assert_eq!(problems, []);
+            (dev, Registry::scan(&scratch.config, &classifier, &Registry::default(), second(1)))
+        }));
+        assert!(run("umount", &[point]));
+        let (dev, scanned) = scanned.unwrap();
+        let (registry, problems) = scanned.unwrap();
+        assert_eq!((made, problems), ([true; 2], Vec::new()));
+        let [a, b] = registry.files() else { panic!("{:?}", registry.files()) };
+        assert_eq!((a.object.dev, b.object.dev), (dev, dev));
+        assert_eq!(a.object.ino, b.object.ino, "otherwise this test proves nothing");
+        assert_eq!(registry.assets(&scratch.config)[0].bytes, 5);
     }
 
     /// DESIGN asks for 10,000 files in an agent of 32 MiB.

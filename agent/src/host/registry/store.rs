@@ -96,7 +96,7 @@ impl Registry {
         }
         let content: Content<'_> = serde_json::from_slice(&bytes).map_err(StoreError::Damaged)?;
         let files = content.files.into_iter().filter_map(|stored| entry(stored, config)).collect();
-        Ok(Self { files, filesystems: Vec::new() })
+        Ok(Self { files, ..Self::default() })
     }
 }
 

@@ -23,10 +23,10 @@ use super::{
         Problem, Severity,
         control::Classifier,
         format::{self, Recognised},
+        ioctl::generation,
         mounts::Mount,
     },
-    Entry, Filesystem, MAX_FILES, Object, Registry,
-    generation::generation,
+    Directory, Entry, Filesystem, MAX_FILES, Object, Registry,
 };
 use crate::{
     config::{Config, Placed},
@@ -71,6 +71,7 @@ pub(super) fn walk(
     }
     let mut registry = walk.registry;
     registry.sort();
+    registry.directories.sort_unstable_by(|a, b| (a.asset, &a.path).cmp(&(b.asset, &b.path)));
     registry.files.shrink_to_fit();
     (registry, walk.problems)
 }
@@ -116,7 +117,7 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn root(&mut self, roots: &[PathBuf], told: &mut Told<'_>) {
         let path = &told.placed.value;
         let name = self.asset_name(told.asset).to_owned();
@@ -134,7 +135,7 @@ impl Walk<'_> {
             Ok(facts) => facts,
             Err(error) => return self.unreadable(told, &real, error),
         };
-        let Some(mount) = self.mount_of(&facts, &real).cloned() else {
+        let Some(mount) = self.mount_of(&facts, &real) else {
             let text = format!("asset {name}: {} is on no mount that this agent sees", real.display());
             return self.tell(told, Severity::Error, text);
         };
@@ -151,7 +152,7 @@ impl Walk<'_> {
             self.tell(told, Severity::Error, text);
         }
         match FileType::from_raw_mode(facts.stx_mode.into()) {
-            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, &mount),
+            FileType::RegularFile => self.file(told, CWD, real.as_os_str(), &real, &facts, mount),
             FileType::Directory => match openat(CWD, &real, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(root) => self.tree(roots, told, &File::from(root), &real, mount.dev),
                 Err(error) => self.unreadable(told, &real, error),
@@ -184,6 +185,8 @@ impl Walk<'_> {
                     continue;
                 }
             };
+            let directory = File::from(directory);
+            self.directory(told.asset, &directory, &path);
             let entries = match Dir::read_from(&directory) {
                 Ok(entries) => entries,
                 Err(error) => {
@@ -232,7 +235,7 @@ impl Walk<'_> {
                 if !matches!(kind, FileType::RegularFile | FileType::Directory) {
                     continue;
                 }
-                let Some(mount) = self.mount_of(&facts, &here).cloned() else { continue };
+                let Some(mount) = self.mount_of(&facts, &here) else { continue };
                 if foreign.insert(mount.dev) && !self.classifier.controls(mount.dev) {
                     let text = format!(
                         "asset {}: {} is on {} {}, which is not controlled: its files are protected, but they already \
@@ -247,10 +250,19 @@ impl Walk<'_> {
                 if kind == FileType::Directory {
                     open.push(relative.join(name));
                 } else {
-                    self.file(told, directory.as_fd(), name, &here, &mount);
+                    self.file(told, directory.as_fd(), name, &here, &facts, mount);
                 }
             }
         }
+    }
+
+    fn directory(&mut self, asset: AssetId, directory: &File, path: &Path) {
+        // What fails here fails again, and is told, when the directory is read.
+        let Ok(facts) = statx(directory, "", AtFlags::EMPTY_PATH, WANTED) else { return };
+        let Some(mount) = self.mount_of(&facts, path) else { return };
+        let generation = generation(directory, &mount.fstype, facts.stx_ino);
+        let object = Object { dev: mount.dev, ino: facts.stx_ino, generation };
+        self.registry.directories.push(Directory { asset, path: path.into(), object });
     }
 
     /// A link to a file elsewhere protects that file: the Hugging Face cache keeps all weights so.
@@ -271,10 +283,10 @@ impl Walk<'_> {
         }
         let name = target.display();
         let Ok(facts) = statx(CWD, &target, AtFlags::SYMLINK_NOFOLLOW, WANTED) else { return };
-        let Some(mount) = self.mount_of(&facts, &target).cloned() else { return };
+        let Some(mount) = self.mount_of(&facts, &target) else { return };
         let problem = match FileType::from_raw_mode(facts.stx_mode.into()) {
             FileType::RegularFile if self.classifier.controls(mount.dev) => {
-                return self.file(told, CWD, target.as_os_str(), &target, &mount);
+                return self.file(told, CWD, target.as_os_str(), &target, &facts, mount);
             }
             FileType::RegularFile => {
                 format!(
@@ -291,8 +303,17 @@ impl Walk<'_> {
         self.tell(told, Severity::Warning, text);
     }
 
-    fn file(&mut self, told: &mut Told<'_>, at: impl AsFd + Copy, name: &OsStr, path: &Path, mount: &Mount) {
-        match self.entry(told.asset, at, name, path, mount) {
+    /// `facts` are those of `name` in the directory `at`.
+    fn file(
+        &mut self,
+        told: &mut Told<'_>,
+        at: impl AsFd,
+        name: &OsStr,
+        path: &Path,
+        facts: &Statx,
+        mount: &Mount,
+    ) {
+        match self.entry(told.asset, at, name, path, facts, mount) {
             Ok(Some((entry, key))) => self.register(told, entry, key),
             // Gone, or no longer a file, since its directory was read.
             Ok(None) => {}
@@ -304,35 +325,37 @@ impl Walk<'_> {
     fn entry(
         &mut self,
         asset: AssetId,
-        at: impl AsFd + Copy,
+        at: impl AsFd,
         name: &OsStr,
         path: &Path,
+        facts: &Statx,
         mount: &Mount,
     ) -> io::Result<Option<(Entry, FileKey)>> {
-        let facts = statx(at, name, AtFlags::SYMLINK_NOFOLLOW, WANTED)?;
         let before = self.known.by_path.get(path).filter(|entry| entry.object.ino == facts.stx_ino);
         let size_and_times =
             |facts: &Statx| (facts.stx_size, nanoseconds(facts.stx_mtime), nanoseconds(facts.stx_ctime));
-        let (size, mtime, ctime) = size_and_times(&facts);
+        let (size, mtime, ctime) = size_and_times(facts);
         let first_seen = before
             .or_else(|| self.known.by_content.get(&(facts.stx_ino, size, mtime)))
             .map_or(self.now, |entry| entry.first_seen);
         let (facts, generation, format) = match before {
             Some(before) if before.untouched(facts.stx_ino, size, mtime, ctime) => {
-                (facts, before.object.generation, before.format)
+                (*facts, before.object.generation, before.format)
             }
             _ => {
                 let flags =
                     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
                 let file = File::from(openat(at, name, flags, Mode::empty())?);
-                let facts = statx(&file, "", AtFlags::EMPTY_PATH, WANTED)?;
-                let generation = generation(&file, &mount.fstype, facts.stx_ino);
-                (facts, generation, recognise(&file, facts.stx_size)?)
+                let opened = statx(&file, "", AtFlags::EMPTY_PATH, WANTED)?;
+                let regular = FileType::from_raw_mode(opened.stx_mode.into()) == FileType::RegularFile;
+                // Something else took its place since the directory was read; the next scan sees it.
+                if !regular || opened.stx_mnt_id != facts.stx_mnt_id {
+                    return Ok(None);
+                }
+                let generation = generation(&file, &mount.fstype, opened.stx_ino);
+                (opened, generation, recognise(&file, opened.stx_size)?)
             }
         };
-        if FileType::from_raw_mode(facts.stx_mode.into()) != FileType::RegularFile {
-            return Ok(None);
-        }
         let (size, mtime, ctime) = size_and_times(&facts);
         let st_dev = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
         let entry = Entry {
@@ -388,7 +411,7 @@ impl Walk<'_> {
         })
     }
 
-    fn mount_of(&self, facts: &Statx, path: &Path) -> Option<&Mount> {
+    fn mount_of(&self, facts: &Statx, path: &Path) -> Option<&'a Mount> {
         let table = self.classifier.table();
         if facts.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             return table.by_id(facts.stx_mnt_id);

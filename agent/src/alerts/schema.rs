@@ -1,0 +1,275 @@
+//! The OCSF 1.8 Detection Finding (class 2004) as types, as far as we really know its fields, and
+//! `unmapped.weighbridge` beside them (DESIGN §4, which is the contract). Field names are those of the schema.
+//!
+//! Only serialises; what goes into the fields is `ocsf`'s business.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+use super::{Mode, Severity};
+use crate::event::{Edge, Loss, Process, Sink};
+
+/// One line of the alert log.
+#[derive(Clone, Debug, Serialize)]
+pub struct DetectionFinding {
+    pub(super) class_uid: u32,
+    pub(super) class_name: &'static str,
+    pub(super) category_uid: u32,
+    pub(super) category_name: &'static str,
+    pub(super) activity_id: u32,
+    pub(super) activity_name: &'static str,
+    pub(super) type_uid: u32,
+    /// Of this line, milliseconds since 1970.
+    pub time: i64,
+    pub(super) severity_id: u32,
+    pub(super) severity: &'static str,
+    pub(super) status_id: u32,
+    pub(super) status: &'static str,
+    /// False in shadow.
+    pub(super) is_alert: bool,
+    /// One sentence.
+    pub message: String,
+    pub(super) metadata: Metadata,
+    /// Joins the lines of one finding by its `uid`.
+    pub finding_info: FindingInfo,
+    pub(super) device: Device,
+    pub(super) action_id: u32,
+    pub(super) action: &'static str,
+    pub(super) disposition_id: u32,
+    pub(super) disposition: &'static str,
+    pub(super) evidences: [Evidence; 1],
+    pub(super) resources: [Resource; 1],
+    pub(super) remediation: Remediation,
+    pub(super) unmapped: Unmapped,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Metadata {
+    pub(super) version: &'static str,
+    pub(super) uid: String,
+    pub(super) sequence: u64,
+    pub(super) product: Product,
+    pub(super) profiles: Vec<&'static str>,
+    pub(super) log_name: &'static str,
+    pub(super) correlation_uid: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Product {
+    pub(super) name: &'static str,
+    pub(super) vendor_name: &'static str,
+    pub(super) version: String,
+}
+
+/// What the finding is, whichever its line.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingInfo {
+    /// Deterministic: of the host, the rule, the group and the time of the first record.
+    pub uid: String,
+    pub(super) title: String,
+    pub(super) types: [&'static str; 1],
+    pub(super) first_seen_time: i64,
+    pub(super) last_seen_time: i64,
+    pub(super) analytic: Analytic,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) attacks: Vec<Attack>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Analytic {
+    pub(super) uid: String,
+    pub(super) name: String,
+    pub(super) type_id: u32,
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) version: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Attack {
+    pub(super) technique: Uid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sub_technique: Option<Uid>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Uid {
+    pub(super) uid: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Device {
+    pub(super) hostname: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<String>,
+    pub(super) type_id: u32,
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) os: Os,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Os {
+    pub(super) name: &'static str,
+    pub(super) type_id: u32,
+    pub(super) kernel_release: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Evidence {
+    pub(super) actor: Actor,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dst_endpoint: Option<Endpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) container: Option<Uid>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Actor {
+    pub(super) user: Uid,
+    pub(super) process: OcsfProcess,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct OcsfProcess {
+    pub(super) pid: u32,
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) cmd_line: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) created_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parent_process: Option<Box<Self>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct File {
+    pub(super) path: String,
+    pub(super) name: String,
+    pub(super) type_id: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) hashes: Vec<Fingerprint>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Fingerprint {
+    pub(super) algorithm_id: u32,
+    pub(super) algorithm: &'static str,
+    pub(super) value: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Endpoint {
+    pub(super) ip: IpAddr,
+    pub(super) port: u16,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Resource {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Remediation {
+    pub(super) desc: String,
+    pub(super) references: [String; 1],
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Unmapped {
+    pub(super) weighbridge: Weighbridge,
+}
+
+/// The fields that rules and scripts read. `chain` stays last, so that a person can find the hash in a line.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Weighbridge {
+    pub(super) rule: String,
+    pub(super) severity: Severity,
+    pub(super) mode: Mode,
+    pub(super) asset: String,
+    pub(super) asset_bytes: u64,
+    pub(super) bound_bytes: u64,
+    pub(super) share: f64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
+    pub(super) sink: Option<Arc<Sink>>,
+    pub(super) process: Mover,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
+    pub(super) victim: Option<Arc<Process>>,
+    #[serde(serialize_with = "shared")]
+    pub(super) lineage: Arc<Vec<Edge>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) technique: Option<String>,
+    pub(super) loss: Loss,
+    pub(super) sensor: String,
+    pub(super) rules_digest: String,
+    pub(super) chain: Chain,
+}
+
+/// A process with, for a sum over several, who else there was.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Mover {
+    #[serde(flatten, serialize_with = "shared")]
+    pub(super) process: Arc<Process>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) contributors: Option<Contributors>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Contributors {
+    pub(super) count: u64,
+    pub(super) top: Vec<Contributor>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Contributor {
+    pub(super) pid: u32,
+    pub(super) start: u64,
+    pub(super) exe: String,
+    pub(super) bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Chain {
+    pub(super) seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) note: Option<String>,
+    pub(super) hash: String,
+}
+
+impl DetectionFinding {
+    /// What was lost while this was measured.
+    #[must_use]
+    pub const fn loss(&self) -> &Loss {
+        &self.unmapped.weighbridge.loss
+    }
+
+    pub(super) fn set_chain(&mut self, seq: u64, hash: String) {
+        let chain = &mut self.unmapped.weighbridge.chain;
+        chain.seq = seq;
+        chain.hash = hash;
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a finding has only string keys and finite or null numbers")
+    }
+}
+
+fn shared<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
+}
+
+fn maybe_shared<T: Serialize, S: Serializer>(
+    value: &Option<Arc<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
+}

@@ -1,0 +1,444 @@
+//! What the agent counts of itself, for Prometheus: one registry that is passed down, and typed doors to it.
+//!
+//! All metric code is here and in `http`, so that the client library can be swapped. A child is created as soon as its
+//! labels are known, with 0: a counter that first appears already large contributes nothing to `increase()`, which would
+//! hide exactly the bulk copy. Label values are bounded; paths, pids, users and addresses are never among them.
+
+pub mod http;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use self::process::ProcessMetrics;
+use crate::{
+    alerts::{Alert, Mode, Severity},
+    event::{Asset, Control, Loss, Record, RecordKind, SinkKind},
+    sinks::{Counts, Sinks},
+};
+
+/// Rules beyond this many are counted together as `other`.
+const MOST_RULES: usize = 200;
+
+/// Stages that exist from the start; any other that reports a loss is added.
+const STAGES: [&str; 7] =
+    ["ringbuf", "map_full", "queue", "aggregate_evicted", "ledger_evicted", "sink", "path_unresolved"];
+
+/// What became of a rule's match; label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Alert,
+    Shadow,
+    Excepted,
+    Suppressed,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Alert, Self::Shadow, Self::Excepted, Self::Suppressed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Shadow => "shadow",
+            Self::Excepted => "excepted",
+            Self::Suppressed => "suppressed",
+        }
+    }
+}
+
+/// What `build_info` says.
+#[derive(Clone, Debug)]
+pub struct BuildInfo<'a> {
+    pub version: &'a str,
+    /// Empty when not known.
+    pub commit: &'a str,
+    pub kernel_release: &'a str,
+}
+
+/// Every metric of the agent. Shared by reference; all methods may be called from any thread and none of them blocks.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    rules_info: IntGaugeVec,
+    probe_attached: IntGaugeVec,
+    events: IntCounterVec,
+    events_lost: IntCounterVec,
+    event_latency: Histogram,
+    rule_matches: IntCounterVec,
+    alerts: IntCounterVec,
+    alerts_active: IntGaugeVec,
+    rules_loaded: IntGaugeVec,
+    assets: IntGauge,
+    asset_files: IntGauge,
+    asset_bytes: IntGaugeVec,
+    flow_bytes: IntCounterVec,
+    egress_bytes: IntCounterVec,
+    sink_sent: IntCounterVec,
+    sink_failed: IntCounterVec,
+    sink_backlog: IntGaugeVec,
+    alert_log_sequence: IntCounter,
+    scan_duration: Gauge,
+    scan_timestamp: Gauge,
+    process: ProcessMetrics,
+    known: Mutex<Known>,
+}
+
+/// Label values that have children.
+#[derive(Debug, Default)]
+struct Known {
+    /// By name, so that an asset that is registered again is counted once.
+    assets: BTreeSet<String>,
+    rules: BTreeSet<String>,
+}
+
+impl Metrics {
+    /// Registers every metric and creates every child whose labels are known already.
+    ///
+    /// # Errors
+    /// When two metrics have one name: a mistake in this file that its test would show.
+    pub fn new(info: &BuildInfo<'_>) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Maker { registry: &registry };
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+
+        let build_info = make.gauges(
+            "build_info",
+            "Always 1; the labels say which agent on which kernel this is.",
+            &["version", "commit", "kernel_release"],
+        )?;
+        set(&build_info, &[info.version, info.commit, info.kernel_release], 1);
+        let start_time =
+            make.float("start_time_seconds", "When this agent was started, seconds since 1970.")?;
+        start_time.set(started);
+
+        let metrics = Self {
+            rules_info: make.gauges(
+                "rules_info",
+                "Always 1; the labels say which rule set is loaded.",
+                &["digest", "pack"],
+            )?,
+            probe_attached: make.gauges(
+                "probe_attached",
+                "1 while the hook is attached, as re-checked and not as remembered.",
+                &["probe", "kind"],
+            )?,
+            events: make.counters("events_total", "Facts read from the kernel, by kind.", &["kind"])?,
+            events_lost: make.counters(
+                "events_lost_total",
+                "What was lost, by the stage that lost it.",
+                &["stage"],
+            )?,
+            event_latency: make.histogram(
+                "event_latency_seconds",
+                "From the kernel's timestamp of a fact to the rules' verdict on it.",
+                vec![
+                    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0,
+                ],
+            )?,
+            rule_matches: make.counters(
+                "rule_matches_total",
+                "Matches of rules, by what became of them.",
+                &["rule_id", "outcome"],
+            )?,
+            alerts: make.counters(
+                "alerts_total",
+                "Findings that reached a severity; each counts once at every severity it reached.",
+                &["rule_id", "severity"],
+            )?,
+            alerts_active: make.gauges("alerts_active", "Findings that are open.", &["severity"])?,
+            rules_loaded: make.gauges("rules_loaded", "Rules of the loaded set.", &["mode"])?,
+            assets: make.gauge("assets", "Registered assets.")?,
+            asset_files: make.gauge("asset_files", "Files of all registered assets.")?,
+            asset_bytes: make.gauges(
+                "asset_bytes",
+                "Total size of an asset: what shares are shares of.",
+                &["asset"],
+            )?,
+            flow_bytes: make.counters(
+                "flow_bytes_total",
+                "Growth of bounds: bytes of an asset that can have moved, by control of where to.",
+                &["asset", "control"],
+            )?,
+            egress_bytes: make.counters(
+                "egress_bytes_total",
+                "The part of flow_bytes_total that left the host: to a peer, a removable medium or an unmetered channel.",
+                &["asset", "control"],
+            )?,
+            sink_sent: make.counters("sink_sent_total", "Alerts delivered.", &["sink"])?,
+            sink_failed: make.counters(
+                "sink_failed_total",
+                "Deliveries that failed; those that were given up are also in events_lost_total.",
+                &["sink"],
+            )?,
+            sink_backlog: make.gauges("sink_backlog", "Alerts that wait for delivery.", &["sink"])?,
+            alert_log_sequence: make.counter(
+                "alert_log_sequence",
+                "Number of the last line of the hash-chained alert log; a reset is tampering or a rollback.",
+            )?,
+            scan_duration: make.float(
+                "inventory_scan_duration_seconds",
+                "How long the last scan for assets took.",
+            )?,
+            scan_timestamp: make.float(
+                "inventory_scan_timestamp_seconds",
+                "When the last scan for assets ended, seconds since 1970.",
+            )?,
+            process: ProcessMetrics::new(&registry, started)?,
+            known: Mutex::default(),
+            registry,
+        };
+        for stage in STAGES {
+            count(&metrics.events_lost, &[stage], 0);
+        }
+        for severity in Severity::ALL {
+            set(&metrics.alerts_active, &[severity.as_str()], 0);
+        }
+        for mode in [Mode::Alert.as_str(), Mode::Shadow.as_str(), "off"] {
+            set(&metrics.rules_loaded, &[mode], 0);
+        }
+        metrics.set_sinks(&Sinks::NAMES.map(|name| (name, Counts::default())));
+        Ok(metrics)
+    }
+
+    /// The loaded rule set: hex digest, packs, and each rule's id and mode (`alert`, `shadow`, `off`).
+    pub fn set_rules<'a>(
+        &self,
+        digest: &str,
+        packs: impl IntoIterator<Item = &'a str>,
+        rules: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        self.rules_info.reset();
+        for pack in packs {
+            set(&self.rules_info, &[digest, pack], 1);
+        }
+        let mut loaded = BTreeMap::from([("alert", 0), ("shadow", 0), ("off", 0)]);
+        for (id, mode) in rules {
+            if let Some(count) = loaded.get_mut(mode) {
+                *count += 1;
+            }
+            let id = self.rule_label(id);
+            for outcome in Outcome::ALL {
+                count(&self.rule_matches, &[&id, outcome.as_str()], 0);
+            }
+            for severity in Severity::ALL {
+                count(&self.alerts, &[&id, severity.as_str()], 0);
+            }
+        }
+        for (mode, count) in loaded {
+            set(&self.rules_loaded, &[mode], count);
+        }
+    }
+
+    /// An asset was registered, or its size changed.
+    pub fn set_asset(&self, asset: &Asset) {
+        let mut known = self.known();
+        known.assets.insert(asset.name.clone());
+        self.assets.set(gauge(known.assets.len() as u64));
+        drop(known);
+        set(&self.asset_bytes, &[&asset.name], asset.bytes);
+        for control in Control::ALL {
+            count(&self.flow_bytes, &[&asset.name, control.as_str()], 0);
+            count(&self.egress_bytes, &[&asset.name, control.as_str()], 0);
+        }
+    }
+
+    /// Files of all assets together.
+    pub fn set_asset_files(&self, files: u64) {
+        self.asset_files.set(gauge(files));
+    }
+
+    /// A scan for assets that has just ended took this long.
+    pub fn set_scan(&self, duration: Duration) {
+        self.scan_duration.set(duration.as_secs_f64());
+        self.scan_timestamp
+            .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    /// Whether a hook is attached; `kind` is what it is attached to, such as `fentry`.
+    pub fn set_probe(&self, probe: &str, kind: &str, attached: bool) {
+        set(&self.probe_attached, &[probe, kind], u64::from(attached));
+    }
+
+    /// Facts of one kind were read; with 0 the kind only becomes known.
+    pub fn add_events(&self, kind: &'static str, events: u64) {
+        count(&self.events, &[kind], events);
+    }
+
+    /// Time from a fact in the kernel to the verdict on it.
+    pub fn observe_latency(&self, latency: Duration) {
+        self.event_latency.observe(latency.as_secs_f64());
+    }
+
+    /// The sums of everything that was lost so far.
+    pub fn set_loss(&self, loss: &Loss) {
+        for (stage, &total) in loss {
+            raise(&self.events_lost, &[stage], total);
+        }
+    }
+
+    /// Counts a flow record; takes are no flows and change nothing.
+    pub fn add_record(&self, record: &Record) {
+        let (RecordKind::Flow, Some(sink)) = (record.kind, &record.sink) else { return };
+        let labels = [record.asset.name.as_str(), sink.control.as_str()];
+        count(&self.flow_bytes, &labels, record.bytes);
+        let leaves = match sink.kind {
+            SinkKind::Peer | SinkKind::Unmetered => true,
+            SinkKind::File | SinkKind::BlockDevice => sink.removable == Some(true),
+            SinkKind::CharDevice | SinkKind::Terminal | SinkKind::Process => false,
+        };
+        if leaves {
+            count(&self.egress_bytes, &labels, record.bytes);
+        }
+    }
+
+    /// A rule matched.
+    pub fn add_match(&self, rule: &str, outcome: Outcome) {
+        count(&self.rule_matches, &[&self.rule_label(rule), outcome.as_str()], 1);
+    }
+
+    /// An alert was made. Lines that only renew a finding, and shadow findings, are not counted.
+    pub fn add_alert(&self, alert: &Alert) {
+        if alert.raised && alert.matched.mode == Mode::Alert {
+            let rule = self.rule_label(&alert.matched.rule.id);
+            count(&self.alerts, &[&rule, alert.matched.severity.as_str()], 1);
+        }
+    }
+
+    /// Open findings by severity, see [`crate::alerts::Alerts::active`].
+    pub fn set_active(&self, active: &BTreeMap<Severity, u64>) {
+        for (severity, &findings) in active {
+            set(&self.alerts_active, &[severity.as_str()], findings);
+        }
+    }
+
+    /// What sinks have done, see [`Sinks::counts`].
+    pub fn set_sinks(&self, sinks: &[(&'static str, Counts)]) {
+        let mut dropped = 0;
+        for (name, counts) in sinks {
+            raise(&self.sink_sent, &[name], counts.sent);
+            raise(&self.sink_failed, &[name], counts.failed + counts.dropped);
+            set(&self.sink_backlog, &[name], counts.backlog);
+            dropped += counts.dropped;
+        }
+        raise(&self.events_lost, &["sink"], dropped);
+    }
+
+    /// The number of the alert log's last line.
+    pub fn set_sequence(&self, seq: u64) {
+        self.alert_log_sequence.inc_by(seq.saturating_sub(self.alert_log_sequence.get()));
+    }
+
+    /// Everything in Prometheus' text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// When the library cannot encode what it gathered.
+    pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
+        self.process.refresh();
+        let mut text = Vec::with_capacity(64 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// The label of a rule: its id, while there is room.
+    fn rule_label(&self, id: &str) -> String {
+        let mut known = self.known();
+        if known.rules.contains(id) {
+            return id.to_owned();
+        }
+        if known.rules.len() >= MOST_RULES {
+            return "other".to_owned();
+        }
+        known.rules.insert(id.to_owned());
+        id.to_owned()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes metrics with our prefix and registers them.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let metric = IntCounterVec::new(options(name, help), labels)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let metric = IntCounter::with_opts(options(name, help))?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let metric = IntGaugeVec::new(options(name, help), labels)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let metric = IntGauge::with_opts(options(name, help))?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        let metric = Gauge::with_opts(options(name, help))?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
+        let metric = Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets))?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("weighbridge")
+}
+
+// The library's `with_label_values` panics on a wrong number of labels. These log instead: that is a mistake in this
+// file, and no reason to stop weighing.
+
+fn count(family: &IntCounterVec, labels: &[&str], by: u64) {
+    match family.get_metric_with_label_values(labels) {
+        Ok(child) => child.inc_by(by),
+        Err(error) => tracing::error!("a metric was not counted: {error}"),
+    }
+}
+
+/// Brings a counter up to a sum that somebody else keeps.
+fn raise(family: &IntCounterVec, labels: &[&str], total: u64) {
+    match family.get_metric_with_label_values(labels) {
+        Ok(child) => child.inc_by(total.saturating_sub(child.get())),
+        Err(error) => tracing::error!("a metric was not counted: {error}"),
+    }
+}
+
+fn set(family: &IntGaugeVec, labels: &[&str], value: u64) {
+    match family.get_metric_with_label_values(labels) {
+        Ok(child) => child.set(gauge(value)),
+        Err(error) => tracing::error!("a metric was not set: {error}"),
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

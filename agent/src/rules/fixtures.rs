@@ -1,0 +1,57 @@
+//! A rule set and a record for the tests of this module. It must not know what is tested with them.
+
+use std::sync::Arc;
+
+use super::{RuleSet, field::Draft};
+use crate::{
+    event::{BootNs, Control, HolderId, Record, RecordKind, Sink, SinkKind},
+    yaml::render,
+};
+
+/// A set of one rule for flows; `body` is the rest of the rule, from `match` on.
+pub(super) fn rule_set(mode: &str, body: &str) -> Arc<RuleSet> {
+    let text = format!(
+        "schema: 1
+pack: test
+rules:
+  - id: TEST-0001
+    revision: 1
+    title: A rule
+    severity: low
+    status: test
+    mode: {mode}
+    owner: soc
+    runbook: none
+    on: flow
+{body}"
+    );
+    Arc::new(
+        RuleSet::parse(&[("test.yaml".into(), text)])
+            .unwrap_or_else(|faults| panic!("{}", render(&faults, false))),
+    )
+}
+
+/// A record of one byte of the asset `llm`. Without `sink_kind` its sink was not resolved.
+pub(super) fn record(kind: RecordKind, write: impl FnOnce(&mut Draft)) -> Record {
+    let mut draft = Draft::new();
+    draft.asset.name = "llm".to_owned();
+    write(&mut draft);
+    let sink = draft.sink_kind.map(|kind: SinkKind| {
+        Arc::new(Sink {
+            kind,
+            control: draft.sink_control.unwrap_or(Control::Uncontrolled),
+            ..draft.sink.clone()
+        })
+    });
+    Record {
+        kind,
+        at: BootNs(0),
+        asset: Arc::new(draft.asset),
+        holder: HolderId { tgid: draft.process.pid, start: BootNs(0) },
+        process: Arc::new(draft.process),
+        sink,
+        bytes: 1,
+        listed: draft.listed,
+        lineage: Arc::new(Vec::new()),
+    }
+}
