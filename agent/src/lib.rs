@@ -4,11 +4,13 @@
 //! Only `sensor` names aya; `ledger`, `rules` and `alerts` know nothing of aya, tokio or files.
 
 pub mod alerts;
+pub mod commands;
 pub mod config;
 pub mod event;
 pub mod host;
 pub mod ledger;
 pub mod metrics;
+pub mod pipeline;
 pub mod rules;
 pub mod sensor;
 pub mod sinks;

@@ -1,1 +1,7 @@
-fn main(){ weighbridge::sensor::load::probe().unwrap() }
+//! The command `weighbridge`; all it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weighbridge::commands::main()
+}

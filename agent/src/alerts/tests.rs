@@ -81,7 +81,7 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
             kind: RecordKind::Flow,
             at: BootNs(at),
             asset: Arc::new(asset),
-            holder: HolderId { tgid: 48_213, start: BootNs(200 * SECOND) },
+            holder: HolderId { tgid: 48_213, exec: 0, start: BootNs(200 * SECOND) },
             process: Arc::new(rsync()),
             sink: Some(Arc::new(Sink {
                 kind: SinkKind::File,

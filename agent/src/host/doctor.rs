@@ -96,7 +96,7 @@ pub fn checks(table: &MountTable) -> Vec<Check> {
         lockdown(securityfs(table, "lockdown").as_deref()),
         jit(sysctl("net.core.bpf_jit_enable").as_deref(), sysctl("net.core.bpf_jit_harden").as_deref()),
         unprivileged_bpf(sysctl("kernel.unprivileged_bpf_disabled").as_deref()),
-        capabilities(read_fact(Path::new("/proc/self/status")).as_deref()),
+        rights(),
         cgroup2(table),
         bpffs(table),
         tracefs(table),
@@ -108,6 +108,12 @@ pub fn checks(table: &MountTable) -> Vec<Check> {
     ];
     checks.extend(limits());
     checks
+}
+
+/// Whether this process has every capability that the agent needs.
+#[must_use]
+pub fn rights() -> Check {
+    capabilities(read_fact(Path::new("/proc/self/status")).as_deref())
 }
 
 /// What no agent inside the kernel can see (DESIGN §4).

@@ -104,6 +104,7 @@ impl Ledger {
         };
         match source {
             Source::Asset(_) => bytes,
+            Source::Parent(_) if all => bytes,
             Source::Parent(parent) => bytes.min(self.taken(parent, asset)),
             Source::Carrier(object) => {
                 let cap = if all {

@@ -23,7 +23,7 @@ const ONLY_B: AssetSet = AssetSet(2);
 const BOTH: AssetSet = AssetSet(3);
 
 fn holder(tgid: u32) -> HolderId {
-    HolderId { tgid, start: BootNs(u64::from(tgid)) }
+    HolderId { tgid, exec: 0, start: BootNs(u64::from(tgid)) }
 }
 
 fn object(dev: u32, ino: u64) -> ObjectId {
@@ -315,6 +315,14 @@ fn an_echo_between_two_processes_ends() {
 }
 
 #[test]
+fn nonsense_about_parents_ends_too() {
+    let mut s = scene();
+    s.take(holder(1), Source::Parent(holder(1)), 90 * GB);
+    s.read(holder(1), A, 1);
+    assert!(s.ledger.taken(holder(1), A) >= 1);
+}
+
+#[test]
 fn a_bound_follows_the_asset_up_and_never_down() {
     let mut s = scene();
     let cp = holder(1);
@@ -601,6 +609,55 @@ proptest! {
                 prop_assert!(edges.first().is_none_or(|edge| edge.from.kind == "asset"));
                 prop_assert!(edges.windows(2).all(|pair| pair[0].to.kind == pair[1].from.kind));
             }
+        }
+    }
+
+    #[test]
+    fn a_late_reader_sees_the_same_whoever_is_forgotten(
+        events in prop::collection::vec(any_event(), 1..60),
+        gone in prop::collection::vec(any::<bool>(), 4),
+        floor in 0..6_u64,
+        reads in prop::collection::vec((0..2_u32, 0..2_u64, 0..50_u64), 1..5),
+    ) {
+        let mut ledger = Ledger::new(floor);
+        let mut reference = Reference { floor, ..Reference::default() };
+        let mut records = Vec::new();
+        let asset = |id: AssetId| Event::Asset(Arc::new(Asset {
+            id,
+            name: id.0.to_string(),
+            kind: AssetKind::Weights,
+            bytes: 70,
+            has_readers: false,
+        }));
+        let late = holder(9);
+        let later = BootNs(100_000_000_000);
+        let reads = reads.into_iter().map(|(dev, ino, bytes)| Event::Take {
+            holder: late,
+            source: Source::Carrier(object(dev, ino)),
+            bytes,
+            listed: false,
+            at: later,
+        });
+        for event in [A, B].map(asset).into_iter().chain(events) {
+            reference.apply(&event);
+            ledger.apply(event, &mut records);
+        }
+        let gone: Vec<HolderId> = (1..5).zip(gone).filter(|(_, gone)| *gone).map(|(n, _)| holder(n)).collect();
+        for &holder in &gone {
+            ledger.apply(Event::Exit { holder, at: BootNs(1) }, &mut records);
+        }
+        ledger.apply(Event::Exit { holder: late, at: later }, &mut records);
+        prop_assert!(gone.iter().all(|id| !ledger.holders.contains_key(id)));
+        for event in reads {
+            reference.apply(&event);
+            ledger.apply(event, &mut records);
+        }
+        let taken = reference.taken();
+        for asset in [A, B] {
+            let expected = taken.get(&(late, asset)).copied().unwrap_or(0);
+            prop_assert_eq!(ledger.taken(late, asset), expected, "of {:?}", asset);
+            let edges = ledger.lineage(late, asset, None);
+            prop_assert!(expected == 0 || edges.first().is_some_and(|edge| edge.from.kind == "asset"));
         }
     }
 }

@@ -265,7 +265,7 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
             kind,
             at: BootNs(0),
             asset: Arc::new(draft.asset),
-            holder: HolderId { tgid: draft.process.pid, start: BootNs(0) },
+            holder: HolderId { tgid: draft.process.pid, exec: 0, start: BootNs(0) },
             process: Arc::new(draft.process),
             sink,
             bytes,

@@ -32,12 +32,15 @@ pub(super) struct Drain {
 impl Drain {
     pub(super) fn run(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
         let before = readings.len();
-        self.facts(maps, readings);
-        // Read before the rows: an image that has ended by now adds nothing after this.
+        // Rows first and the ring after them, but the ring's facts in front: whoever counts has sent who it is and where to
+        // before, so no row is told of without its facts.
         let leaving = std::mem::take(&mut self.ended);
-        self.holders(maps, readings)?;
-        self.takes(maps, readings)?;
-        self.flows(maps, readings)?;
+        let mut rows = Vec::new();
+        self.holders(maps, &mut rows)?;
+        self.takes(maps, &mut rows)?;
+        self.flows(maps, &mut rows)?;
+        self.facts(maps, readings);
+        readings.append(&mut rows);
         self.forget(maps, leaving, readings)?;
         self.losses(maps, readings)?;
         self.looks = self.looks.wrapping_add(1);

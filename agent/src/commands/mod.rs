@@ -1,0 +1,146 @@
+//! The command line: what each command prints and which exit code it ends with (DESIGN §4).
+
+mod check;
+mod doctor;
+mod inventory;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    pipeline::{Failure, Options, prepare, run},
+    sensor, yaml,
+};
+
+/// Exit codes, stable.
+const OK: u8 = 0;
+const INVALID: u8 = 3;
+const UNFIT: u8 = 4;
+const INTERNAL: u8 = 70;
+
+/// Weighs every byte of AI model weights that can leave this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weighbridge",
+    version,
+    after_help = "Exit codes: 0 ok, 1 found something, 2 usage, 3 configuration or rules invalid, 4 kernel, permissions or \
+                  host unfit, 70 internal.\n\nExample: weighbridge check --config /etc/weighbridge/agent.yaml && weighbridge run"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to print: text for people, json for programs.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/weighbridge/agent.yaml";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Weigh until SIGTERM or SIGINT; prints `ready` on standard error once every hook has proved itself.
+    #[command(after_help = "Example: weighbridge run --config /etc/weighbridge/agent.yaml")]
+    Run {
+        /// The configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Show alerts on standard error too, even where it is not this terminal's business (implied on a terminal).
+        #[arg(long)]
+        show_alerts: bool,
+    },
+    /// Say everything that is wrong with a configuration and its rules, and start nothing.
+    #[command(after_help = "Example: weighbridge check --config agent.yaml -o json")]
+    Check {
+        /// The configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Say whether this host can run the agent, what each hook does here, and the remedy for what is wrong.
+    #[command(after_help = "Example: weighbridge doctor")]
+    Doctor,
+    /// List every protected file: asset, path, device, filesystem, encryption, size, format, first seen.
+    #[command(after_help = "Example: weighbridge inventory --config agent.yaml -o json")]
+    Inventory {
+        /// The configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// The child of the self-test: moves a file into another and into a socket.
+    #[command(hide = true)]
+    Canary { path: PathBuf, copy: PathBuf },
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let code = match &cli.command {
+        Command::Run { config, show_alerts } => agent(config, *show_alerts, cli.output),
+        Command::Check { config } => check::check(config, cli.output),
+        Command::Doctor => doctor::doctor(cli.output, colour),
+        Command::Inventory { config } => inventory::inventory(config, cli.output),
+        Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
+    };
+    ExitCode::from(code)
+}
+
+fn agent(config: &Path, show_alerts: bool, output: Output) -> u8 {
+    log();
+    let options = Options { show_alerts: show_alerts || io::stderr().is_terminal() };
+    let ran = doctor::rights().and_then(|()| prepare(config)).and_then(|prepared| run(prepared, options));
+    match ran {
+        Ok(()) => OK,
+        Err(failure) => fail(&failure, output),
+    }
+}
+
+/// Says why on standard error, and gives the exit code.
+fn fail(failure: &Failure, output: Output) -> u8 {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut err = io::stderr().lock();
+    // When standard error is closed there is nobody to tell; the exit code still says it.
+    let _ = match failure {
+        Failure::Invalid { faults, .. } if output == Output::Json => {
+            serde_json::to_string(&serde_json::json!({"schema": 1, "faults": faults}))
+                .map_err(io::Error::from)
+                .and_then(|text| writeln!(err, "{text}"))
+        }
+        Failure::Invalid { faults, .. } => write!(err, "{}", yaml::render(faults, colour)),
+        Failure::Unfit(unfit) => writeln!(err, "error: {unfit}"),
+        Failure::Internal(error) => writeln!(err, "internal error: {error:#}"),
+    };
+    match failure {
+        Failure::Invalid { .. } => INVALID,
+        Failure::Unfit(_) => UNFIT,
+        Failure::Internal(_) => INTERNAL,
+    }
+}
+
+/// Diagnostics on standard error; `WEIGHBRIDGE_LOG` sets what is shown.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WEIGHBRIDGE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+}
+
+/// Prints to standard output; a reader that went away is its own affair.
+fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,99 @@
+//! From the kernel's name of a sink to where that is for people, and whether it is controlled.
+
+use std::{collections::HashMap, sync::Arc};
+
+use agent_ebpf::{DEV_LOOPBACK, DEV_UNIX};
+
+use crate::{
+    event::{Event, Sink, SinkKey},
+    host::{
+        control::{self, Classifier},
+        mounts::MountTable,
+    },
+    sensor::FsPath,
+};
+
+/// Sinks remembered; when it is full it starts anew and each is told again.
+const REMEMBERED: usize = 65_536;
+
+pub(crate) struct Destinations {
+    classifier: Classifier,
+    known: HashMap<SinkKey, Known>,
+}
+
+struct Known {
+    magic: u64,
+    path: Option<FsPath>,
+    sink: Arc<Sink>,
+}
+
+impl Destinations {
+    pub(super) fn new(classifier: Classifier) -> Self {
+        Self { classifier, known: HashMap::new() }
+    }
+
+    pub(crate) const fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// The kernel said where a sink is.
+    pub(super) fn locate(&mut self, key: SinkKey, magic: u64, path: FsPath) -> Event {
+        self.remember(key, magic, Some(path))
+    }
+
+    /// The sink of a flow, unless it was told before.
+    pub(super) fn resolve(&mut self, key: SinkKey, magic: u64) -> Option<Event> {
+        (!self.known.contains_key(&key)).then(|| self.remember(key, magic, None))
+    }
+
+    /// Looks at the mounts again; the sinks that are another thing now.
+    pub(super) fn refresh(&mut self) -> Vec<Event> {
+        let table = match MountTable::read() {
+            Ok(table) => Arc::new(table),
+            Err(error) => {
+                tracing::error!(%error, "the mounts cannot be read; what is controlled stays as it was");
+                return Vec::new();
+            }
+        };
+        for problem in self.classifier.refresh(table) {
+            tracing::warn!("{}", problem.text);
+        }
+        let classifier = &self.classifier;
+        let mut changed = Vec::new();
+        for (&key, known) in &mut self.known {
+            let sink = describe(classifier, key, known.magic, known.path.as_ref());
+            if sink != *known.sink {
+                known.sink = Arc::new(sink);
+                changed.push(Event::Sink { key, sink: Arc::clone(&known.sink) });
+            }
+        }
+        changed
+    }
+
+    fn remember(&mut self, key: SinkKey, magic: u64, path: Option<FsPath>) -> Event {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        let sink = Arc::new(describe(&self.classifier, key, magic, path.as_ref()));
+        self.known.insert(key, Known { magic, path, sink: Arc::clone(&sink) });
+        Event::Sink { key, sink }
+    }
+}
+
+fn describe(classifier: &Classifier, key: SinkKey, magic: u64, path: Option<&FsPath>) -> Sink {
+    let text = path.filter(|path| !path.cut).map(|path| path.text.as_str());
+    match key {
+        // The magic of every filesystem fits 32 bits.
+        SinkKey::File(object) => classifier.file(object.dev, magic as u32, text),
+        SinkKey::BlockDevice(dev) => classifier.block_device(dev),
+        SinkKey::CharDevice(dev) => classifier.char_device(dev),
+        SinkKey::Terminal(dev) => classifier.terminal(dev),
+        SinkKey::Peer { ip, port, proto } => classifier.peer(ip, port, proto),
+        SinkKey::Process(object) => control::process(match object.dev.0 {
+            DEV_UNIX => "unix",
+            DEV_LOOPBACK => "loopback",
+            _ => "pipe",
+        }),
+        SinkKey::Unmetered => control::unmetered("unknown"),
+    }
+}

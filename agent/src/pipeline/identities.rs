@@ -1,0 +1,229 @@
+//! From what the kernel saw of a process to who it is: paths with their mount point, hash, container, ancestry.
+//!
+//! The kernel's word is taken first, because it was there; `/proc` only fills what the kernel did not say.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::{AssetConfig, Reader},
+    event::{Ancestor, AssetId, HolderId, Process},
+    host::{
+        cgroup::{self, Cgroups},
+        hash::{HashQueue, Hasher},
+        mounts::MountTable,
+        process,
+    },
+    sensor::ProcessReading,
+};
+
+/// Ancestors kept; a chain that long is a loop.
+const GENERATIONS: usize = 64;
+/// Executables up to this size are hashed at once (some 10 ms); larger ones by the queue's thread, and the alert is renewed.
+const HASHED_AT_ONCE: u64 = 16 << 20;
+/// Process images remembered; beyond it those that are gone and hold nothing are dropped.
+const REMEMBERED: usize = 16_384;
+
+pub(crate) struct Identities {
+    mounts: Arc<MountTable>,
+    cgroups: Option<Cgroups>,
+    hasher: Hasher,
+    queue: HashQueue,
+    /// For each asset, in the order of the configuration.
+    readers: Vec<Vec<Reader>>,
+    images: HashMap<HolderId, ProcessReading>,
+    /// The newest image of each thread group.
+    newest: HashMap<u32, HolderId>,
+    introduced: HashMap<HolderId, Arc<Process>>,
+    unhashed: HashSet<HolderId>,
+}
+
+impl Identities {
+    pub(super) fn new(assets: &[AssetConfig], mounts: Arc<MountTable>, hasher: Hasher, queue: HashQueue) -> Self {
+        let cgroups = Cgroups::open(&mounts);
+        Self {
+            mounts,
+            cgroups,
+            hasher,
+            queue,
+            readers: assets.iter().map(|asset| asset.readers.clone()).collect(),
+            images: HashMap::new(),
+            newest: HashMap::new(),
+            introduced: HashMap::new(),
+            unhashed: HashSet::new(),
+        }
+    }
+
+    /// Takes the kernel's word on a process image.
+    pub(super) fn learn(&mut self, reading: ProcessReading) {
+        if self.images.len() >= REMEMBERED {
+            self.drop_gone();
+        }
+        self.newest.insert(reading.holder.tgid, reading.holder);
+        self.images.insert(reading.holder, reading);
+    }
+
+    pub(super) fn introduced(&self, holder: HolderId) -> bool {
+        self.introduced.contains_key(&holder)
+    }
+
+    /// Who `holder` is, as far as it is known now.
+    pub(super) fn introduce(&mut self, holder: HolderId) -> Arc<Process> {
+        let process = Arc::new(self.describe(holder));
+        self.introduced.insert(holder, Arc::clone(&process));
+        process
+    }
+
+    /// Holders whose executable was hashed since they were introduced.
+    pub(super) fn hashed(&mut self) -> Vec<HolderId> {
+        let hasher = &self.hasher;
+        let images = &self.images;
+        let introduced = &self.introduced;
+        self.unhashed
+            .extract_if(|holder| match (introduced.get(holder), images.get(holder)) {
+                (Some(process), Some(image)) => {
+                    let ino = image.exe.map_or(0, |exe| exe.ino);
+                    hasher.remembered(holder.tgid, Path::new(&process.exe), ino).is_some()
+                }
+                _ => true,
+            })
+            .collect()
+    }
+
+    /// Whether `holder` is on the reader list of `asset`.
+    pub(super) fn listed(&self, holder: HolderId, asset: AssetId) -> bool {
+        let Some(process) = self.introduced.get(&holder) else { return false };
+        let Some(readers) = self.readers.get(usize::from(asset.0)) else { return false };
+        readers.iter().any(|reader| match reader {
+            Reader::Exe(exe) => is_executable(exe, process, self.images.get(&holder)),
+            Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
+        })
+    }
+
+    pub(super) fn forget(&mut self, holder: HolderId) {
+        self.introduced.remove(&holder);
+        self.unhashed.remove(&holder);
+    }
+
+    pub(super) fn set_mounts(&mut self, mounts: Arc<MountTable>) {
+        if self.cgroups.is_none() {
+            self.cgroups = Cgroups::open(&mounts);
+        }
+        self.mounts = mounts;
+    }
+
+    fn describe(&mut self, holder: HolderId) -> Process {
+        let Some(image) = self.images.get(&holder).cloned() else { return self.unseen(holder) };
+        let exe = self.path(&image);
+        let cgroup = self.cgroup(&image);
+        let placement = cgroup.as_deref().map(cgroup::placement);
+        let exe_sha256 = self.hash(holder, &image, Path::new(&exe));
+        Process {
+            pid: holder.tgid,
+            start: holder.start.0,
+            exe,
+            exe_sha256,
+            cmdline: image.cmdline.clone(),
+            uid: image.uid,
+            auid: image.auid,
+            cgroup,
+            container: placement.as_ref().and_then(|placement| placement.container.clone()),
+            unit: placement.and_then(|placement| placement.unit),
+            ancestry: self.ancestry(image.parent_tgid),
+        }
+    }
+
+    /// A process that the kernel did not describe (its identity found no room): what `/proc` says while it lives.
+    fn unseen(&self, holder: HolderId) -> Process {
+        let start = holder.start.0;
+        let known = process::from_proc(holder.tgid)
+            // /proc counts in ticks of 10 ms; further apart it is another process under the same id.
+            .filter(|process| process.start.abs_diff(start) < 20_000_000);
+        match known {
+            Some(process) => Process { start, ..process },
+            None => Process {
+                pid: holder.tgid,
+                start,
+                exe: String::new(),
+                exe_sha256: None,
+                cmdline: String::new(),
+                uid: u32::MAX,
+                auid: None,
+                cgroup: None,
+                container: None,
+                unit: None,
+                ancestry: Vec::new(),
+            },
+        }
+    }
+
+    /// Where the executable is, with its mount point; a filesystem that we do not see (another mount namespace) leaves the
+    /// path from its root.
+    fn path(&self, image: &ProcessReading) -> String {
+        let Some(exe) = image.exe else { return String::new() };
+        self.mounts.path_of(exe.dev, &image.exe_path.text).unwrap_or_else(|| image.exe_path.text.clone())
+    }
+
+    fn cgroup(&mut self, image: &ProcessReading) -> Option<String> {
+        if image.cgroup == 0 {
+            return process::from_proc(image.holder.tgid)
+                .filter(|process| process.start.abs_diff(image.holder.start.0) < 20_000_000)
+                .and_then(|process| process.cgroup);
+        }
+        self.cgroups.as_mut()?.path_of(image.cgroup).map(str::to_owned)
+    }
+
+    fn hash(&mut self, holder: HolderId, image: &ProcessReading, exe: &Path) -> Option<String> {
+        let ino = image.exe?.ino;
+        if let Some(hash) = self.hasher.remembered(holder.tgid, exe, ino) {
+            return Some(hash);
+        }
+        let size = fs::metadata(exe).map_or(u64::MAX, |facts| facts.len());
+        if size <= HASHED_AT_ONCE {
+            return self.hasher.hash_exe(holder.tgid, exe, ino);
+        }
+        self.queue.request(holder.tgid, exe, ino);
+        self.unhashed.insert(holder);
+        None
+    }
+
+    fn ancestry(&self, parent: u32) -> Vec<Ancestor> {
+        let mut chain = Vec::new();
+        let mut next = parent;
+        while next != 0 && chain.len() < GENERATIONS {
+            let Some(image) = self.newest.get(&next).and_then(|holder| self.images.get(holder)) else {
+                chain.extend(process::ancestry(next));
+                break;
+            };
+            chain.push(Ancestor { pid: next, exe: self.path(image), cmdline: image.cmdline.clone() });
+            next = image.parent_tgid;
+        }
+        chain
+    }
+
+    fn drop_gone(&mut self) {
+        let introduced = &self.introduced;
+        self.images.retain(|holder, _| {
+            introduced.contains_key(holder) || Path::new(&format!("/proc/{}", holder.tgid)).exists()
+        });
+        let images = &self.images;
+        self.newest.retain(|_, holder| images.contains_key(holder));
+    }
+}
+
+/// By path and, while the configured file is there, by its inode too: a path alone can be mounted over.
+fn is_executable(exe: &Path, process: &Process, image: Option<&ProcessReading>) -> bool {
+    let real = exe.canonicalize().unwrap_or_else(|_| PathBuf::from(exe));
+    if Path::new(&process.exe) != real {
+        return false;
+    }
+    match (fs::metadata(&real), image.and_then(|image| image.exe)) {
+        (Ok(facts), Some(running)) => facts.ino() == running.ino,
+        _ => false,
+    }
+}

@@ -1,0 +1,265 @@
+//! sensor → ledger → rules → alerts → sinks, in order, on one task.
+//!
+//! Plain functions; the only place that knows all of them. What is learnt about processes and sinks is in `identities`
+//! and `destinations`; when this runs is `run`'s business; what must be right before is `prepare`'s.
+
+mod destinations;
+mod identities;
+mod prepare;
+mod run;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+pub use self::{
+    prepare::{Failure, Prepared, Unfit, prepare},
+    run::{Options, run},
+};
+use self::{destinations::Destinations, identities::Identities};
+use crate::{
+    alerts::{self, Alert, Alerts},
+    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, Record, Source},
+    ledger::Ledger,
+    metrics::{Metrics, Outcome},
+    rules::{Engine, Match, Mode, Resolved},
+    sensor::Reading,
+    sinks::Sinks,
+};
+
+/// Everything between a reading and a line in the alert file.
+pub struct Pipeline {
+    identities: Identities,
+    destinations: Destinations,
+    ledger: Ledger,
+    engine: Engine,
+    alerts: Alerts,
+    sinks: Sinks,
+    metrics: Arc<Metrics>,
+    /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
+    known: AssetSet,
+    /// By id.
+    rules: HashMap<String, Arc<alerts::Rule>>,
+    /// A file appeared in a protected place: the registry should look.
+    pub(crate) appeared: bool,
+    records: Vec<Record>,
+    matches: Vec<Match>,
+}
+
+impl Pipeline {
+    /// Registers the assets as they are now.
+    pub(crate) fn assets(&mut self, assets: &[Asset], now: BootNs) {
+        for asset in assets {
+            self.known = AssetSet(self.known.0 | 1 << asset.id.0);
+            self.metrics.set_asset(asset);
+            self.apply(Event::Asset(Arc::new(asset.clone())), now);
+        }
+    }
+
+    /// Takes what the sensor read.
+    pub(crate) fn step(&mut self, readings: Vec<Reading>, now: BootNs) {
+        for reading in readings {
+            self.read(reading, now);
+        }
+    }
+
+    fn read(&mut self, reading: Reading, now: BootNs) {
+        self.metrics.add_events(kind_of(&reading), 1);
+        match reading {
+            Reading::Process(process) => {
+                let holder = process.holder;
+                self.identities.learn(*process);
+                self.introduce(holder, now);
+            }
+            Reading::Holder { holder, parent, inherited, at } => {
+                self.introduce(holder, now);
+                if let Some(parent) = parent
+                    && inherited != 0
+                {
+                    let source = Source::Parent(parent);
+                    self.apply(Event::Take { holder, source, bytes: inherited, listed: false, at }, now);
+                }
+            }
+            Reading::Object { path, .. } => {
+                tracing::info!(path = %path.text, "a new file in a protected place is protected");
+                self.appeared = true;
+            }
+            Reading::SinkPath { sink, magic, path } => {
+                let event = self.destinations.locate(sink, magic, path);
+                self.apply(event, now);
+            }
+            Reading::Take { holder, source, bytes, at } => {
+                let listed = match source {
+                    Source::Asset(asset) if !self.known.contains(asset) => return,
+                    Source::Asset(asset) => self.identities.listed(holder, asset),
+                    _ => false,
+                };
+                self.introduce_if_new(holder, now);
+                self.apply(Event::Take { holder, source, bytes, listed, at }, now);
+            }
+            Reading::Flow { holder, sink, magic, assets, bytes, at } => {
+                let assets = AssetSet(assets.0 & self.known.0);
+                if assets.0 == 0 {
+                    return;
+                }
+                self.introduce_if_new(holder, now);
+                if let Some(event) = self.destinations.resolve(sink, magic) {
+                    self.apply(event, now);
+                }
+                self.apply(Event::Flow { holder, sink, assets, bytes, at }, now);
+            }
+            Reading::Exit { holder, at } => {
+                self.apply(Event::Exit { holder, at }, now);
+                self.identities.forget(holder);
+            }
+            Reading::Loss(loss) => {
+                self.metrics.set_loss(&loss);
+                tracing::warn!(?loss, "something was lost");
+                self.apply(Event::Loss(loss), now);
+            }
+        }
+    }
+
+    fn introduce_if_new(&mut self, holder: HolderId, now: BootNs) {
+        if !self.identities.introduced(holder) {
+            self.introduce(holder, now);
+        }
+    }
+
+    fn introduce(&mut self, holder: HolderId, now: BootNs) {
+        let process = self.identities.introduce(holder);
+        self.apply(Event::Process { holder, process }, now);
+    }
+
+    fn apply(&mut self, event: Event, now: BootNs) {
+        let mut records = std::mem::take(&mut self.records);
+        self.ledger.apply(event, &mut records);
+        for record in records.drain(..) {
+            self.metrics.add_record(&record);
+            self.engine.observe(&record, &mut self.matches);
+        }
+        self.records = records;
+        if self.matches.is_empty() {
+            return;
+        }
+        let loss = self.loss();
+        for matched in std::mem::take(&mut self.matches) {
+            let outcome = match matched.mode {
+                Mode::Shadow => Outcome::Shadow,
+                Mode::Alert | Mode::Off => Outcome::Alert,
+            };
+            self.metrics.add_match(&matched.rule.id, outcome);
+            self.metrics.observe_latency(Duration::from_nanos(now.0.saturating_sub(matched.last_at.0)));
+            let verdict = self.verdict(&matched);
+            let alerts = self.alerts.observe(&verdict, now, &loss);
+            self.send(alerts);
+        }
+    }
+
+    /// All that passes with time: findings that resolve, last lines that must be exact, hashes that were made meanwhile.
+    pub(crate) fn tick(&mut self, now: BootNs) {
+        for holder in self.identities.hashed() {
+            self.introduce(holder, now);
+        }
+        let mut resolved = Vec::new();
+        self.engine.expire(now, &mut resolved);
+        for Resolved { rule, group, .. } in resolved {
+            let alerts = self.alerts.resolved(&rule.id, &owned(&group), now);
+            self.send(alerts);
+        }
+        let alerts = self.alerts.tick(now);
+        self.send(alerts);
+        self.metrics.set_active(&self.alerts.active());
+        self.metrics.set_sequence(self.alerts.head().seq);
+        self.metrics.set_sinks(&self.sinks.counts());
+    }
+
+    /// Mounts changed: what is controlled may have.
+    pub(crate) fn mounts_changed(&mut self, now: BootNs) {
+        for event in self.destinations.refresh() {
+            self.apply(event, now);
+        }
+    }
+
+    /// The last lines, exact; then delivers what is queued. Returns how many alerts could not be.
+    pub(crate) fn close(mut self, now: BootNs, patience: Duration) -> u64 {
+        let alerts = self.alerts.flush(now);
+        self.send(alerts);
+        self.sinks.close(patience)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<BootNs> {
+        self.alerts.next_deadline()
+    }
+
+    pub(crate) const fn destinations(&self) -> &Destinations {
+        &self.destinations
+    }
+
+    fn send(&self, alerts: Vec<Alert>) {
+        for alert in alerts {
+            self.metrics.add_alert(&alert);
+            self.sinks.send(&alert);
+        }
+    }
+
+    fn verdict(&self, matched: &Match) -> alerts::Match {
+        let Match { rule, severity, mode, group, bound_bytes, share, record, contributors, first_at, last_at } = matched;
+        alerts::Match {
+            rule: self.rules.get(&rule.id).map_or_else(|| Arc::new(rule_for(rule)), Arc::clone),
+            severity: severity_for(*severity),
+            mode: if *mode == Mode::Shadow { alerts::Mode::Shadow } else { alerts::Mode::Alert },
+            group: owned(group),
+            bound_bytes: *bound_bytes,
+            share: *share,
+            record: record.clone(),
+            contributors: alerts::Contributors {
+                count: contributors.count as u64,
+                top: contributors.top.iter().map(|(_, process, bytes)| (Arc::clone(process), *bytes)).collect(),
+            },
+            victim: None,
+            first_at: *first_at,
+            last_at: *last_at,
+        }
+    }
+
+    fn loss(&self) -> Loss {
+        let mut loss = self.ledger.loss();
+        let evicted = self.engine.evicted();
+        if evicted != 0 {
+            loss.insert("aggregate_evicted", evicted);
+        }
+        loss
+    }
+}
+
+fn rule_for(rule: &crate::rules::RuleFacts) -> alerts::Rule {
+    alerts::Rule {
+        id: rule.id.clone(),
+        title: rule.title.clone(),
+        revision: rule.revision,
+        owner: rule.owner.clone(),
+        runbook: rule.runbook.clone(),
+        tags: rule.tags.clone(),
+    }
+}
+
+fn severity_for(severity: crate::rules::Severity) -> alerts::Severity {
+    alerts::Severity::ALL[severity as usize]
+}
+
+fn owned(group: &[(&'static str, String)]) -> Vec<(String, String)> {
+    group.iter().map(|(field, value)| ((*field).to_owned(), value.clone())).collect()
+}
+
+/// The label of `weighbridge_events_total`.
+const fn kind_of(reading: &Reading) -> &'static str {
+    match reading {
+        Reading::Process(_) => "process",
+        Reading::Object { .. } => "object",
+        Reading::SinkPath { .. } => "sink",
+        Reading::Holder { .. } => "holder",
+        Reading::Take { .. } => "take",
+        Reading::Flow { .. } => "flow",
+        Reading::Exit { .. } => "exit",
+        Reading::Loss(_) => "loss",
+    }
+}

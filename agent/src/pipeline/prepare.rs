@@ -1,0 +1,155 @@
+//! All that must be right before anything starts, and why it is not. `check` stops here; `run` goes on.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use crate::{
+    config::{Config, SinkConfig},
+    host::{
+        Problem, Severity,
+        control::Classifier,
+        mounts::{MountError, MountTable},
+        registry::Registry,
+        state::{StateDir, StateError},
+        sysfs::Devices,
+    },
+    metrics::http::BindError,
+    rules::{RuleSet, run_tests},
+    sensor::SensorError,
+    sinks::file,
+    yaml::Diagnostic,
+};
+
+/// Why nothing was started.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The configuration or a rule is wrong: exit code 3.
+    #[error("{} is wrong in {} places", file.display(), faults.len())]
+    Invalid { file: PathBuf, faults: Vec<Diagnostic> },
+    /// The kernel, the permissions or something else of this host does not allow it: exit code 4.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// A mistake of ours: exit code 70.
+    #[error(transparent)]
+    Internal(#[from] anyhow::Error),
+}
+
+#[derive(Debug, Error)]
+pub enum Unfit {
+    #[error(
+        "not enough rights to load eBPF: {0}; run as root, or give the service these capabilities (`weighbridge doctor` lists all)"
+    )]
+    Rights(String),
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    #[error(transparent)]
+    Mounts(#[from] MountError),
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+}
+
+/// A configuration that was checked against this host.
+pub struct Prepared {
+    pub config: Config,
+    pub rules: Arc<RuleSet>,
+    pub classifier: Classifier,
+    pub registry: Registry,
+    /// What the operator should know; nothing that stops the agent.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and checks everything that `run` needs, and starts nothing. Says all that is wrong at once.
+///
+/// # Errors
+///
+/// [`Failure::Invalid`] with every fault, or [`Failure::Unfit`] when this host cannot even be asked.
+pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
+    let invalid = |faults| Failure::Invalid { file: file.to_owned(), faults };
+    let config = crate::config::load(file).map_err(invalid)?;
+    let mut faults = Vec::new();
+    let mut warnings = Vec::new();
+    let rules = match RuleSet::load(&config.rules) {
+        Ok(rules) => {
+            faults.extend(run_tests(&rules).into_iter().filter_map(|outcome| outcome.failure));
+            Some(rules)
+        }
+        Err(wrong) => {
+            faults.extend(wrong);
+            None
+        }
+    };
+    for SinkConfig::File { path } in &config.sinks {
+        if let Err(error) = file::check(&path.value) {
+            faults.push(config.fault_at(path, error.to_string(), "change this path, or what the message names"));
+        }
+    }
+    let table = Arc::new(MountTable::read().map_err(Unfit::from)?);
+    let (classifier, problems) = Classifier::new(&config.controlled, table, Devices::default());
+    let mut sort = |problems: Vec<Problem>| {
+        for problem in problems {
+            match problem.severity {
+                Severity::Error => faults.push(place(&config, &problem)),
+                Severity::Warning => warnings.push(problem.text),
+            }
+        }
+    };
+    sort(problems);
+    let known = stored(&config);
+    let registry = match Registry::scan(&config, &classifier, &known, Timestamp::now()) {
+        Ok((registry, problems)) => {
+            sort(problems);
+            Some(registry)
+        }
+        Err(problems) => {
+            sort(problems);
+            None
+        }
+    };
+    if config.pin {
+        warnings.push(
+            "`pin: true` is not built yet: the agent weighs while it runs, and leaves nothing behind; set `pin: false` to \
+             say so"
+                .to_owned(),
+        );
+    }
+    match (rules, registry) {
+        (Some(rules), Some(registry)) if faults.is_empty() => {
+            Ok(Prepared { rules: Arc::new(rules), classifier, registry, warnings, config })
+        }
+        _ => Err(invalid(faults)),
+    }
+}
+
+/// What an earlier run stored. Whatever is wrong with it costs first-seen times, never the start.
+fn stored(config: &Config) -> Registry {
+    if fs::symlink_metadata(&config.state_dir).is_err() {
+        return Registry::default();
+    }
+    let opened = StateDir::open(&config.state_dir);
+    match opened.map(|state| Registry::load(&state, config)) {
+        Ok(Ok(registry)) => registry,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the stored registry cannot be used: files are first seen now");
+            Registry::default()
+        }
+        // `run` will say so itself.
+        Err(_) => Registry::default(),
+    }
+}
+
+fn place(config: &Config, problem: &Problem) -> Diagnostic {
+    let (line, column) = problem.place.unwrap_or((1, 1));
+    let at = crate::config::Placed { value: (), line, column };
+    let (message, remedy) = problem.text.split_once(": ").unwrap_or((&problem.text, "change this line of the configuration"));
+    config.fault_at(&at, message, remedy)
+}

@@ -1,0 +1,404 @@
+//! Starting in the order that leaves nothing half-started, then draining until a signal.
+//!
+//! One task of a current-thread runtime does it all; sinks have their own threads. While bytes move it looks every few
+//! milliseconds; when none did for a while it sleeps, and the next byte wakes it.
+
+use std::{
+    io::Write as _,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    time,
+};
+
+use super::{
+    Failure, Pipeline, Prepared, Unfit,
+    destinations::Destinations,
+    identities::Identities,
+};
+use crate::{
+    alerts::{self, Alerts},
+    config::{Config, SinkConfig},
+    event::{AssetSet, BootNs},
+    host::{
+        self,
+        hash::{HashQueue, Hasher},
+        mounts::MountWatch,
+        registry::{ChangeKind, Registry},
+        state::StateDir,
+    },
+    ledger::Ledger,
+    metrics::{
+        BuildInfo, Metrics,
+        http::{Listener, Readiness},
+    },
+    rules::Engine,
+    sensor::{HookKind, Protection, Reading, Sensor},
+    sinks::{Sinks, TerminalSink, file, terminal},
+};
+
+/// While bytes move.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Quiet for this long, it sleeps.
+const QUIET: Duration = Duration::from_millis(300);
+/// Of what passes with time.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+/// Of the registry, for files that changed without being opened since.
+const RESCAN_EVERY: Duration = Duration::from_secs(60);
+/// After a file appeared in a protected place.
+const RESCAN_SOON: Duration = Duration::from_millis(250);
+/// Of who has a carrier open, while there are any.
+const CARRIERS_EVERY: Duration = Duration::from_secs(5);
+/// For the sinks at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the command line adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Show alerts on standard error too, when it is a terminal.
+    pub show_alerts: bool,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When it cannot start, or the sensor fails while it runs.
+pub fn run(prepared: Prepared, options: Options) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Unfit::System("start the runtime", error))?;
+    runtime.block_on(Agent::serve(prepared, options))
+}
+
+struct Agent {
+    config: Config,
+    state: StateDir,
+    sensor: Sensor,
+    pipeline: Pipeline,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    mounts: MountWatch,
+    rescan_at: Instant,
+    carriers_at: Instant,
+}
+
+impl Agent {
+    async fn serve(prepared: Prepared, options: Options) -> Result<(), Failure> {
+        // Signals first: one that comes while the agent starts must end it, not be lost.
+        let system = |what| move |error| Unfit::System(what, error);
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for SIGINT"))?;
+        let listener = Listener::bind(prepared.config.listen).map_err(Unfit::from)?;
+        let state = StateDir::open(&prepared.config.state_dir).map_err(Unfit::from)?;
+        let _lock = state.lock().map_err(Unfit::from)?;
+        let metrics = Arc::new(metrics(&prepared)?);
+        let readiness = Readiness::new("the sensor starts");
+        let address = listener.address();
+        let server = tokio::spawn(listener.serve(Arc::clone(&metrics), readiness.clone()));
+        let mut agent = Self::start(prepared, state, metrics, options)?;
+        readiness.set_ready();
+        tracing::info!(%address, assets = agent.config.assets.len(), files = agent.registry.files().len(), "weighing");
+        // The line that scripts wait for.
+        let _ = writeln!(std::io::stderr(), "ready");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let facts = AsyncFd::with_interest(RingFd(agent.sensor.as_raw_fd()), Interest::READABLE)
+            .map_err(system("wait for the ring buffer"))?;
+        let ended = tokio::select! {
+            ended = agent.weigh(&facts) => ended,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            ended = server => match ended {
+                Ok(Ok(never)) => match never {},
+                Ok(Err(error)) => Err(Unfit::System("serve /metrics", error).into()),
+                Err(error) => Err(anyhow::Error::from(error).context("the HTTP server ended").into()),
+            },
+        };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        agent.stop();
+        ended
+    }
+
+    fn start(
+        prepared: Prepared,
+        state: StateDir,
+        metrics: Arc<Metrics>,
+        options: Options,
+    ) -> Result<Self, Failure> {
+        let Prepared { config, rules, classifier, registry, warnings } = prepared;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut sinks = Sinks::default();
+        let mut opened = None;
+        for SinkConfig::File { path } in &config.sinks {
+            let file::Opened { sink, head, note } = file::open(&path.value).map_err(|error| {
+                Failure::Invalid { file: config.file.clone(), faults: vec![config.fault_at(path, error.to_string(), "")] }
+            })?;
+            sinks.files.push(sink);
+            // Every file gets the same lines; the chain goes on from the first.
+            opened.get_or_insert((head, note));
+        }
+        if options.show_alerts {
+            sinks.terminal =
+                TerminalSink::detect(terminal::Stream::Stderr).map_err(|error| Unfit::System("open the terminal", error))?;
+        }
+        let (head, note) = opened.unwrap_or_default();
+        let mounts = Arc::clone(classifier.table());
+        let hasher = Hasher::default();
+        let queue = HashQueue::start(hasher.clone()).map_err(|error| Unfit::System("start a thread", error))?;
+        let mut pipeline = Pipeline {
+            identities: Identities::new(&config.assets, mounts, hasher, queue),
+            destinations: Destinations::new(classifier),
+            ledger: Ledger::new(config.propagation_floor),
+            engine: Engine::new(Arc::clone(&rules)),
+            alerts: Alerts::new(context(rules.digest(), head, note)?),
+            sinks,
+            metrics: Arc::clone(&metrics),
+            known: AssetSet::default(),
+            rules: rules
+                .rules()
+                .iter()
+                .map(|rule| (rule.facts.id.clone(), Arc::new(super::rule_for(&rule.facts))))
+                .collect(),
+            appeared: false,
+            records: Vec::new(),
+            matches: Vec::new(),
+        };
+        let now = now();
+        pipeline.assets(&registry.assets(&config), now);
+        metrics.set_asset_files(registry.files().len() as u64);
+        let mut sensor = Sensor::start(config.propagation_floor).map_err(Unfit::from)?;
+        for report in sensor.hooks() {
+            let kind = match report.hook.kind {
+                HookKind::Tracepoint => "tp_btf",
+                HookKind::Iterator(_) => "iter",
+            };
+            metrics.set_probe(report.hook.name, kind, report.result.is_ok());
+            if let Err(reason) = &report.result {
+                tracing::warn!(hook = report.hook.name, reason, without = report.hook.without, "a hook is missing");
+            }
+        }
+        protect(&mut sensor, &config, &registry)?;
+        sensor.prove(state.path()).map_err(Unfit::from)?;
+        sensor.scan_existing().map_err(Unfit::from)?;
+        registry.save(&state, &config).map_err(Unfit::from)?;
+        let soon = Instant::now();
+        Ok(Self {
+            mounts: MountWatch::new().map_err(Unfit::from)?,
+            rescan_at: soon + RESCAN_EVERY,
+            carriers_at: soon + CARRIERS_EVERY,
+            config,
+            state,
+            sensor,
+            pipeline,
+            registry,
+            metrics,
+        })
+    }
+
+    /// Never ends but by an error.
+    async fn weigh(&mut self, facts: &AsyncFd<RingFd>) -> Result<(), Failure> {
+        let mut moved_at = Instant::now();
+        let mut tick_at = Instant::now() + TICK_EVERY;
+        loop {
+            if self.look()? {
+                moved_at = Instant::now();
+            }
+            if Instant::now() >= tick_at {
+                self.tick()?;
+                tick_at = Instant::now() + TICK_EVERY;
+            }
+            let wait = if moved_at.elapsed() < QUIET {
+                LOOK_EVERY
+            } else {
+                self.sensor.sleep().map_err(Unfit::from)?;
+                // What moved between the last look and falling asleep wakes nobody.
+                if self.look()? {
+                    moved_at = Instant::now();
+                    continue;
+                }
+                self.deadline(tick_at)
+            };
+            if let Ok(readable) = time::timeout(wait, facts.readable()).await {
+                readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
+            }
+        }
+    }
+
+    /// When to wake although nothing moves.
+    fn deadline(&self, tick_at: Instant) -> Duration {
+        let tick = tick_at.saturating_duration_since(Instant::now());
+        match self.pipeline.next_deadline() {
+            Some(deadline) => tick.min(Duration::from_nanos(deadline.0.saturating_sub(now().0))),
+            None => tick,
+        }
+    }
+
+    /// Takes what is new; whether anything was.
+    fn look(&mut self) -> Result<bool, Failure> {
+        let mut readings: Vec<Reading> = Vec::new();
+        let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
+        if !readings.is_empty() {
+            self.pipeline.step(readings, now());
+        }
+        if std::mem::take(&mut self.pipeline.appeared) {
+            self.rescan_at = self.rescan_at.min(Instant::now() + RESCAN_SOON);
+        }
+        Ok(moved)
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        if self.mounts.changed() {
+            self.pipeline.mounts_changed(now());
+        }
+        if Instant::now() >= self.rescan_at {
+            self.rescan();
+            self.rescan_at = Instant::now() + RESCAN_EVERY;
+        }
+        if Instant::now() >= self.carriers_at {
+            self.sensor.scan_carriers().map_err(Unfit::from)?;
+            self.carriers_at = Instant::now() + CARRIERS_EVERY;
+        }
+        self.pipeline.tick(now());
+        Ok(())
+    }
+
+    /// Follows files that came, went, grew or were replaced.
+    fn rescan(&mut self) {
+        let started = Instant::now();
+        let classifier = self.pipeline.destinations().classifier();
+        let (changes, problems) = self.registry.rescan(&self.config, classifier, Timestamp::now());
+        self.metrics.set_scan(started.elapsed());
+        for problem in problems {
+            tracing::warn!("{}", problem.text);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            tracing::info!(path = %change.path.display(), kind = ?change.kind, "a protected file changed");
+            if matches!(change.kind, ChangeKind::Removed) {
+                // Whoever has it open still reads it: its inode stays protected.
+                continue;
+            }
+            if let Err(error) = self.sensor.protect(change.asset, &change.path, Protection::File) {
+                tracing::warn!(%error, "a changed file could not be protected by its inode; its directory still does");
+            }
+        }
+        self.pipeline.assets(&self.registry.assets(&self.config), now());
+        self.metrics.set_asset_files(self.registry.files().len() as u64);
+        if let Err(error) = self.registry.save(&self.state, &self.config) {
+            tracing::error!(%error, "the registry could not be stored");
+        }
+    }
+
+    /// Takes what moved until now, and says it.
+    fn stop(mut self) {
+        // Twice: images that ended are told of in the look after the one that saw it.
+        for _ in 0..2 {
+            if let Err(error) = self.look() {
+                tracing::error!(%error, "the last look failed");
+            }
+        }
+        drop(self.sensor);
+        let left = self.pipeline.close(now(), PATIENCE);
+        if left != 0 {
+            tracing::error!(left, "alerts could not be delivered before the end");
+        }
+    }
+}
+
+fn protect(sensor: &mut Sensor, config: &Config, registry: &Registry) -> Result<(), Failure> {
+    for (asset, configured) in config.assets.iter().enumerate() {
+        let asset = crate::event::AssetId(u8::try_from(asset).context("more assets than an id can name")?);
+        for path in &configured.paths {
+            let real = path.value.canonicalize().unwrap_or_else(|_| path.value.clone());
+            if real.is_dir() {
+                sensor.protect(asset, &real, Protection::Directory).map_err(Unfit::from)?;
+            } else {
+                sensor.protect_name(asset, &path.value).map_err(Unfit::from)?;
+                sensor.protect_name(asset, &real).map_err(Unfit::from)?;
+            }
+        }
+    }
+    for file in registry.files() {
+        match sensor.protect(file.asset, &file.path, Protection::File) {
+            Ok(_) => {}
+            // Gone since it was registered; what comes in its place is found by its directory.
+            Err(crate::sensor::SensorError::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Unfit::from(error).into()),
+        }
+    }
+    Ok(())
+}
+
+fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
+    let facts = host::facts();
+    let info = BuildInfo { version: env!("CARGO_PKG_VERSION"), commit: "", kernel_release: &facts.kernel };
+    let metrics = Metrics::new(&info).context("a metric is defined twice")?;
+    let rules = prepared.rules.rules();
+    metrics.set_rules(
+        prepared.rules.digest(),
+        ["core"],
+        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode.as_str())),
+    );
+    Ok(metrics)
+}
+
+fn context(digest: &str, head: alerts::Head, note: Option<String>) -> Result<alerts::Context, Failure> {
+    let facts = host::facts();
+    let mut run = [0; 16];
+    SystemRandom::new().fill(&mut run).map_err(|_| anyhow::anyhow!("the system has no random bytes"))?;
+    Ok(alerts::Context {
+        host: facts.hostname,
+        host_uid: machine_id(),
+        kernel_release: facts.kernel,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        sensor: "syscall".to_owned(),
+        rules_digest: digest.to_owned(),
+        boot_wall_ms: Timestamp::now().as_millisecond() - i64::try_from(now().0 / 1_000_000).unwrap_or(i64::MAX),
+        run,
+        head,
+        note,
+    })
+}
+
+fn machine_id() -> Option<String> {
+    let id = std::fs::read_to_string(Path::new("/etc/machine-id")).ok()?;
+    let id = id.trim();
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+/// `CLOCK_BOOTTIME`, as the kernel side stamps.
+pub(crate) fn now() -> BootNs {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    BootNs(seconds.saturating_mul(1_000_000_000) + u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// The ring's descriptor, which belongs to the sensor.
+struct RingFd(std::os::fd::RawFd);
+
+impl std::os::fd::AsRawFd for RingFd {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0
+    }
+}
+
+impl AsFd for RingFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the sensor that owns it outlives the wait.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
