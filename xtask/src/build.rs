@@ -16,10 +16,19 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Builds the release binary and gives its path; `None` when the compiler refused it, which it has said itself.
 pub(crate) fn release() -> Result<Option<PathBuf>> {
+    binary("weighbridge", "weighbridge")
+}
+
+/// The same of the end-to-end runner, which is also the mover of bytes of the demo and the bench.
+pub(crate) fn runner() -> Result<Option<PathBuf>> {
+    binary("tests", "e2e")
+}
+
+fn binary(package: &str, name: &str) -> Result<Option<PathBuf>> {
     let mut command = shell::cargo();
-    command.args(["build", "--release", "--locked", "-p", "weighbridge"]);
+    command.args(["build", "--release", "--locked", "-p", package]);
     if !shell::aloud(command)? {
         return Ok(None);
     }
-    Ok(Some(shell::target_dir()?.join("release/weighbridge")))
+    Ok(Some(shell::target_dir()?.join("release").join(name)))
 }

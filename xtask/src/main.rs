@@ -2,8 +2,10 @@
 //!
 //! Exit codes are those of the product: 0 ok, 1 a test or a check failed, 2 usage, 4 this machine is not fit, 70 internal.
 
+mod bench;
 mod build;
 mod check;
+mod demo;
 mod libtest;
 mod setup;
 mod shell;
@@ -46,6 +48,12 @@ enum Chore {
     /// Set up, build, then run every test that this kernel can run (live ones as root)
     #[command(after_help = "Example: sudo -E cargo xtask test sendfile")]
     Test(test::Args),
+    /// Set up, build, then weigh thefts on scratch volumes and show the alerts as they arrive (as root)
+    #[command(after_help = "Example: sudo -E cargo xtask demo")]
+    Demo,
+    /// What the agent costs: with and without it, in interleaved rounds (as root)
+    #[command(after_help = "Example: sudo -E cargo xtask bench --quick -o json")]
+    Bench(bench::Args),
     // A further chore is a file beside this one, a line here and a line in `main`.
 }
 
@@ -55,6 +63,8 @@ fn main() -> ExitCode {
         Chore::Build => build::run(),
         Chore::Check => check::run(),
         Chore::Test(args) => test::run(&args),
+        Chore::Demo => demo::run(),
+        Chore::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

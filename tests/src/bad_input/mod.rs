@@ -224,13 +224,23 @@ impl Said {
     }
 }
 
-/// Neither `run` nor `check` accepts it, and nothing was started.
+/// Neither `run` nor `check` accepts it, and nothing was started. For programs the faults are JSON, each with its place.
 fn refused(scene: &Scene<'_>, text: &str, code: i32) -> Said {
     let said = run(scene, text);
     said.code(code);
     nothing_started(&scene.config);
     let file = scene.work.join("weighbridge.yaml");
-    Said(finish(scene, &[Path::new("check"), Path::new("--config"), &file])).code(code);
+    let words = ["check", "-o", "json", "--config"].map(Path::new);
+    let checked = Said(finish(scene, &[&words[..], &[&file]].concat()));
+    checked.code(code);
+    let report: serde_json::Value = serde_json::from_str(&checked.0.stderr).expect("faults are JSON");
+    let faults = report["faults"].as_array().expect("a list of faults");
+    assert!(!faults.is_empty(), "no fault is listed");
+    for fault in faults {
+        assert!(fault["message"].as_str().is_some_and(|message| !message.is_empty()), "{fault}");
+        // 0 where a file as a whole is meant.
+        assert!(fault["line"].is_u64() && fault["column"].is_u64() && fault["file"].is_string(), "{fault}");
+    }
     said
 }
 

@@ -48,8 +48,11 @@ impl Lab {
     /// When not root, when another thread runs already, or when the kernel refuses a namespace.
     pub fn enter() -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "the lab makes volumes and namespaces: run it as root");
-        let threads = fs::read_dir("/proc/self/task").context("cannot count the threads")?.count();
-        ensure!(threads == 1, "the lab must be entered before a second thread starts ({threads} run)");
+        // A thread that was joined may still be on its way out.
+        let alone = wait_for(Duration::from_secs(2), || {
+            fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1).then_some(())
+        });
+        ensure!(alone.is_some(), "the lab must be entered before a second thread starts");
         // SAFETY: the process has one thread; it gets its own namespaces and loses none of its memory or descriptors.
         if unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET) } != 0 {
             return Err(io::Error::last_os_error())
