@@ -99,6 +99,8 @@ pub struct HolderValue {
     pub since: u64,
     /// When it exited or was replaced by an exec, ns since boot; 0 while it runs.
     pub ended: u64,
+    /// Not 0 when what it can write into are carriers: it opened an asset, or took as much as the propagation floor.
+    pub spreads: u64,
 }
 
 /// (source → holder).
@@ -258,8 +260,7 @@ pub struct WakeFact {
 pub const SHARED_ASLEEP: u32 = 0;
 /// Carriers made so far. Every read is looked up while this differs from [`SHARED_SETTLED`].
 pub const SHARED_CARRIERS: u32 = 1;
-/// `SHARED_CARRIERS` as of the last scan after which each process that has a carrier open was marked, and no carrier was
-/// one that a process can have without opening it (pipe, socket).
+/// `SHARED_CARRIERS` as of the last scan: each process that had one of them open was marked.
 pub const SHARED_SETTLED: u32 = 2;
 /// Epoch of the scan under way.
 pub const SHARED_EPOCH: u32 = 3;

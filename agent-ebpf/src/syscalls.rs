@@ -42,6 +42,8 @@ pub const IOCTL: u8 = 13;
 pub const RECEIVE_MANY: u8 = 14;
 /// socketcall(call, arguments): 32-bit only.
 pub const SOCKETCALL: u8 = 15;
+/// Makes descriptors that bytes can be put into, or connects one.
+pub const CONNECT: u8 = 16;
 
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[

@@ -1,6 +1,6 @@
 //! Becoming a holder.
 
-use super::{now, process};
+use super::{carrier, now, process, wake};
 use crate::{
     kernel::Task,
     maps::{HOLDERS, join, lose, mark},
@@ -30,10 +30,30 @@ pub(crate) fn hold(task: Task, assets: u64) -> Option<(HolderKey, *mut HolderVal
         }
         return Some((key, row));
     }
-    insert(&key, &HolderValue { assets, taken: 0, parent: NO_PARENT, inherited: 0, since: now(), ended: 0 });
+    let value =
+        HolderValue { assets, parent: NO_PARENT, taken: 0, inherited: 0, since: now(), ended: 0, spreads: 0 };
+    insert(&key, &value);
     mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
     process::report(task);
     Some((key, HOLDERS.get_ptr_mut(&key)?))
+}
+
+/// From now on what `task`'s process can write into are carriers.
+///
+/// # Safety
+///
+/// `row` is a live row of `HOLDERS`, its own.
+#[inline(always)]
+pub(crate) unsafe fn spread(task: Task, row: *mut HolderValue, assets: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        if (*row).spreads & assets == assets {
+            return;
+        }
+        join(&raw mut (*row).spreads, assets);
+    }
+    carrier::adopt(task, assets);
+    wake();
 }
 
 /// The row of `task`'s process if it is a holder.
@@ -53,6 +73,7 @@ pub(crate) fn inherit(parent: &HolderKey, child: &HolderKey, row: &HolderValue, 
         inherited,
         since: now(),
         ended: 0,
+        spreads: row.spreads,
     };
     insert(child, &value);
 }

@@ -44,8 +44,10 @@ fn map_sink(task: Task, file: File, bytes: u64) {
     put::count(&key, bytes, Some((file, inode)));
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
-        let (assets, taken) = unsafe { ((*row).assets, (*row).taken) };
-        carrier::feed(&object, OBJECT_CARRIER, assets, bytes, taken);
+        let spreads = unsafe { (*row).spreads };
+        if spreads != 0 {
+            carrier::make(&object, OBJECT_CARRIER, spreads);
+        }
         wake();
     }
 }

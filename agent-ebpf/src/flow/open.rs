@@ -1,6 +1,6 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{hold, object};
+use super::{carrier, hold, object};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{AGENT_TGID, IDENTITIES_OF, mark},
@@ -28,10 +28,21 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) {
         return;
     }
     if let Some((_, object)) = object::protected(file, inode) {
-        if object.kind == OBJECT_FILE {
-            hold::hold(task, object.assets);
+        if object.kind == OBJECT_FILE
+            && let Some((_, row)) = hold::hold(task, object.assets)
+        {
+            // One call can take and put all of it.
+            // SAFETY: the row stays valid until the program ends.
+            unsafe { hold::spread(task, row, object.assets) };
         }
         return;
+    }
+    if let Some((_, row)) = hold::held(task) {
+        // SAFETY: the row stays valid until the program ends.
+        let spreads = unsafe { (*row).spreads };
+        if spreads != 0 {
+            carrier::adopt_file(file, spreads);
+        }
     }
     // A carrier: its readers become holders when they read.
     if let Some(key) = inode.key()

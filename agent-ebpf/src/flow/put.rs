@@ -6,8 +6,8 @@ use crate::{
     maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
 };
 use agent_ebpf::{
-    FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, OBJECT_CARRIER, OBJECT_STREAM, ObjectKey,
-    SINK_BLOCK, SINK_CHAR, SINK_FILE, SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
+    FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, ObjectKey, SINK_BLOCK, SINK_CHAR,
+    SINK_FILE, SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
 };
 
 /// `task` wrote `bytes` into `file`; nothing happens unless its process is a holder.
@@ -38,40 +38,37 @@ fn put(task: Task, file: File, bytes: u64) {
     }
     let Some((holder, row)) = hold::held(task) else { return };
     // SAFETY: the row stays valid until the program ends.
-    let (assets, taken) = unsafe { ((*row).assets, (*row).taken) };
-    let Some((sink, object)) = sink_of(inode) else { return };
-    let key = FlowKey { holder, assets, sink };
-    let total = count(&key, bytes, Some((file, inode)));
-    if let Some(object) = object {
-        let kind = if sink.kind == SINK_FILE { OBJECT_CARRIER } else { OBJECT_STREAM };
-        carrier::feed(&object, kind, assets, total, taken);
+    let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
+    let Some(sink) = sink_of(inode) else { return };
+    count(&FlowKey { holder, assets, sink }, bytes, Some((file, inode)));
+    if spreads != 0 {
+        carrier::adopt_file(file, spreads);
     }
     wake();
 }
 
-/// The sink that an inode is, and the carrier that it can be.
+/// The sink that an inode is.
 #[inline(always)]
-pub(crate) fn sink_of(inode: Inode) -> Option<(SinkKey, Option<ObjectKey>)> {
+fn sink_of(inode: Inode) -> Option<SinkKey> {
     let mut sink =
         SinkKey { kind: SINK_OTHER, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
     match inode.kind()? {
         S_IFBLK => {
             sink.kind = SINK_BLOCK;
             sink.dev = inode.rdev()?;
-            Some((sink, None))
+            Some(sink)
         }
         S_IFCHR => {
             sink.kind = SINK_CHAR;
             sink.dev = inode.rdev()?;
-            Some((sink, None))
+            Some(sink)
         }
         kind @ (S_IFREG | S_IFIFO) => {
-            let key = inode.key()?;
             let kind = if kind == S_IFREG { SINK_FILE } else { SINK_PROCESS };
-            Some((of_object(kind, &key), Some(key)))
+            Some(of_object(kind, &inode.key()?))
         }
         // eventfd, epoll, io_uring and their like have no kind; what they take in is a few words.
-        _ => Some((sink, None)),
+        _ => Some(sink),
     }
 }
 
@@ -82,12 +79,13 @@ pub(crate) fn of_object(kind: u8, key: &ObjectKey) -> SinkKey {
     SinkKey { kind, protocol: 0, port: 0, dev: key.dev, generation: key.generation, reserved: 0, id }
 }
 
-/// Adds `bytes` to a flow and returns its total, at least `bytes`. The first flow into something with a path sends it.
+/// Adds `bytes` to a flow. The first flow into something with a path sends it.
 #[inline(always)]
-pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) -> u64 {
+pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
     if let Some(row) = FLOWS.get_ptr_mut(key) {
         // SAFETY: the row stays valid until the program ends.
-        return unsafe { grow(row, bytes) };
+        unsafe { grow(row, bytes) };
+        return;
     }
     let magic = match place {
         Some((_, inode)) => inode.magic().unwrap_or(0),
@@ -96,25 +94,24 @@ pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) -> 
     let _ = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1);
     let Some(row) = FLOWS.get_ptr_mut(key) else {
         lose(LOSS_FLOWS_FULL, bytes);
-        return bytes;
+        return;
     };
     if let Some((file, _)) = place {
         describe(&key.sink, magic, file);
     }
     // SAFETY: the row stays valid until the program ends.
-    unsafe { grow(row, bytes) }
+    unsafe { grow(row, bytes) };
 }
 
 /// # Safety
 ///
 /// `row` is a live row of `FLOWS`.
 #[inline(always)]
-unsafe fn grow(row: *mut FlowValue, bytes: u64) -> u64 {
+unsafe fn grow(row: *mut FlowValue, bytes: u64) {
     // SAFETY: the caller's.
     unsafe {
         add(&raw mut (*row).bytes, bytes);
         (*row).last = now();
-        (*row).bytes
     }
 }
 

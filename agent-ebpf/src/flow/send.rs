@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
-use super::{carrier, hold, object, put, wake};
+use super::{carrier, hold, put, wake};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
@@ -29,18 +29,19 @@ extern "C" fn flow_send(task: u64, sock: u64, bytes: u64) -> u32 {
 fn send(task: Task, sock: Sock, bytes: u64) {
     let Some((holder, row)) = hold::held(task) else { return };
     // SAFETY: the row stays valid until the program ends.
-    let (assets, taken) = unsafe { ((*row).assets, (*row).taken) };
-    let (sink, object) = sink_of(sock);
-    let total = put::count(&FlowKey { holder, assets, sink }, bytes, None);
-    if let Some(object) = object {
-        carrier::feed(&object, OBJECT_STREAM, assets, total, taken);
+    let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
+    put::count(&FlowKey { holder, assets, sink: sink_of(sock) }, bytes, None);
+    if spreads != 0
+        && let Some(object) = carrier::receiver(sock)
+    {
+        carrier::make(&object, OBJECT_STREAM, spreads);
     }
     wake();
 }
 
 /// Where bytes sent through `sock` go. What cannot be read is a sink of kind other, which nobody lists as controlled.
 #[inline(always)]
-fn sink_of(sock: Sock) -> (SinkKey, Option<ObjectKey>) {
+fn sink_of(sock: Sock) -> SinkKey {
     let unknown = SinkKey {
         kind: SINK_OTHER,
         protocol: sock.protocol(),
@@ -50,51 +51,32 @@ fn sink_of(sock: Sock) -> (SinkKey, Option<ObjectKey>) {
         reserved: 0,
         id: [0; 16],
     };
-    let Some(family) = sock.family() else { return (unknown, None) };
+    let Some(family) = sock.family() else { return unknown };
+    if let Some(object) = carrier::receiver(sock) {
+        return put::of_object(SINK_PROCESS, &object);
+    }
     let mut sink = SinkKey { kind: SINK_PEER, port: sock.peer_port(), dev: u32::from(family), ..unknown };
     match family {
-        AF_UNIX => {
-            // Not connected (a datagram to a path) or not accepted yet: the peer is not in the socket.
-            let peer = sock.unix_peer().map_or(0, |peer| peer.0);
-            let key = ObjectKey { dev: DEV_UNIX, generation: 0, ino: peer };
-            (put::of_object(SINK_PROCESS, &key), if peer == 0 { None } else { Some(key) })
-        }
-        AF_INET => {
-            let peer = sock.peer_v4().unwrap_or([0; 4]);
-            if u32::from_ne_bytes(peer) == 0 {
-                address_of_call(&mut sink);
-                return (sink, None);
-            }
-            let own = sock.own_v4().unwrap_or([0; 4]);
-            if let Some(key) = object::loopback(own, peer, sock.own_port(), sock.peer_port()) {
-                return (put::of_object(SINK_PROCESS, &key), Some(key));
-            }
-            sink.id[..4].copy_from_slice(&peer);
-            (sink, None)
-        }
-        AF_INET6 => {
-            let peer = sock.peer_v6().unwrap_or([0; 16]);
-            if u128::from_ne_bytes(peer) == 0 {
-                address_of_call(&mut sink);
-                return (sink, None);
-            }
-            let own = sock.own_v6().unwrap_or([0; 16]);
-            if let Some(key) = object::loopback_v6(own, peer, sock.own_port(), sock.peer_port()) {
-                return (put::of_object(SINK_PROCESS, &key), Some(key));
-            }
-            sink.id = peer;
-            (sink, None)
-        }
+        // Not connected (a datagram to a path) or not accepted yet: the peer is not in the socket.
+        AF_UNIX => sink = put::of_object(SINK_PROCESS, &ObjectKey { dev: DEV_UNIX, generation: 0, ino: 0 }),
+        AF_INET => match sock.peer_v4() {
+            None | Some([0, 0, 0, 0]) => address_of_call(&mut sink),
+            Some(peer) => sink.id[..4].copy_from_slice(&peer),
+        },
+        AF_INET6 => match sock.peer_v6() {
+            Some(peer) if u128::from_ne_bytes(peer) != 0 => sink.id = peer,
+            _ => address_of_call(&mut sink),
+        },
         AF_VSOCK => {
             let (cid, port) = sock.vsock_peer().unwrap_or((0, 0));
             sink.id[..4].copy_from_slice(&cid.to_ne_bytes());
             sink.port = port as u16;
-            (sink, None)
         }
         // To the kernel and back to processes of this host.
-        AF_NETLINK => (SinkKey { kind: SINK_PROCESS, ..sink }, None),
-        _ => (sink, None),
+        AF_NETLINK => sink.kind = SINK_PROCESS,
+        _ => {}
     }
+    sink
 }
 
 /// Fills in the address that a socket without a peer sends to, from the arguments of the call under way.

@@ -3,7 +3,7 @@
 use super::{hold, now, object, wake};
 use crate::{
     kernel::{File, Task},
-    maps::{AGENT_TGID, TAKES, add, lose},
+    maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, lose},
 };
 use agent_ebpf::{
     DEV_ASSET, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, TakeKey, TakeValue,
@@ -41,7 +41,12 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
         key
     };
     // SAFETY: the row stays valid until the program ends.
-    unsafe { add(&raw mut (*row).taken, bytes) };
+    unsafe {
+        add(&raw mut (*row).taken, bytes);
+        if object.kind == OBJECT_FILE || (*row).taken >= PROPAGATION_FLOOR.load() {
+            hold::spread(task, row, object.assets);
+        }
+    }
     count(&TakeKey { holder, source }, bytes);
     wake();
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{map, object, process, take},
+    flow::{carrier, hold, map, object, process, take},
     kernel::{File, Task, Vma},
     maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, shared},
 };
@@ -63,6 +63,13 @@ fn note_file(task: Task, file: File) -> Option<()> {
     let tgid = task.tgid()?;
     if tgid == AGENT_TGID.load() {
         return None;
+    }
+    if let Some((_, row)) = hold::held(task) {
+        // SAFETY: the row stays valid until the program ends.
+        let spreads = unsafe { (*row).spreads };
+        if spreads != 0 {
+            carrier::adopt_file(file, spreads);
+        }
     }
     let (key, value) = match object::source(file) {
         Some(found) => found,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     flow::{
-        carrier,
+        carrier, hold,
         map::{on_grow, on_map},
         open::on_open,
         put::on_put,
@@ -36,7 +36,10 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let registers: *const u8 = ctx.arg(0);
     // SAFETY: a trusted pointer to struct pt_regs; the verifier checks the access.
     let number = unsafe { *(registers.add(ORIG_AX as usize) as *const u64) } & !X32_BIT;
-    if number >= TABLE as u64 || CALLS_ANY[number as usize] == syscalls::NONE || result < 0 {
+    if number >= TABLE as u64
+        || CALLS_ANY[number as usize] == syscalls::NONE
+        || (result < 0 && result != EINPROGRESS)
+    {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -47,6 +50,9 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     moved(word(&ctx, 0), number as usize, result as u64, tgid, marks);
     0
 }
+
+/// Of a connect that goes on without its caller.
+const EINPROGRESS: i64 = -115;
 
 /// Whether a process that holds and watches nothing can come to by this call.
 #[inline(always)]
@@ -60,7 +66,7 @@ fn can_begin(number: usize) -> bool {
         }
         begins
     };
-    BEGINS[number] || carrier::alive()
+    BEGINS[number] || carrier::unsettled()
 }
 
 const fn begins_with(call: u8) -> bool {
@@ -110,6 +116,9 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         return;
     }
     let kind = if call.compat { CALLS_32[number] } else { CALLS_64[number] };
+    if (result as i64) < 0 && kind != syscalls::CONNECT {
+        return;
+    }
     match kind {
         syscalls::OPEN => {
             if let Some(file) = call.file(result) {
@@ -145,7 +154,20 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::SPLICE => through(&call, call.argument(0), call.argument(2), result),
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
+        syscalls::CONNECT => reach(task),
         _ => {}
+    }
+}
+
+/// New descriptors; which ones can stand in user memory, so all are looked at.
+#[inline(always)]
+fn reach(task: Task) {
+    if let Some((_, row)) = hold::held(task) {
+        // SAFETY: the row stays valid until the program ends.
+        let spreads = unsafe { (*row).spreads };
+        if spreads != 0 {
+            carrier::adopt(task, spreads);
+        }
     }
 }
 
@@ -183,6 +205,10 @@ fn received(call: &Call, bytes: u64) {
         && sock.family() == Some(AF_UNIX)
     {
         mark(call.tgid, MARK_WATCHED);
+    }
+    if call.marks & MARK_HOLDER != 0 {
+        // Received descriptors can be written into as well.
+        reach(call.task);
     }
     on_take(call.task, file, bytes);
 }

@@ -8,7 +8,11 @@ mod identities;
 mod prepare;
 mod run;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use self::{destinations::Destinations, identities::Identities};
 pub use self::{
@@ -17,7 +21,7 @@ pub use self::{
 };
 use crate::{
     alerts::{self, Alert, Alerts},
-    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, Record, Source},
+    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
     ledger::Ledger,
     metrics::{Metrics, Outcome},
     rules::{Engine, Match, Mode, Resolved},
@@ -38,8 +42,8 @@ pub struct Pipeline {
     known: AssetSet,
     /// By id.
     rules: HashMap<String, Arc<alerts::Rule>>,
-    /// A file appeared in a protected place: the registry should look.
-    pub(crate) appeared: bool,
+    /// The assets' own files.
+    protected: HashSet<ObjectId>,
     records: Vec<Record>,
     matches: Vec<Match>,
 }
@@ -51,6 +55,20 @@ impl Pipeline {
             self.known = AssetSet(self.known.0 | 1 << asset.id.0);
             self.metrics.set_asset(asset);
             self.apply(Event::Asset(Arc::new(asset.clone())), now);
+        }
+    }
+
+    /// Remembers one of the assets' own files.
+    pub(crate) fn protected(&mut self, object: ObjectId) {
+        self.protected.insert(object);
+    }
+
+    /// Whether a reading says that an asset is not as large as it was.
+    pub(crate) fn changes_asset(&self, reading: &Reading) -> bool {
+        match reading {
+            Reading::Object { .. } => true,
+            Reading::Flow { sink: SinkKey::File(object), .. } => self.protected.contains(object),
+            _ => false,
         }
     }
 
@@ -78,9 +96,9 @@ impl Pipeline {
                     self.apply(Event::Take { holder, source, bytes: inherited, listed: false, at }, now);
                 }
             }
-            Reading::Object { path, .. } => {
+            Reading::Object { object, path, .. } => {
                 tracing::info!(path = %path.text, "a new file in a protected place is protected");
-                self.appeared = true;
+                self.protected.insert(object);
             }
             Reading::SinkPath { sink, magic, path } => {
                 let event = self.destinations.locate(sink, magic, path);

@@ -4,6 +4,7 @@
 //! milliseconds; when none did for a while it sleeps, and the next byte wakes it.
 
 use std::{
+    collections::HashSet,
     io::Write as _,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -50,10 +51,10 @@ const QUIET: Duration = Duration::from_millis(300);
 const TICK_EVERY: Duration = Duration::from_secs(1);
 /// Of the registry, for files that changed without being opened since.
 const RESCAN_EVERY: Duration = Duration::from_secs(60);
-/// After a file appeared in a protected place.
-const RESCAN_SOON: Duration = Duration::from_millis(250);
-/// Of who has a carrier open, while there are any.
-const CARRIERS_EVERY: Duration = Duration::from_secs(5);
+/// While assets are written to, the registry takes at most one part in this many of the time.
+const SCAN_SHARE: u32 = 20;
+/// Shortest time between two scans for who has new carriers open; until one, every process's reads are looked up.
+const CARRIERS_EVERY: Duration = Duration::from_secs(1);
 /// For the sinks at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,6 +86,9 @@ struct Agent {
     registry: Registry,
     metrics: Arc<Metrics>,
     mounts: MountWatch,
+    /// The end of the last scan of the registry, and how long it took.
+    scanned_at: Instant,
+    scan_took: Duration,
     rescan_at: Instant,
     carriers_at: Instant,
 }
@@ -170,7 +174,7 @@ impl Agent {
                 .iter()
                 .map(|rule| (rule.facts.id.clone(), Arc::new(super::rule_for(&rule.facts))))
                 .collect(),
-            appeared: false,
+            protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),
         };
@@ -193,15 +197,17 @@ impl Agent {
                 );
             }
         }
-        protect(&mut sensor, &config, &registry)?;
+        protect(&mut sensor, &mut pipeline, &config, &registry)?;
         sensor.prove(state.path()).map_err(Unfit::from)?;
         sensor.scan_existing().map_err(Unfit::from)?;
         registry.save(&state, &config).map_err(Unfit::from)?;
         let soon = Instant::now();
         Ok(Self {
             mounts: MountWatch::new().map_err(Unfit::from)?,
+            scanned_at: soon,
+            scan_took: Duration::ZERO,
             rescan_at: soon + RESCAN_EVERY,
-            carriers_at: soon + CARRIERS_EVERY,
+            carriers_at: soon,
             config,
             state,
             sensor,
@@ -253,11 +259,18 @@ impl Agent {
     fn look(&mut self) -> Result<bool, Failure> {
         let mut readings: Vec<Reading> = Vec::new();
         let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
+        // An asset that grew has its new size before anything of it is weighed.
+        if readings.iter().any(|reading| self.pipeline.changes_asset(reading)) {
+            self.rescan_at = self.rescan_at.min(self.scanned_at + self.scan_took * SCAN_SHARE);
+        }
+        if Instant::now() >= self.rescan_at {
+            self.rescan();
+        }
         if !readings.is_empty() {
             self.pipeline.step(readings, now());
         }
-        if std::mem::take(&mut self.pipeline.appeared) {
-            self.rescan_at = self.rescan_at.min(Instant::now() + RESCAN_SOON);
+        if Instant::now() >= self.carriers_at && self.sensor.scan_carriers().map_err(Unfit::from)? {
+            self.carriers_at = Instant::now() + CARRIERS_EVERY;
         }
         Ok(moved)
     }
@@ -265,14 +278,6 @@ impl Agent {
     fn tick(&mut self) -> Result<(), Failure> {
         if self.mounts.changed() {
             self.pipeline.mounts_changed(now());
-        }
-        if Instant::now() >= self.rescan_at {
-            self.rescan();
-            self.rescan_at = Instant::now() + RESCAN_EVERY;
-        }
-        if Instant::now() >= self.carriers_at {
-            self.sensor.scan_carriers().map_err(Unfit::from)?;
-            self.carriers_at = Instant::now() + CARRIERS_EVERY;
         }
         self.pipeline.tick(now());
         Ok(())
@@ -283,7 +288,10 @@ impl Agent {
         let started = Instant::now();
         let classifier = self.pipeline.destinations().classifier();
         let (changes, problems) = self.registry.rescan(&self.config, classifier, Timestamp::now());
-        self.metrics.set_scan(started.elapsed());
+        self.scanned_at = Instant::now();
+        self.scan_took = self.scanned_at - started;
+        self.rescan_at = self.scanned_at + RESCAN_EVERY;
+        self.metrics.set_scan(self.scan_took);
         for problem in problems {
             tracing::warn!("{}", problem.text);
         }
@@ -296,8 +304,11 @@ impl Agent {
                 // Whoever has it open still reads it: its inode stays protected.
                 continue;
             }
-            if let Err(error) = self.sensor.protect(change.asset, &change.path, Protection::File) {
-                tracing::warn!(%error, "a changed file could not be protected by its inode; its directory still does");
+            match self.sensor.protect(change.asset, &change.path, Protection::File) {
+                Ok(object) => self.pipeline.protected(object),
+                Err(error) => {
+                    tracing::warn!(%error, "a changed file could not be protected by its inode; its directory still does");
+                }
             }
         }
         self.pipeline.assets(&self.registry.assets(&self.config), now());
@@ -323,7 +334,12 @@ impl Agent {
     }
 }
 
-fn protect(sensor: &mut Sensor, config: &Config, registry: &Registry) -> Result<(), Failure> {
+fn protect(
+    sensor: &mut Sensor,
+    pipeline: &mut Pipeline,
+    config: &Config,
+    registry: &Registry,
+) -> Result<(), Failure> {
     for (asset, configured) in config.assets.iter().enumerate() {
         let asset = crate::event::AssetId(u8::try_from(asset).context("more assets than an id can name")?);
         for path in &configured.paths {
@@ -338,7 +354,7 @@ fn protect(sensor: &mut Sensor, config: &Config, registry: &Registry) -> Result<
     }
     for file in registry.files() {
         match sensor.protect(file.asset, &file.path, Protection::File) {
-            Ok(_) => {}
+            Ok(object) => pipeline.protected(object),
             // Gone since it was registered; what comes in its place is found by its directory.
             Err(crate::sensor::SensorError::File { error, .. })
                 if error.kind() == std::io::ErrorKind::NotFound => {}

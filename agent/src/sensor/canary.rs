@@ -59,7 +59,9 @@ impl Sensor {
         match said {
             Some(Ok(1..)) => checked?,
             _ => {
-                return Err(SensorError::Canary(io::Error::other(format!("its process ended with {status}"))));
+                return Err(SensorError::Canary(io::Error::other(format!(
+                    "its process ended with {status}"
+                ))));
             }
         }
         let ended = rows(&self.maps.holders, usize::MAX)?

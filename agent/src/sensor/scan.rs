@@ -31,37 +31,39 @@ impl Sensor {
         self.maps.set_shared(abi::SHARED_EPOCH, 1)
     }
 
-    /// Marks who has a carrier open and forgets streams that nobody has open any more. Does nothing while nothing changed.
+    /// Marks who has a carrier open, so that not every process's reads need be looked up, and forgets streams that nobody
+    /// has open any more. Does nothing while no carrier was made since the last time; returns whether it did.
     ///
     /// # Errors
     ///
     /// When an iterator cannot run or a map cannot be used.
-    pub fn scan_carriers(&mut self) -> Result<(), SensorError> {
+    pub fn scan_carriers(&mut self) -> Result<bool, SensorError> {
         let made = self.maps.shared(abi::SHARED_CARRIERS)?;
         if made == self.maps.shared(abi::SHARED_SETTLED)? {
-            return Ok(());
+            return Ok(false);
         }
         let epoch = self.maps.shared(abi::SHARED_EPOCH)? + 1;
         self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
+        // Twice: a child forked behind the iterator's back by a process that was not marked yet is found the second time.
         self.iterate("scan_files")?;
-        let mut streams = 0;
+        self.iterate("scan_files")?;
+        self.maps.set_shared(abi::SHARED_SETTLED, made)?;
+        self.forget_streams(epoch)?;
+        Ok(true)
+    }
+
+    /// Streams that no scan saw for three epochs: fewer would forget a connection that is not accepted yet.
+    fn forget_streams(&mut self, epoch: u64) -> Result<(), SensorError> {
         for (key, Raw(value)) in rows(&self.maps.objects, CARRIERS)? {
             if value.kind != abi::OBJECT_STREAM {
                 continue;
             }
-            // Two scans late: the reader's end of a new connection may not be accepted yet.
-            if u64::from(value.seen) + 2 < epoch && value.seen != 0 {
-                let _ = self.maps.objects.remove(&Raw(key));
-            } else {
-                streams += 1;
-                if value.seen == 0 {
-                    let seen = abi::ObjectValue { seen: epoch as u32, ..value };
-                    self.maps.objects.insert(Raw(key), Raw(seen), 0)?;
-                }
+            if value.seen == 0 {
+                let seen = abi::ObjectValue { seen: epoch as u32, ..value };
+                self.maps.objects.insert(Raw(key), Raw(seen), 0)?;
+            } else if u64::from(value.seen) + 3 < epoch {
+                self.maps.objects.remove(&Raw(key))?;
             }
-        }
-        if streams == 0 {
-            self.maps.set_shared(abi::SHARED_SETTLED, made)?;
         }
         Ok(())
     }
