@@ -118,3 +118,6 @@ impl Sensor {
         self.maps.facts.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;
