@@ -19,6 +19,14 @@ pub struct Field {
     pub required: bool,
 }
 
+/// Tracepoints that some kernels have with other arguments, with the prototype that our programs read: on a kernel with any
+/// other they are not attached. Written as in C, without names and qualifiers; the first parameter is the tracing's own.
+pub const PROTOTYPES: &[(&str, &str)] = &[
+    ("sock_send_length", "(void *, struct sock *, int, int)"),
+    // Before 6.13 the result came by value, among up to seven arguments.
+    ("io_uring_complete", "(void *, struct io_ring_ctx *, void *, struct io_uring_cqe *)"),
+];
+
 macro_rules! fields {
     ($($global:ident = $structure:literal, $path:literal, $required:literal;)*) => {
         /// Every field.

@@ -3,6 +3,7 @@
 //! Exit codes are those of the product: 0 ok, 1 a test or a check failed, 2 usage, 4 this machine is not fit, 70 internal.
 
 mod bench;
+mod btf_fixture;
 mod build;
 mod check;
 mod demo;
@@ -54,6 +55,9 @@ enum Chore {
     /// What the agent costs: with and without it, in interleaved rounds (as root)
     #[command(after_help = "Example: sudo -E cargo xtask bench --quick -o json")]
     Bench(bench::Args),
+    /// Reduce a kernel's BTF to a fixture: what the table of fields and the hooks look for, a few KB
+    #[command(after_help = btf_fixture::EXAMPLE)]
+    BtfFixture(btf_fixture::Args),
     // A further chore is a file beside this one, a line here and a line in `main`.
 }
 
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::run(&args),
+        Chore::BtfFixture(args) => btf_fixture::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

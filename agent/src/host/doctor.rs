@@ -8,6 +8,10 @@ use std::{fmt::Write as _, path::Path};
 use serde::Serialize;
 
 use super::{cgroup, mounts::MountTable, read_fact, read_limited};
+use crate::sensor::{
+    KERNEL_BTF,
+    btf::{self, Btf},
+};
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -202,19 +206,17 @@ fn arch(machine: &str) -> Check {
 }
 
 fn btf() -> Check {
-    const PATH: &str = "/sys/kernel/btf/vmlinux";
-    // The largest kernel that was seen has 7 MB.
     let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF";
-    let bytes = match read_limited(Path::new(PATH), 64 << 20) {
+    let bytes = match read_limited(Path::new(KERNEL_BTF), btf::LARGEST as u64) {
         Ok(bytes) => bytes,
-        Err(error) => return Check::fail("btf", format!("kernel has no BTF at {PATH}: {error}"), remedy),
+        Err(error) => {
+            return Check::fail("btf", format!("kernel has no BTF at {KERNEL_BTF}: {error}"), remedy);
+        }
     };
-    let parsed = btf_rs::Btf::from_bytes(&bytes)
-        .and_then(|btf| btf.resolve_types_by_name("task_struct").map(|types| types.len()));
-    match parsed {
-        Ok(found) if found > 0 => Check::ok("btf", format!("{PATH}, {} KiB", bytes.len() >> 10)),
-        Ok(_) => Check::fail("btf", format!("{PATH} has no task_struct"), remedy),
-        Err(error) => Check::fail("btf", format!("{PATH} does not parse: {error}"), remedy),
+    match Btf::parse(&bytes).map(|btf| btf.structs("task_struct").count()) {
+        Ok(found) if found > 0 => Check::ok("btf", format!("{KERNEL_BTF}, {} KiB", bytes.len() >> 10)),
+        Ok(_) => Check::fail("btf", format!("{KERNEL_BTF} has no task_struct"), remedy),
+        Err(error) => Check::fail("btf", format!("{KERNEL_BTF} does not parse: {error}"), remedy),
     }
 }
 

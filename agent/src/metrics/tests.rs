@@ -60,7 +60,7 @@ fn record(kind: SinkKind, control: Control, removable: Option<bool>, bytes: u64)
         kind: RecordKind::Flow,
         at: BootNs(1),
         asset: Arc::new(asset()),
-        holder: HolderId { tgid: 1, start: BootNs(1) },
+        holder: HolderId { tgid: 1, exec: 0, start: BootNs(1) },
         process: Arc::new(process),
         sink: Some(Arc::new(sink)),
         bytes,

@@ -47,7 +47,7 @@ pub(super) fn record(kind: RecordKind, write: impl FnOnce(&mut Draft)) -> Record
         kind,
         at: BootNs(0),
         asset: Arc::new(draft.asset),
-        holder: HolderId { tgid: draft.process.pid, start: BootNs(0) },
+        holder: HolderId { tgid: draft.process.pid, exec: 0, start: BootNs(0) },
         process: Arc::new(draft.process),
         sink,
         bytes: 1,

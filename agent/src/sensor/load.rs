@@ -1,13 +1,21 @@
 //! Loading and attaching the programs, and saying what came of it.
 
-use std::fs;
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
 
+use agent_ebpf::fields::PROTOTYPES;
 use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{BtfTracePoint, Iter, ProgramError},
 };
 
-use super::{SensorError, offsets};
+use super::{
+    SensorError,
+    btf::{self, Btf},
+    offsets,
+};
 
 /// The programs, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
@@ -35,16 +43,15 @@ pub enum HookKind {
     Iterator(&'static str),
 }
 
+/// The hook that counts sends where it can; elsewhere `sys_exit` does.
+const SENDS: &str = "sock_send_length";
+
 /// In the order in which they attach: what keeps identities first, what counts last.
 pub const HOOKS: [Hook; 9] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
-    tracepoint(
-        "sock_send_length",
-        false,
-        "sends are counted when their system call returns; io_uring sends are not seen",
-    ),
+    tracepoint(SENDS, false, "sends are counted when their system call returns; io_uring sends are not seen"),
     tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
@@ -75,17 +82,14 @@ pub(super) struct Loaded {
 /// Loads the programs into the kernel; attaches them too when `attach` is set.
 pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, SensorError> {
     raise_memlock();
-    let raw = fs::read(KERNEL_BTF).map_err(SensorError::NoBtf)?;
-    let offsets = {
-        let parsed =
-            btf_rs::Btf::from_bytes(&raw).map_err(|error| offsets::OffsetError::Btf(error.to_string()))?;
-        offsets::resolve(&parsed)?
-    };
-    let btf =
-        Btf::parse(&raw, aya::Endianness::default()).map_err(|error| SensorError::Refused(error.into()))?;
-    drop(raw);
+    let raw = kernel_btf().map_err(SensorError::NoBtf)?;
+    let kernel = Btf::parse(&raw).map_err(offsets::OffsetError::Btf)?;
+    let offsets = offsets::resolve(&kernel)?;
+    // aya keeps a reading of its own, from which it takes the numbers of tracepoints.
+    let btf = aya::Btf::parse(&raw, aya::Endianness::default())
+        .map_err(|error| SensorError::Refused(error.into()))?;
     let tgid = std::process::id();
-    let sockets_counted = u32::from(has_tracepoint(&btf, "sock_send_length"));
+    let sockets_counted = u32::from(fits(&kernel, SENDS).is_ok());
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
@@ -99,18 +103,40 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
     let mut hooks = Vec::new();
     for hook in HOOKS {
-        let result = start(&mut ebpf, &btf, hook, attach);
-        if hook.required
-            && let Err(error) = &result
-        {
-            return Err(SensorError::Hook { hook: hook.name, reason: reason(error) });
+        let fitting = if hook.kind == HookKind::Tracepoint { fits(&kernel, hook.name) } else { Ok(()) };
+        let result =
+            fitting.and_then(|()| start(&mut ebpf, &btf, hook, attach).map_err(|error| reason(&error)));
+        // Where it fits, the programs that are loaded by now leave sends to it: without it nothing would count them.
+        let required = hook.required || (hook.name == SENDS && sockets_counted == 1);
+        if required && let Err(reason) = result {
+            return Err(SensorError::Hook { hook: hook.name, reason });
         }
-        hooks.push(HookReport { hook, result: result.map_err(|error| reason(&error)) });
+        hooks.push(HookReport { hook, result });
     }
     Ok(Loaded { ebpf, hooks })
 }
 
-fn start(ebpf: &mut Ebpf, btf: &Btf, hook: Hook, attach: bool) -> Result<(), ProgramError> {
+/// What the kernel says about itself, up to [`btf::LARGEST`] and one byte more, which the parser refuses.
+fn kernel_btf() -> io::Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    File::open(KERNEL_BTF)?.take(btf::LARGEST as u64 + 1).read_to_end(&mut raw)?;
+    Ok(raw)
+}
+
+/// Whether the running kernel has this tracepoint with the arguments that our program reads; if not, why.
+pub(super) fn fits(kernel: &Btf<'_>, tracepoint: &str) -> Result<(), String> {
+    let Some(found) = kernel.tracepoint(tracepoint) else {
+        return Err(format!("not on this kernel: it has no tracepoint {tracepoint}"));
+    };
+    match PROTOTYPES.iter().find(|(name, _)| *name == tracepoint) {
+        Some((_, wanted)) if *wanted != found => {
+            Err(format!("not on this kernel: its {tracepoint} is {found}, and {wanted} is needed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook, attach: bool) -> Result<(), ProgramError> {
     let program = ebpf.program_mut(hook.name).ok_or(ProgramError::NotLoaded)?;
     match hook.kind {
         HookKind::Tracepoint => {
@@ -150,10 +176,6 @@ fn reason(error: &ProgramError) -> String {
             text
         }
     }
-}
-
-fn has_tracepoint(btf: &Btf, name: &str) -> bool {
-    btf.id_by_type_name_kind(&format!("btf_trace_{name}"), aya_obj::btf::BtfKind::Typedef).is_ok()
 }
 
 /// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Failing is not fatal: later ones charge the cgroup, and an earlier one

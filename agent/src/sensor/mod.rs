@@ -2,6 +2,7 @@
 //!
 //! The only part that names aya. It must not know rules, alerts, the names of assets, or what is controlled.
 
+pub mod btf;
 mod canary;
 mod drain;
 mod facts;
@@ -117,3 +118,6 @@ impl Sensor {
         self.maps.facts.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

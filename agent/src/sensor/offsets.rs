@@ -4,16 +4,20 @@
 //! This file must not know what a field is used for, and needs no root: it is tested against BTF of several kernels.
 
 use agent_ebpf::fields::{ABSENT, FIELDS, Field};
-use btf_rs::{Btf, Member, Type};
 use thiserror::Error;
 
-/// Members looked through on the way to one field; the kernel nests less than this.
+use super::btf::{Btf, BtfError, Member, Type};
+
+/// Anonymous structs and unions looked through on the way to one field; the kernel nests less than this.
 const NESTING: usize = 8;
+/// Members looked at for one name, so that types that contain each other many times over come to an end; the kernel's largest
+/// structs have a few hundred.
+const MEMBERS: usize = 1 << 14;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OffsetError {
     #[error("kernel BTF cannot be parsed: {0}")]
-    Btf(String),
+    Btf(#[from] BtfError),
     #[error("kernel BTF has no struct {0}: this kernel is not supported")]
     NoStruct(&'static str),
     #[error(
@@ -26,31 +30,38 @@ pub enum OffsetError {
     BitField(&'static str, &'static str),
 }
 
-/// The offset of every field of [`FIELDS`], [`ABSENT`] for an optional one that this kernel lacks.
+/// The offset of every field of [`FIELDS`] in bytes, [`ABSENT`] for an optional one that this kernel lacks.
 ///
 /// # Errors
 ///
 /// When a required field cannot be found beyond doubt.
-pub fn resolve(btf: &Btf) -> Result<Vec<(&'static str, u32)>, OffsetError> {
-    FIELDS.iter().map(|field| Ok((field.global, offset(btf, field)?))).collect()
+pub fn resolve(btf: &Btf<'_>) -> Result<Vec<(&'static str, u32)>, OffsetError> {
+    let mut offsets = Vec::with_capacity(FIELDS.len());
+    // The fields of one struct stand together: it is looked for once.
+    for fields in FIELDS.chunk_by(|one, next| one.structure == next.structure) {
+        let candidates: Vec<Type<'_>> =
+            fields.first().map_or_else(Vec::new, |field| btf.structs(field.structure).collect());
+        for field in fields {
+            offsets.push((field.global, offset(btf, &candidates, field)?));
+        }
+    }
+    Ok(offsets)
 }
 
-fn offset(btf: &Btf, field: &Field) -> Result<u32, OffsetError> {
-    match find(btf, field) {
+fn offset<'a>(btf: &Btf<'a>, candidates: &[Type<'a>], field: &Field) -> Result<u32, OffsetError> {
+    match find(btf, candidates, field) {
         Err(OffsetError::NoStruct(_) | OffsetError::NoField(..)) if !field.required => Ok(ABSENT),
         found => found,
     }
 }
 
-fn find(btf: &Btf, field: &Field) -> Result<u32, OffsetError> {
+fn find<'a>(btf: &Btf<'a>, candidates: &[Type<'a>], field: &Field) -> Result<u32, OffsetError> {
     // A kernel with duplicates of one layout (deduplication is best effort) is no problem; two layouts are.
     let mut found: Vec<Result<u32, OffsetError>> = Vec::new();
-    for candidate in btf.resolve_types_by_name(field.structure).unwrap_or_default() {
-        if let Type::Struct(structure) = candidate {
-            let offset = walk(btf, &structure.members, field);
-            if !found.contains(&offset) {
-                found.push(offset);
-            }
+    for candidate in candidates {
+        let offset = walk(btf, *candidate, field);
+        if !found.contains(&offset) {
+            found.push(offset);
         }
     }
     match found.len() {
@@ -60,53 +71,43 @@ fn find(btf: &Btf, field: &Field) -> Result<u32, OffsetError> {
     }
 }
 
-fn walk(btf: &Btf, members: &[Member], field: &Field) -> Result<u32, OffsetError> {
+fn walk<'a>(btf: &Btf<'a>, mut structure: Type<'a>, field: &Field) -> Result<u32, OffsetError> {
     let missing = || OffsetError::NoField(field.structure, field.path);
     let mut bits = 0;
-    let mut members = members.to_vec();
     let mut names = field.path.split('.').peekable();
     while let Some(name) = names.next() {
-        let (at, member) = named(btf, &members, name, 0).ok_or_else(missing)?;
+        let mut members = MEMBERS;
+        let (at, member) = named(btf, structure, name, NESTING, &mut members).ok_or_else(missing)?;
         bits += at;
         if names.peek().is_some() {
-            members = members_of(btf, &member).ok_or_else(missing)?;
-        } else if member.bitfield_size().is_some_and(|size| size != 0) || bits % 8 != 0 {
+            structure = btf.plain(member.of).ok_or_else(missing)?;
+        } else if btf.is_bit_field(&member) || bits % 8 != 0 {
             return Err(OffsetError::BitField(field.structure, field.path));
         }
     }
-    Ok(bits / 8)
+    u32::try_from(bits / 8).ok().filter(|&offset| offset != ABSENT).ok_or_else(missing)
 }
 
 /// The member called `name` and its offset in bits, looking through members without a name.
-fn named(btf: &Btf, members: &[Member], name: &str, depth: usize) -> Option<(u32, Member)> {
-    if depth > NESTING {
-        return None;
-    }
-    for member in members {
-        let own = btf.resolve_name(member).unwrap_or_default();
-        if own == name {
-            return Some((member.bit_offset(), member.clone()));
+fn named<'a>(
+    btf: &Btf<'a>,
+    structure: Type<'a>,
+    name: &str,
+    nesting: usize,
+    members: &mut usize,
+) -> Option<(u64, Member<'a>)> {
+    for member in btf.members(&structure) {
+        *members = members.checked_sub(1)?;
+        let at = u64::from(member.bit_offset);
+        if member.name == name.as_bytes() {
+            return Some((at, member));
         }
-        if own.is_empty()
-            && let Some(inner) = members_of(btf, member)
-            && let Some((at, found)) = named(btf, &inner, name, depth + 1)
+        if member.name.is_empty()
+            && nesting > 0
+            && let Some(inner) = btf.plain(member.of)
+            && let Some((further, found)) = named(btf, inner, name, nesting - 1, members)
         {
-            return Some((member.bit_offset() + at, found));
-        }
-    }
-    None
-}
-
-/// The members of the struct or union that `member` is, through typedefs and qualifiers.
-fn members_of(btf: &Btf, member: &Member) -> Option<Vec<Member>> {
-    let mut kind = btf.resolve_chained_type(member).ok()?;
-    for _ in 0..NESTING {
-        match kind {
-            Type::Struct(inner) | Type::Union(inner) => return Some(inner.members),
-            Type::Typedef(_) | Type::Const(_) | Type::Volatile(_) | Type::Restrict(_) | Type::TypeTag(_) => {
-                kind = btf.resolve_chained_type(kind.as_btf_type()?).ok()?;
-            }
-            _ => return None,
+            return Some((at + further, found));
         }
     }
     None
