@@ -1,46 +1,32 @@
-//! Builds the eBPF programs for the BPF target and leaves the object in `OUT_DIR`, where `sensor` embeds it.
+//! Builds the eBPF programs and leaves the object in `OUT_DIR`, where `sensor` embeds it.
 //!
-//! aya-build drives cargo; which cargo, and with which settings, is what `cargo xtask setup` found.
-
-use std::{env, error::Error, path::PathBuf};
-
-use aya_build::{Package, Toolchain, build_ebpf};
+//! Which compiler and which flags is the business of `toolchain.rs`, which xtask's `setup` and `check` share.
 
 #[path = "../xtask/src/toolchain.rs"]
-#[expect(dead_code, reason = "xtask uses the rest")]
 mod toolchain;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=../xtask/src/toolchain.rs");
-    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let root = manifest.join("../agent-ebpf").canonicalize()?;
-    let found = toolchain::find()?;
-    let command = found.cargo("build", &root, &PathBuf::from(env::var("OUT_DIR")?));
-    let compiler = PathBuf::from(command.get_program());
-    // aya-build takes the cargo on PATH when it finds no rustup, so it is shown a PATH with the compiler that was found and
-    // without rustup.
-    let path = env::join_paths([compiler.parent().unwrap_or(&compiler), "/usr/bin".as_ref(), "/bin".as_ref()])?;
-    // Of the outer build, and still asked for by aya-build.
-    let target = ["CARGO_CFG_TARGET_ENDIAN", "CARGO_CFG_TARGET_ARCH"].map(|name| (name, env::var_os(name)));
-    // SAFETY: a build script starts with one thread, and nothing has started another yet.
-    unsafe {
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => env::set_var(name, value),
-                None => env::remove_var(name),
-            }
-        }
-        env::set_var("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", found.linker());
-        env::set_var("CARGO_TERM_QUIET", "true");
-        env::set_var("PATH", path);
-        for (name, value) in target {
-            env::set_var(name, value.unwrap_or_default());
-        }
+use std::{env, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+fn main() -> Result<()> {
+    let directory =
+        |name| env::var_os(name).map(PathBuf::from).with_context(|| format!("cargo has not set {name}"));
+    let out = directory("OUT_DIR")?;
+    let programs = directory("CARGO_MANIFEST_DIR")?.join("../agent-ebpf");
+    for input in ["../agent-ebpf", "../Cargo.lock", "../xtask/src/toolchain.rs"] {
+        println!("cargo::rerun-if-changed={input}");
     }
-    let root_dir = root.to_str().ok_or("the checkout's path is not UTF-8")?;
-    build_ebpf(
-        [Package { name: "agent-ebpf", root_dir, no_default_features: false, features: &["programs"] }],
-        Toolchain::Nightly,
-    )?;
+    for input in ["PATH", "CARGO_HOME", "RUSTUP_HOME"] {
+        println!("cargo::rerun-if-env-changed={input}");
+    }
+    // Beside the profiles (target/PROFILE/build/weighbridge-HASH/out), so that all of them share one build of core.
+    let target = out.ancestors().nth(4).context("OUT_DIR is not inside a target directory")?.join("ebpf");
+    let mut cargo = toolchain::find()?.cargo("build", &programs, &target);
+    let status = cargo.status().context("cannot start the cargo that builds eBPF")?;
+    ensure!(status.success(), "the eBPF programs do not build: the lines above say why");
+    let object = target.join(toolchain::TARGET).join("release").join(toolchain::PROGRAMS);
+    fs::copy(&object, out.join(toolchain::PROGRAMS))
+        .with_context(|| format!("cannot copy {}", object.display()))?;
     Ok(())
 }

@@ -3,11 +3,11 @@
 //! All reads go through `bpf_probe_read_kernel`, so that a stale pointer is an error and never a fault. Offsets come from
 //! `agent_ebpf::fields`. This file must not know what the values are used for.
 
+use agent_ebpf::{HolderKey, ObjectKey, fields::*};
 use aya_ebpf::{
     Global,
     helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task},
 };
-use agent_ebpf::{HolderKey, ObjectKey, fields::*};
 
 pub(crate) const S_IFMT: u32 = 0o170_000;
 pub(crate) const S_IFSOCK: u32 = 0o140_000;
@@ -122,7 +122,8 @@ impl Task {
         }
         let array = pointer(table, &FDTABLE_FD)?;
         // SAFETY: the helper checks the address.
-        let file = unsafe { bpf_probe_read_kernel((array + u64::from(descriptor) * 8) as *const u64) }.ok()?;
+        let file =
+            unsafe { bpf_probe_read_kernel((array + u64::from(descriptor) * 8) as *const u64) }.ok()?;
         if file == 0 { None } else { Some(File(file)) }
     }
 }
@@ -185,7 +186,11 @@ impl File {
         }
         let private = pointer(self.0, &FILE_PRIVATE_DATA)?;
         // Before struct ovl_file (6.13) the private data was the real file itself.
-        if OVL_FILE_REAL.load() == ABSENT { Some(Self(private)) } else { pointer(private, &OVL_FILE_REAL).map(Self) }
+        if OVL_FILE_REAL.load() == ABSENT {
+            Some(Self(private))
+        } else {
+            pointer(private, &OVL_FILE_REAL).map(Self)
+        }
     }
 
     /// The socket behind it; only for an inode of kind `S_IFSOCK`.

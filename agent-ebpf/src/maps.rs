@@ -3,14 +3,14 @@
 //! Hash maps of entries that come and go are not preallocated: their sizes are ceilings, not costs. None of them is of the
 //! LRU kind: an attacker could flush his own row out of one.
 
+use agent_ebpf::{
+    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact,
+    ObjectKey, ObjectValue, ProcessFact, SHARED_WORDS, SinkFact, TakeKey, TakeValue,
+};
 use aya_ebpf::{
     Global,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
-};
-use agent_ebpf::{
-    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact, ObjectKey, ObjectValue,
-    ProcessFact, SHARED_WORDS, SinkFact, TakeKey, TakeValue,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -94,7 +94,9 @@ pub(crate) fn shared(index: u32) -> u64 {
 pub(crate) fn marks(tgid: u32) -> u8 {
     match MARKS_OF.get_ptr(0) {
         // SAFETY: the index is masked to the array's length.
-        Some(marks) => unsafe { core::ptr::read_volatile((marks as *const u8).add(tgid as usize & (MARKS - 1))) },
+        Some(marks) => unsafe {
+            core::ptr::read_volatile((marks as *const u8).add(tgid as usize & (MARKS - 1)))
+        },
         None => 0,
     }
 }

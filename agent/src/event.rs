@@ -132,7 +132,11 @@ pub enum SinkKey {
     BlockDevice(Dev),
     CharDevice(Dev),
     Terminal(Dev),
-    Peer { ip: IpAddr, port: u16, proto: Proto },
+    Peer {
+        ip: IpAddr,
+        port: u16,
+        proto: Proto,
+    },
     /// A pipe, FIFO or Unix socket: bytes stay on this host until the other end moves them.
     Process(ObjectId),
     /// A channel that carries bytes which cannot be counted, or that the sensor cannot name.

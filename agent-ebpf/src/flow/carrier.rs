@@ -1,7 +1,9 @@
 //! Objects that a holder wrote into: who reads them becomes a holder.
 
 use crate::maps::{OBJECTS, PROPAGATION_FLOOR, SHARED, add, join, lose, shared};
-use agent_ebpf::{LOSS_OBJECTS_FULL, OBJECT_CARRIER, ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_SETTLED};
+use agent_ebpf::{
+    LOSS_OBJECTS_FULL, OBJECT_CARRIER, ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_SETTLED,
+};
 
 /// `object` was fed `total` bytes in all by one holder, who took `taken`. Below the floor it stays clean: the documented
 /// slack, without which every process of a host would be a holder soon.

@@ -46,7 +46,14 @@ pub(crate) fn held(task: Task) -> Option<(HolderKey, *mut HolderValue)> {
 /// Makes `child` a holder of all that `parent` holds, with at most `inherited` of its bytes.
 #[inline(always)]
 pub(crate) fn inherit(parent: &HolderKey, child: &HolderKey, row: &HolderValue, inherited: u64) {
-    let value = HolderValue { assets: row.assets, taken: inherited, parent: *parent, inherited, since: now(), ended: 0 };
+    let value = HolderValue {
+        assets: row.assets,
+        taken: inherited,
+        parent: *parent,
+        inherited,
+        since: now(),
+        ended: 0,
+    };
     insert(child, &value);
 }
 

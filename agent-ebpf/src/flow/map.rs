@@ -70,7 +70,13 @@ fn grow(task: Task, bytes: u64) {
     let mut assets = unsafe { (*row).assets };
     for asset in 0..64u32 {
         if assets & 1 == 1 {
-            let value = agent_ebpf::ObjectValue { assets: 1 << asset, kind: agent_ebpf::OBJECT_FILE, asset, seen: 0, reserved: 0 };
+            let value = agent_ebpf::ObjectValue {
+                assets: 1 << asset,
+                kind: agent_ebpf::OBJECT_FILE,
+                asset,
+                seen: 0,
+                reserved: 0,
+            };
             take::take(task, agent_ebpf::ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
         }
         assets >>= 1;

@@ -69,8 +69,15 @@ pub(crate) fn loopback_v6(from: [u8; 16], to: [u8; 16], from_port: u16, to_port:
     if to != 1 && from != to {
         return None;
     }
-    let folded = (from as u64) ^ ((from >> 64) as u64) ^ (to as u64).rotate_left(32) ^ ((to >> 64) as u64).rotate_left(16);
-    Some(ObjectKey { dev: DEV_LOOPBACK, generation: u32::from(from_port) << 16 | u32::from(to_port), ino: folded })
+    let folded = (from as u64)
+        ^ ((from >> 64) as u64)
+        ^ (to as u64).rotate_left(32)
+        ^ ((to >> 64) as u64).rotate_left(16);
+    Some(ObjectKey {
+        dev: DEV_LOOPBACK,
+        generation: u32::from(from_port) << 16 | u32::from(to_port),
+        ino: folded,
+    })
 }
 
 /// A regular file that is protected or a carrier, registering it when a directory or its name protects it.

@@ -4,10 +4,7 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 
-use crate::{
-    kernel::Dentry,
-    maps::lose,
-};
+use crate::{kernel::Dentry, maps::lose};
 use agent_ebpf::{LOSS_PATH_CUT, NAME_BYTES, PATH_BYTES, RawPath};
 
 /// Deeper than this a path is cut.

@@ -9,7 +9,9 @@ use crate::{
     kernel::Task,
     maps::{FACTS, PROCESS_SCRATCH, PROCESSES, lose},
 };
-use agent_ebpf::{ARGV_BYTES, FACT_PROCESS, HolderKey, LOSS_PROCESSES_FULL, LOSS_RING_FULL, ObjectKey, ProcessFact};
+use agent_ebpf::{
+    ARGV_BYTES, FACT_PROCESS, HolderKey, LOSS_PROCESSES_FULL, LOSS_RING_FULL, ObjectKey, ProcessFact,
+};
 
 /// Ancestors that a report climbs; a longer chain is cut at the top.
 const GENERATIONS: usize = 32;

@@ -6,8 +6,8 @@ use crate::{
     maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
 };
 use agent_ebpf::{
-    FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, OBJECT_CARRIER, OBJECT_STREAM, ObjectKey, SINK_BLOCK, SINK_CHAR, SINK_FILE,
-    SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
+    FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, OBJECT_CARRIER, OBJECT_STREAM, ObjectKey,
+    SINK_BLOCK, SINK_CHAR, SINK_FILE, SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
 };
 
 /// `task` wrote `bytes` into `file`; nothing happens unless its process is a holder.
@@ -151,4 +151,3 @@ extern "C" fn flow_send_sink(dentry: u64) -> u32 {
     }
     0
 }
-

@@ -1,6 +1,9 @@
 //! A process sent bytes through a socket.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated::{bpf_get_current_task_btf, bpf_task_pt_regs}};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_user,
+    generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+};
 
 use super::{carrier, hold, object, put, wake};
 use crate::{
@@ -38,7 +41,15 @@ fn send(task: Task, sock: Sock, bytes: u64) {
 /// Where bytes sent through `sock` go. What cannot be read is a sink of kind other, which nobody lists as controlled.
 #[inline(always)]
 fn sink_of(sock: Sock) -> (SinkKey, Option<ObjectKey>) {
-    let unknown = SinkKey { kind: SINK_OTHER, protocol: sock.protocol(), port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
+    let unknown = SinkKey {
+        kind: SINK_OTHER,
+        protocol: sock.protocol(),
+        port: 0,
+        dev: 0,
+        generation: 0,
+        reserved: 0,
+        id: [0; 16],
+    };
     let Some(family) = sock.family() else { return (unknown, None) };
     let mut sink = SinkKey { kind: SINK_PEER, port: sock.peer_port(), dev: u32::from(family), ..unknown };
     match family {

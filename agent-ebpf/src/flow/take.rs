@@ -5,7 +5,9 @@ use crate::{
     kernel::{File, Task},
     maps::{AGENT_TGID, TAKES, add, lose},
 };
-use agent_ebpf::{DEV_ASSET, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, TakeKey, TakeValue};
+use agent_ebpf::{
+    DEV_ASSET, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, TakeKey, TakeValue,
+};
 
 /// `task` read `bytes` from `file`; nothing happens unless it is protected or a carrier.
 #[inline(always)]
@@ -46,7 +48,10 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
 
 #[inline(always)]
 fn count(key: &TakeKey, bytes: u64) {
-    if TAKES.get_ptr(key).is_none() && TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_err() && TAKES.get_ptr(key).is_none() {
+    if TAKES.get_ptr(key).is_none()
+        && TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_err()
+        && TAKES.get_ptr(key).is_none()
+    {
         lose(LOSS_TAKES_FULL, bytes);
         return;
     }

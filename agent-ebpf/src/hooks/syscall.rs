@@ -19,7 +19,13 @@ use super::{
     word,
 };
 use crate::{
-    flow::{carrier, map::{on_grow, on_map}, open::on_open, put::on_put, take::on_take},
+    flow::{
+        carrier,
+        map::{on_grow, on_map},
+        open::on_open,
+        put::on_put,
+        take::on_take,
+    },
     kernel::{AF_UNIX, File, S_IFSOCK, Task},
     maps::{lose, mark, marks},
 };
@@ -60,7 +66,12 @@ fn can_begin(number: usize) -> bool {
 const fn begins_with(call: u8) -> bool {
     matches!(
         call,
-        syscalls::OPEN | syscalls::RECEIVE | syscalls::RECEIVE_MANY | syscalls::SOCKETCALL | syscalls::MAP | syscalls::MAP_OLD
+        syscalls::OPEN
+            | syscalls::RECEIVE
+            | syscalls::RECEIVE_MANY
+            | syscalls::SOCKETCALL
+            | syscalls::MAP
+            | syscalls::MAP_OLD
     )
 }
 
@@ -77,7 +88,8 @@ struct Call {
 impl Call {
     #[inline(always)]
     fn argument(&self, index: usize) -> u64 {
-        if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }.unwrap_or(0)
+        if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }
+            .unwrap_or(0)
     }
 
     #[inline(always)]
@@ -193,7 +205,8 @@ fn mapped(call: &Call) {
 #[inline(never)]
 fn mapped_old(call: &Call) {
     // SAFETY: the helper checks the address.
-    let Ok([_, len, _, flags, fd, _]) = (unsafe { bpf_probe_read_user(call.argument(0) as *const [u32; 6]) }) else {
+    let Ok([_, len, _, flags, fd, _]) = (unsafe { bpf_probe_read_user(call.argument(0) as *const [u32; 6]) })
+    else {
         return;
     };
     if u64::from(flags) & MAP_ANONYMOUS != 0 {
@@ -216,7 +229,10 @@ fn cloned(call: &Call) {
         FICLONERANGE => {
             // struct file_clone_range: src_fd, src_offset, src_length (0: to the end), dest_offset.
             // SAFETY: the helper checks the address.
-            let Ok([source, _, length]) = (unsafe { bpf_probe_read_user(argument as *const [u64; 3]) }) else { return };
+            let Ok([source, _, length]) = (unsafe { bpf_probe_read_user(argument as *const [u64; 3]) })
+            else {
+                return;
+            };
             (source, length)
         }
         _ => return,
@@ -245,7 +261,8 @@ fn sent_many(call: &Call) {
             break;
         }
         // SAFETY: the helper checks the address.
-        bytes += unsafe { bpf_probe_read_user((vector + index * STRIDE + 56) as *const u32) }.map_or(65_536, u64::from);
+        bytes += unsafe { bpf_probe_read_user((vector + index * STRIDE + 56) as *const u32) }
+            .map_or(65_536, u64::from);
     }
     on_put(call.task, file, bytes);
 }

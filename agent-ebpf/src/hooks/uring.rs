@@ -48,7 +48,9 @@ fn completed(request: UringRequest, cqe: u64) -> Option<()> {
         READ | READV | READ_FIXED | READV_FIXED | READ_MULTISHOT | RECV | RECVMSG => {
             on_take(task, request.file()?, result as u64);
         }
-        WRITE | WRITEV | WRITE_FIXED | WRITEV_FIXED | SPLICE | TEE => on_put(task, request.file()?, result as u64),
+        WRITE | WRITEV | WRITE_FIXED | WRITEV_FIXED | SPLICE | TEE => {
+            on_put(task, request.file()?, result as u64)
+        }
         _ => {}
     }
     Some(())

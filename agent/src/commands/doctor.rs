@@ -25,7 +25,8 @@ pub(super) fn doctor(output: Output, colour: bool) -> u8 {
 
 /// Loads every hook for real, attaches none.
 fn hooks() -> Vec<Check> {
-    const REMEDY: &str = "boot a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, and run as root";
+    const REMEDY: &str =
+        "boot a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, and run as root";
     let reports = match Sensor::probe() {
         Ok(reports) => reports,
         Err(error) => {
@@ -49,7 +50,10 @@ fn hooks() -> Vec<Check> {
             }
         })
         .collect();
-    checks.push(Check::ok("sensor", "syscall: the only one built so far, and every hook that it requires loads"));
+    checks.push(Check::ok(
+        "sensor",
+        "syscall: the only one built so far, and every hook that it requires loads",
+    ));
     checks
 }
 

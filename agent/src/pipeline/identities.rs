@@ -24,8 +24,8 @@ use crate::{
 
 /// Ancestors kept; a chain that long is a loop.
 const GENERATIONS: usize = 64;
-/// Executables up to this size are hashed at once (some 10 ms); larger ones by the queue's thread, and the alert is renewed.
-const HASHED_AT_ONCE: u64 = 16 << 20;
+/// Executables up to this size are hashed at once (some 50 ms at most); larger ones by the queue's thread, and the alert is renewed.
+const HASHED_AT_ONCE: u64 = 64 << 20;
 /// Process images remembered; beyond it those that are gone and hold nothing are dropped.
 const REMEMBERED: usize = 16_384;
 
@@ -44,7 +44,12 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    pub(super) fn new(assets: &[AssetConfig], mounts: Arc<MountTable>, hasher: Hasher, queue: HashQueue) -> Self {
+    pub(super) fn new(
+        assets: &[AssetConfig],
+        mounts: Arc<MountTable>,
+        hasher: Hasher,
+        queue: HashQueue,
+    ) -> Self {
         let cgroups = Cgroups::open(&mounts);
         Self {
             mounts,

@@ -10,11 +10,11 @@ mod run;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use self::{destinations::Destinations, identities::Identities};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},
     run::{Options, run},
 };
-use self::{destinations::Destinations, identities::Identities};
 use crate::{
     alerts::{self, Alert, Alerts},
     event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, Record, Source},
@@ -177,6 +177,7 @@ impl Pipeline {
         for event in self.destinations.refresh() {
             self.apply(event, now);
         }
+        self.identities.set_mounts(Arc::clone(self.destinations.classifier().table()));
     }
 
     /// The last lines, exact; then delivers what is queued. Returns how many alerts could not be.
@@ -202,7 +203,18 @@ impl Pipeline {
     }
 
     fn verdict(&self, matched: &Match) -> alerts::Match {
-        let Match { rule, severity, mode, group, bound_bytes, share, record, contributors, first_at, last_at } = matched;
+        let Match {
+            rule,
+            severity,
+            mode,
+            group,
+            bound_bytes,
+            share,
+            record,
+            contributors,
+            first_at,
+            last_at,
+        } = matched;
         alerts::Match {
             rule: self.rules.get(&rule.id).map_or_else(|| Arc::new(rule_for(rule)), Arc::clone),
             severity: severity_for(*severity),
@@ -213,7 +225,11 @@ impl Pipeline {
             record: record.clone(),
             contributors: alerts::Contributors {
                 count: contributors.count as u64,
-                top: contributors.top.iter().map(|(_, process, bytes)| (Arc::clone(process), *bytes)).collect(),
+                top: contributors
+                    .top
+                    .iter()
+                    .map(|(_, process, bytes)| (Arc::clone(process), *bytes))
+                    .collect(),
             },
             victim: None,
             first_at: *first_at,

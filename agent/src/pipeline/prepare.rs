@@ -90,7 +90,11 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
     };
     for SinkConfig::File { path } in &config.sinks {
         if let Err(error) = file::check(&path.value) {
-            faults.push(config.fault_at(path, error.to_string(), "change this path, or what the message names"));
+            faults.push(config.fault_at(
+                path,
+                error.to_string(),
+                "change this path, or what the message names",
+            ));
         }
     }
     let table = Arc::new(MountTable::read().map_err(Unfit::from)?);
@@ -150,6 +154,7 @@ fn stored(config: &Config) -> Registry {
 fn place(config: &Config, problem: &Problem) -> Diagnostic {
     let (line, column) = problem.place.unwrap_or((1, 1));
     let at = crate::config::Placed { value: (), line, column };
-    let (message, remedy) = problem.text.split_once(": ").unwrap_or((&problem.text, "change this line of the configuration"));
+    let (message, remedy) =
+        problem.text.split_once(": ").unwrap_or((&problem.text, "change this line of the configuration"));
     config.fault_at(&at, message, remedy)
 }

@@ -20,11 +20,7 @@ use tokio::{
     time,
 };
 
-use super::{
-    Failure, Pipeline, Prepared, Unfit,
-    destinations::Destinations,
-    identities::Identities,
-};
+use super::{Failure, Pipeline, Prepared, Unfit, destinations::Destinations, identities::Identities};
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
@@ -142,21 +138,24 @@ impl Agent {
         let mut sinks = Sinks::default();
         let mut opened = None;
         for SinkConfig::File { path } in &config.sinks {
-            let file::Opened { sink, head, note } = file::open(&path.value).map_err(|error| {
-                Failure::Invalid { file: config.file.clone(), faults: vec![config.fault_at(path, error.to_string(), "")] }
-            })?;
+            let file::Opened { sink, head, note } =
+                file::open(&path.value).map_err(|error| Failure::Invalid {
+                    file: config.file.clone(),
+                    faults: vec![config.fault_at(path, error.to_string(), "")],
+                })?;
             sinks.files.push(sink);
             // Every file gets the same lines; the chain goes on from the first.
             opened.get_or_insert((head, note));
         }
         if options.show_alerts {
-            sinks.terminal =
-                TerminalSink::detect(terminal::Stream::Stderr).map_err(|error| Unfit::System("open the terminal", error))?;
+            sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
+                .map_err(|error| Unfit::System("open the terminal", error))?;
         }
         let (head, note) = opened.unwrap_or_default();
         let mounts = Arc::clone(classifier.table());
         let hasher = Hasher::default();
-        let queue = HashQueue::start(hasher.clone()).map_err(|error| Unfit::System("start a thread", error))?;
+        let queue =
+            HashQueue::start(hasher.clone()).map_err(|error| Unfit::System("start a thread", error))?;
         let mut pipeline = Pipeline {
             identities: Identities::new(&config.assets, mounts, hasher, queue),
             destinations: Destinations::new(classifier),
@@ -186,7 +185,12 @@ impl Agent {
             };
             metrics.set_probe(report.hook.name, kind, report.result.is_ok());
             if let Err(reason) = &report.result {
-                tracing::warn!(hook = report.hook.name, reason, without = report.hook.without, "a hook is missing");
+                tracing::warn!(
+                    hook = report.hook.name,
+                    reason,
+                    without = report.hook.without,
+                    "a hook is missing"
+                );
             }
         }
         protect(&mut sensor, &config, &registry)?;
@@ -336,7 +340,8 @@ fn protect(sensor: &mut Sensor, config: &Config, registry: &Registry) -> Result<
         match sensor.protect(file.asset, &file.path, Protection::File) {
             Ok(_) => {}
             // Gone since it was registered; what comes in its place is found by its directory.
-            Err(crate::sensor::SensorError::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(crate::sensor::SensorError::File { error, .. })
+                if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Unfit::from(error).into()),
         }
     }
@@ -367,7 +372,8 @@ fn context(digest: &str, head: alerts::Head, note: Option<String>) -> Result<ale
         version: env!("CARGO_PKG_VERSION").to_owned(),
         sensor: "syscall".to_owned(),
         rules_digest: digest.to_owned(),
-        boot_wall_ms: Timestamp::now().as_millisecond() - i64::try_from(now().0 / 1_000_000).unwrap_or(i64::MAX),
+        boot_wall_ms: Timestamp::now().as_millisecond()
+            - i64::try_from(now().0 / 1_000_000).unwrap_or(i64::MAX),
         run,
         head,
         note,

@@ -58,7 +58,9 @@ impl Sensor {
         let status = child.wait().map_err(SensorError::Canary)?;
         match said {
             Some(Ok(1..)) => checked?,
-            _ => return Err(SensorError::Canary(io::Error::other(format!("its process ended with {status}")))),
+            _ => {
+                return Err(SensorError::Canary(io::Error::other(format!("its process ended with {status}"))));
+            }
         }
         let ended = rows(&self.maps.holders, usize::MAX)?
             .into_iter()
@@ -73,7 +75,11 @@ fn check(maps: &Maps, pid: u32) -> Result<(), SensorError> {
     }
     let taken: u64 = rows(&maps.takes, usize::MAX)?
         .iter()
-        .filter(|(key, _)| key.holder.tgid == pid && key.source.dev == abi::DEV_ASSET && key.source.ino == u64::from(abi::CANARY_ASSET))
+        .filter(|(key, _)| {
+            key.holder.tgid == pid
+                && key.source.dev == abi::DEV_ASSET
+                && key.source.ino == u64::from(abi::CANARY_ASSET)
+        })
         .map(|(_, Raw(value))| value.bytes)
         .sum();
     if taken != BYTES {

@@ -71,7 +71,12 @@ impl Drain {
             }
             let parent = (value.parent.tgid != 0).then(|| reading::holder(&value.parent));
             let holder = reading::holder(&key);
-            readings.push(Reading::Holder { holder, parent, inherited: value.inherited, at: BootNs(value.since) });
+            readings.push(Reading::Holder {
+                holder,
+                parent,
+                inherited: value.inherited,
+                at: BootNs(value.since),
+            });
         }
         Ok(())
     }
@@ -109,16 +114,25 @@ impl Drain {
     }
 
     /// Removes the rows of images whose end was seen in the look before this one.
-    fn forget(&mut self, maps: &mut Maps, leaving: Vec<abi::HolderKey>, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
+    fn forget(
+        &mut self,
+        maps: &mut Maps,
+        leaving: Vec<abi::HolderKey>,
+        readings: &mut Vec<Reading>,
+    ) -> Result<(), SensorError> {
         if leaving.is_empty() {
             return Ok(());
         }
         let gone: HashSet<abi::HolderKey> = leaving.iter().copied().collect();
         self.ended.retain(|key| !gone.contains(key));
-        for key in self.takes.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>() {
+        for key in
+            self.takes.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>()
+        {
             absent_is_fine(maps.takes.remove(&Raw(key)))?;
         }
-        for key in self.flows.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>() {
+        for key in
+            self.flows.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>()
+        {
             absent_is_fine(maps.flows.remove(&Raw(key)))?;
         }
         for key in leaving {
@@ -154,7 +168,8 @@ impl Drain {
             if key.assets != abi::ALL_ASSETS || self.holders.contains_key(&key.holder) {
                 continue;
             }
-            let lives = maps.processes.get(&key.holder.tgid, 0).is_ok_and(|Raw(process)| process.key == key.holder);
+            let lives =
+                maps.processes.get(&key.holder.tgid, 0).is_ok_and(|Raw(process)| process.key == key.holder);
             if !lives {
                 absent_is_fine(maps.flows.remove(&Raw(key)))?;
             }
@@ -166,7 +181,11 @@ impl Drain {
 fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), SensorError> {
     match result {
         Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }

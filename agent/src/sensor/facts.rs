@@ -22,7 +22,11 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Option<Reading>> {
         }
         abi::FACT_SINK => {
             let fact: abi::SinkFact = copy(bytes)?;
-            Some(Some(Reading::SinkPath { sink: reading::sink(&fact.sink), magic: fact.magic, path: path(&fact.path) }))
+            Some(Some(Reading::SinkPath {
+                sink: reading::sink(&fact.sink),
+                magic: fact.magic,
+                path: path(&fact.path),
+            }))
         }
         abi::FACT_WAKE => Some(None),
         _ => None,
@@ -63,7 +67,15 @@ pub(super) fn command_line(raw: &[u8]) -> String {
     let raw = raw.strip_suffix(b"\0").unwrap_or(raw);
     String::from_utf8_lossy(raw)
         .chars()
-        .map(|c| if c == '\0' { ' ' } else if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c == '\0' {
+                ' '
+            } else if c.is_control() {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

@@ -40,7 +40,11 @@ pub const HOOKS: [Hook; 9] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
-    tracepoint("sock_send_length", false, "sends are counted when their system call returns; io_uring sends are not seen"),
+    tracepoint(
+        "sock_send_length",
+        false,
+        "sends are counted when their system call returns; io_uring sends are not seen",
+    ),
     tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
@@ -73,10 +77,12 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     raise_memlock();
     let raw = fs::read(KERNEL_BTF).map_err(SensorError::NoBtf)?;
     let offsets = {
-        let parsed = btf_rs::Btf::from_bytes(&raw).map_err(|error| offsets::OffsetError::Btf(error.to_string()))?;
+        let parsed =
+            btf_rs::Btf::from_bytes(&raw).map_err(|error| offsets::OffsetError::Btf(error.to_string()))?;
         offsets::resolve(&parsed)?
     };
-    let btf = Btf::parse(&raw, aya::Endianness::default()).map_err(|error| SensorError::Refused(error.into()))?;
+    let btf =
+        Btf::parse(&raw, aya::Endianness::default()).map_err(|error| SensorError::Refused(error.into()))?;
     drop(raw);
     let tgid = std::process::id();
     let sockets_counted = u32::from(has_tracepoint(&btf, "sock_send_length"));

@@ -35,7 +35,9 @@ pub enum SensorError {
     NoBtf(#[source] io::Error),
     #[error(transparent)]
     Offsets(#[from] offsets::OffsetError),
-    #[error("the kernel refuses eBPF: {0:#}; run as root or with CAP_BPF and CAP_PERFMON, and see `weighbridge doctor`")]
+    #[error(
+        "the kernel refuses eBPF: {0:#}; run as root or with CAP_BPF and CAP_PERFMON, and see `weighbridge doctor`"
+    )]
     Refused(#[source] anyhow::Error),
     #[error("hook {hook} does not start: {reason}; see `weighbridge doctor`")]
     Hook { hook: &'static str, reason: String },

@@ -16,7 +16,9 @@ pub enum OffsetError {
     Btf(String),
     #[error("kernel BTF has no struct {0}: this kernel is not supported")]
     NoStruct(&'static str),
-    #[error("kernel BTF defines struct {0} {1} times with different layouts: which one is meant is not known")]
+    #[error(
+        "kernel BTF defines struct {0} {1} times with different layouts: which one is meant is not known"
+    )]
     Ambiguous(&'static str, usize),
     #[error("kernel BTF: struct {0} has no field {1}: this kernel is not supported")]
     NoField(&'static str, &'static str),

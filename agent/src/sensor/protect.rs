@@ -5,7 +5,10 @@
 
 use std::{
     ffi::OsStr,
-    os::{fd::{AsRawFd, OwnedFd}, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -32,7 +35,12 @@ impl Sensor {
     /// # Errors
     ///
     /// When it cannot be opened, or the kernel does not report what was opened.
-    pub fn protect(&mut self, asset: AssetId, path: &Path, protection: Protection) -> Result<ObjectId, SensorError> {
+    pub fn protect(
+        &mut self,
+        asset: AssetId,
+        path: &Path,
+        protection: Protection,
+    ) -> Result<ObjectId, SensorError> {
         let identity = self.identify(path, protection == Protection::Directory)?;
         let kind = match protection {
             Protection::File => abi::OBJECT_FILE,
@@ -66,7 +74,8 @@ impl Sensor {
 
     /// Kernel identity of `path`, without reading it.
     fn identify(&self, path: &Path, directory: bool) -> Result<abi::Identity, SensorError> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC | if directory { OFlags::DIRECTORY } else { OFlags::empty() };
+        let flags =
+            OFlags::PATH | OFlags::CLOEXEC | if directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SensorError::File {
             what: "cannot open",
             path: path.display().to_string(),

@@ -11,14 +11,43 @@ use crate::event::{AssetId, AssetSet, BootNs, Dev, HolderId, Loss, ObjectId, Pro
 pub enum Reading {
     Process(Box<ProcessReading>),
     /// A protected file that was not registered: created, renamed or linked into a protected place.
-    Object { asset: AssetId, object: ObjectId, size: u64, path: FsPath },
-    SinkPath { sink: SinkKey, magic: u64, path: FsPath },
+    Object {
+        asset: AssetId,
+        object: ObjectId,
+        size: u64,
+        path: FsPath,
+    },
+    SinkPath {
+        sink: SinkKey,
+        magic: u64,
+        path: FsPath,
+    },
     /// `inherited` bytes can have come over from `parent`.
-    Holder { holder: HolderId, parent: Option<HolderId>, inherited: u64, at: BootNs },
-    Take { holder: HolderId, source: Source, bytes: u64, at: BootNs },
-    Flow { holder: HolderId, sink: SinkKey, magic: u64, assets: AssetSet, bytes: u64, at: BootNs },
+    Holder {
+        holder: HolderId,
+        parent: Option<HolderId>,
+        inherited: u64,
+        at: BootNs,
+    },
+    Take {
+        holder: HolderId,
+        source: Source,
+        bytes: u64,
+        at: BootNs,
+    },
+    Flow {
+        holder: HolderId,
+        sink: SinkKey,
+        magic: u64,
+        assets: AssetSet,
+        bytes: u64,
+        at: BootNs,
+    },
     /// The image is gone (exit or exec), and all its rows were read.
-    Exit { holder: HolderId, at: BootNs },
+    Exit {
+        holder: HolderId,
+        at: BootNs,
+    },
     Loss(Loss),
 }
 
@@ -82,7 +111,9 @@ const TERMINAL_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 /// What is not one of the known kinds is a sink that cannot be named, which is never controlled.
 pub(super) fn sink(key: &abi::SinkKey) -> SinkKey {
-    let ino = u64::from_ne_bytes([key.id[0], key.id[1], key.id[2], key.id[3], key.id[4], key.id[5], key.id[6], key.id[7]]);
+    let ino = u64::from_ne_bytes([
+        key.id[0], key.id[1], key.id[2], key.id[3], key.id[4], key.id[5], key.id[6], key.id[7],
+    ]);
     let object = ObjectId { dev: Dev(key.dev), ino, generation: key.generation };
     match key.kind {
         abi::SINK_FILE => SinkKey::File(object),
@@ -145,16 +176,29 @@ mod tests {
         id[10] = 0xff;
         id[11] = 0xff;
         id[12..].copy_from_slice(&[203, 0, 113, 9]);
-        let key = abi::SinkKey { kind: abi::SINK_PEER, protocol: 6, port: 443, dev: 10, generation: 0, reserved: 0, id };
+        let key = abi::SinkKey {
+            kind: abi::SINK_PEER,
+            protocol: 6,
+            port: 443,
+            dev: 10,
+            generation: 0,
+            reserved: 0,
+            id,
+        };
         assert_eq!(
             sink(&key),
-            SinkKey::Peer { ip: std::net::Ipv4Addr::new(203, 0, 113, 9).into(), port: 443, proto: Proto::Tcp }
+            SinkKey::Peer {
+                ip: std::net::Ipv4Addr::new(203, 0, 113, 9).into(),
+                port: 443,
+                proto: Proto::Tcp
+            }
         );
     }
 
     #[test]
     fn an_unknown_kind_is_never_a_named_sink() {
-        let key = abi::SinkKey { kind: 200, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
+        let key =
+            abi::SinkKey { kind: 200, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
         assert_eq!(sink(&key), SinkKey::Unmetered);
     }
 }
