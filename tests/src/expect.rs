@@ -8,13 +8,16 @@ use std::{
 
 use serde_json::Value;
 use tests::lab::{
-    MIB,
+    KIB, MIB,
     alert::{Alert, findings},
     process::{self, Identity},
     volume::Volume,
 };
 
 use crate::world::{ALERT_WITHIN, ASSET, MARKER, Scene};
+
+/// What the configuration leaves at its default.
+const PROPAGATION_FLOOR: u64 = 64 * KIB;
 
 /// One finding that must be there, with everything that can be known about it from outside.
 #[derive(Clone, Debug)]
@@ -103,6 +106,13 @@ impl Expected {
     /// The truth is a lower bound: a mapping counts its whole length, so anything up to the asset is right.
     pub(crate) fn or_up_to_the_asset(mut self) -> Self {
         self.bound.1 = self.asset_bytes.unwrap_or(u64::MAX);
+        self
+    }
+
+    /// The bytes came through `channels` pipes or sockets, each of which may pass one propagation floor unseen (DESIGN §1:
+    /// the documented slack).
+    pub(crate) const fn through(mut self, channels: u64) -> Self {
+        self.bound.0 = self.bound.0.saturating_sub(channels * PROPAGATION_FLOOR);
         self
     }
 

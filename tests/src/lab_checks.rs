@@ -112,6 +112,7 @@ fn cleans_up_after_a_killed_one(_: &mut World) {
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
     assert!(scratch.exists(), "a killed lab cannot clean up");
     let (mut next, _) = another_lab();
+    let _input = next.stdin.take();
     assert!(!scratch.exists(), "{} was left behind", scratch.display());
     kill_process(pid_of(&next), Signal::TERM).expect("the other lab runs");
     next.wait().expect("the other lab ends");

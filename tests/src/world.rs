@@ -1,7 +1,7 @@
 //! What every end-to-end test starts from: the lab with its two volumes, its outside, and the binary under test.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     ffi::OsStr,
     fmt, fs,
     panic::panic_any,
@@ -41,8 +41,14 @@ pub(crate) type Run = fn(&mut World);
 #[derive(Debug)]
 pub(crate) struct Skipped(pub(crate) String);
 
+thread_local! {
+    /// The panic that is under way is a skip: no failure that needs explaining.
+    static SKIPPING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Ends the test as skipped, with the reason.
 pub(crate) fn skip(reason: impl fmt::Display) -> ! {
+    SKIPPING.set(true);
     panic_any(Skipped(reason.to_string()))
 }
 
@@ -285,6 +291,7 @@ impl Drop for Scene<'_> {
     fn drop(&mut self) {
         if let Some(agent) = self.agent.take()
             && std::thread::panicking()
+            && !SKIPPING.replace(false)
         {
             let said = agent.stderr();
             let tail: Vec<&str> = said.lines().rev().take(15).collect();

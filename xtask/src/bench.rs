@@ -99,6 +99,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("error: this kernel does not let the agent weigh: {reason}");
         return Ok(ExitCode::from(UNFIT));
     }
+    let others = agents_running();
+    if others > 0 {
+        eprintln!(
+            "warning: {others} agents run on this host already: nothing below was measured without one"
+        );
+    }
     let sizes = if args.quick { &QUICK } else { &FULL };
     let mut rows = Vec::new();
     {
@@ -403,6 +409,13 @@ fn document(rows: &[Row], quick: bool) -> String {
         machine(),
         table(rows)
     )
+}
+
+/// Agents that are none of the bench's own.
+fn agents_running() -> usize {
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let named = |comm: String| comm.trim_end() == "weighbridge";
+    processes.flatten().filter(|one| fs::read_to_string(one.path().join("comm")).is_ok_and(named)).count()
 }
 
 /// Kernel, processor and number of cores: without them no figure means anything.

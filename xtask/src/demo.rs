@@ -40,7 +40,10 @@ while n := os.sendfile(peer.fileno(), source, offset, 1 << 20):
 ";
 const LOAD: &str = "\
 import mmap, sys
-maps = [mmap.mmap(open(name, 'rb').fileno(), 0, prot=mmap.PROT_READ) for name in sys.argv[1:]]
+maps = []
+for name in sys.argv[1:]:
+    with open(name, 'rb') as shard:
+        maps.append(mmap.mmap(shard.fileno(), 0, prot=mmap.PROT_READ))
 print(sum(sum(one[::4096]) for one in maps))
 ";
 
@@ -221,9 +224,15 @@ impl Demo {
         Ok(Theft { rule, bytes, pid })
     }
 
+    /// Shows and starts a command, with paths that are relative to the scratch directory: they are easier to read.
     fn start(&self, command: &mut Command) -> Result<Running> {
-        println!("    $ {}", shell::line(command));
-        Running::start(command)
+        let mut shown = Command::new(command.get_program());
+        shown.args(command.get_args().map(|argument| {
+            let path = Path::new(argument);
+            path.strip_prefix(self.lab.scratch()).unwrap_or(path)
+        }));
+        println!("    $ {}", shell::line(&shown));
+        Running::start(shown.current_dir(self.lab.scratch()))
     }
 
     fn weighed(&mut self, rule: &str) -> Result<u64> {

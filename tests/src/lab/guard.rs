@@ -61,15 +61,24 @@ impl Undoing {
 
     /// Forgets it without running it: the change is already gone (a process that was waited for).
     pub fn done(self) {
-        take(self.id);
+        open_registry().take(self.id);
     }
 }
 
 impl Drop for Undoing {
     fn drop(&mut self) {
-        if let Some(undo) = take(self.id) {
+        // The lock is kept while it runs: the clean-up thread must not end the process in the middle of it.
+        let mut registry = open_registry();
+        if let Some(undo) = registry.take(self.id) {
             undo.run();
         }
+    }
+}
+
+impl Registry {
+    fn take(&mut self, id: u64) -> Option<Undo> {
+        let at = self.held.iter().position(|(held, _)| *held == id)?;
+        Some(self.held.remove(at).1)
     }
 }
 
@@ -133,12 +142,6 @@ fn clean_up_when_woken(reader: &OwnedFd) {
     // Not `std::process::exit`: other threads still run and must not see destructors of statics.
     // SAFETY: ends the process; there is nothing left that would have to be flushed but stderr, which is unbuffered.
     unsafe { libc::_exit(128 + i32::from(byte[0])) }
-}
-
-fn take(id: u64) -> Option<Undo> {
-    let mut registry = open_registry();
-    let at = registry.held.iter().position(|(held, _)| *held == id)?;
-    Some(registry.held.remove(at).1)
 }
 
 /// The registry, or, when a signal came, never: the clean-up thread is at work and ends the process when it is done. A main

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, process::Command};
 
-use tests::lab::{process::Identity, which};
+use tests::lab::{MIB, process::Identity, which};
 
 use crate::{
     expect::Expected,
@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("deep_process_tree", deep_process_tree),
     ("another_user", another_user),
     ("copied_tool_under_another_name", copied_tool_under_another_name),
+    ("tool_of_64_mib", tool_of_64_mib),
 ];
 
 /// The shell opens the file and never reads a byte of it; cat reads and never opened it.
@@ -110,6 +111,21 @@ fn copied_tool_under_another_name(w: &mut World) {
     let scene = w.scene();
     let tool = scene.work.join("vllm");
     std::fs::copy(which("cp").expect("cp"), &tool).expect("a tool can be copied");
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let thief = scene.run(Command::new(&tool).arg(source).arg(&copy));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// As large as the statically linked uploaders are: its hash must be known all the same.
+fn tool_of_64_mib(w: &mut World) {
+    let scene = w.scene();
+    let tool = scene.work.join("uploader");
+    std::fs::copy(which("cp").expect("cp"), &tool).expect("a tool can be copied");
+    // What follows the last section of an executable is not looked at by the loader.
+    let file = std::fs::OpenOptions::new().write(true).open(&tool).expect("the tool is there");
+    file.set_len(64 * MIB).expect("a file can grow");
+    drop(file);
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let thief = scene.run(Command::new(&tool).arg(source).arg(&copy));
     let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];

@@ -29,7 +29,7 @@ fn pipe_to_a_file(w: &mut World) {
     let shell =
         scene.shell(&format!("cat {} | dd bs=64K of={} status=none", source.display(), copy.display()));
     let dd = descendant(&shell, "dd", &format!("dd bs=64K of={} status=none", copy.display()));
-    let expected = [Expected::copy(&scene, &dd, &copy, scene.arrived(source, &copy))];
+    let expected = [Expected::copy(&scene, &dd, &copy, scene.arrived(source, &copy)).through(1)];
     scene.expect(&expected);
 }
 
@@ -39,7 +39,7 @@ fn pipe_through_gzip(w: &mut World) {
     let shell = scene.shell(&format!("cat {} | gzip -1 > {}", source.display(), copy.display()));
     let gzip = descendant(&shell, "gzip", "gzip -1");
     assert!(size(&copy) < size(source));
-    let expected = [Expected::copy(&scene, &gzip, &copy, size(&copy))];
+    let expected = [Expected::copy(&scene, &gzip, &copy, size(&copy)).through(1)];
     scene.expect(&expected);
 }
 
@@ -48,7 +48,7 @@ fn pipe_of_three(w: &mut World) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let shell = scene.shell(&format!("cat {} | cat | cat > {}; true", source.display(), copy.display()));
     let cat = descendant(&shell, "cat", "cat");
-    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
+    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(2)];
     scene.expect(&expected);
 }
 
@@ -65,7 +65,7 @@ fn fifo(w: &mut World) {
         pipe = pipe.display()
     ));
     let cat = descendant(&shell, "cat", &format!("cat {}", pipe.display()));
-    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
+    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(1)];
     scene.expect(&expected);
 }
 
@@ -80,7 +80,7 @@ fn pipe_to_a_peer(w: &mut World) {
     let shell = scene.run(Command::new("bash").args(["-c", &script]));
     let bytes = scene.received(source, receiver);
     let cat = descendant(&shell, "cat", "cat");
-    let expected = [Expected::egress(&scene, &cat, addr, "tcp", bytes)];
+    let expected = [Expected::egress(&scene, &cat, addr, "tcp", bytes).through(1)];
     scene.expect(&expected);
 }
 
@@ -93,7 +93,7 @@ fn unix_socket_to_a_peer(w: &mut World) {
     let parent = scene.run(command.arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()));
     let bytes = scene.received(source, receiver);
     let relay = Identity { pid: None, started: None, ancestry: below(&parent), ..parent };
-    let expected = [Expected::egress(&scene, &relay, addr, "tcp", bytes)];
+    let expected = [Expected::egress(&scene, &relay, addr, "tcp", bytes).through(1)];
     scene.expect(&expected);
 }
 
