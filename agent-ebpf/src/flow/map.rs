@@ -25,8 +25,15 @@ fn map(task: Task, file: File, bytes: u64, shared: bool) {
     take::on_take(task, file, bytes);
     // A private mapping writes to nobody. A shared one can be made writable later if the file was opened for writing.
     if shared && file.is_writable() {
-        map_sink(task, file, bytes);
+        flow_map_sink(task.0, file.0, bytes);
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_map_sink(task: u64, file: u64, bytes: u64) -> u32 {
+    map_sink(Task(task), File(file), bytes);
+    0
 }
 
 /// Counts a writable shared mapping for whatever its owner holds, now or ever: stores into it are seen by nobody.
