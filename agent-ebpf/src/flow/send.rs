@@ -79,14 +79,21 @@ fn sink_of(sock: Sock) -> SinkKey {
     sink
 }
 
+/// Messages of one `sendmmsg` whose addresses are compared.
+const MESSAGES: u64 = 32;
+/// `struct mmsghdr` of the 64-bit ABI: a `struct msghdr` of 56 bytes, then `msg_len`.
+const MESSAGE_BYTES: u64 = 64;
+
 /// Fills in the address that a socket without a peer sends to, from the arguments of the call under way.
 ///
 /// It lies in user memory, where another thread can change it: what it says is for people, and an address that cannot be
-/// read stays 0.0.0.0, which nobody lists as controlled. `sendmmsg` names one for each message, so it says nothing here.
+/// read stays 0.0.0.0, which nobody lists as controlled. So does one of several in a `sendmmsg`: which of them this send is
+/// for is not told, and a controlled one must not cover the others.
 #[inline(always)]
 fn address_of_call(sink: &mut SinkKey) {
     const SENDTO: u64 = 44;
     const SENDMSG: u64 = 46;
+    const SENDMMSG: u64 = 307;
     if Task::current().is_compat() {
         return;
     }
@@ -94,22 +101,57 @@ fn address_of_call(sink: &mut SinkKey) {
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
     // SAFETY: the helper checks the address.
     let Ok(number) = (unsafe { bpf_probe_read_kernel((registers + ORIG_AX) as *const u64) }) else { return };
-    let address = match number {
-        SENDTO => argument_64(registers, 4),
-        // msg_name is the first member of struct msghdr.
-        SENDMSG => argument_64(registers, 1)
-            // SAFETY: the helper checks the address.
-            .and_then(|message| unsafe { bpf_probe_read_user(message as *const u64) }.ok()),
-        _ => None,
+    let (messages, count) = match number {
+        SENDTO => {
+            let Some(name) = argument_64(registers, 4) else { return };
+            fill(sink, name);
+            return;
+        }
+        SENDMSG => (argument_64(registers, 1), 1),
+        SENDMMSG => (argument_64(registers, 1), argument_64(registers, 2).unwrap_or(u64::MAX)),
+        _ => return,
     };
-    let Some(address) = address else { return };
-    // struct sockaddr_in and sockaddr_in6: family, port, then the address at 4 and at 8.
+    let Some(messages) = messages else { return };
+    if count == 0 || count > MESSAGES {
+        return;
+    }
+    let Some(name) = name_of(messages) else { return };
+    let first = head(name);
+    for index in 1..MESSAGES {
+        if index >= count {
+            break;
+        }
+        match name_of(messages + index * MESSAGE_BYTES) {
+            Some(other) if other == name || head(other) == first => {}
+            _ => return,
+        }
+    }
+    fill(sink, name);
+}
+
+/// `msg_name`, the first member of `struct msghdr`.
+#[inline(always)]
+fn name_of(message: u64) -> Option<u64> {
     // SAFETY: the helper checks the address.
-    let Ok([family, port]) = (unsafe { bpf_probe_read_user(address as *const [u16; 2]) }) else { return };
+    unsafe { bpf_probe_read_user(message as *const u64) }.ok()
+}
+
+/// Family, port and address of a `struct sockaddr_in6`; of a `struct sockaddr_in` too, with what lies behind it.
+#[inline(always)]
+fn head(name: u64) -> [u64; 3] {
+    // SAFETY: the helper checks the address. Unreadable ones are equal to each other, and then say nothing.
+    unsafe { bpf_probe_read_user(name as *const [u64; 3]) }.unwrap_or([0; 3])
+}
+
+/// struct sockaddr_in and sockaddr_in6: family, port, then the address at 4 and at 8.
+#[inline(always)]
+fn fill(sink: &mut SinkKey, name: u64) {
+    // SAFETY: the helper checks the address.
+    let Ok([family, port]) = (unsafe { bpf_probe_read_user(name as *const [u16; 2]) }) else { return };
     match family {
         AF_INET => {
             // SAFETY: the helper checks the address.
-            if let Ok(ip) = unsafe { bpf_probe_read_user((address + 4) as *const [u8; 4]) } {
+            if let Ok(ip) = unsafe { bpf_probe_read_user((name + 4) as *const [u8; 4]) } {
                 sink.dev = u32::from(AF_INET);
                 sink.id[..4].copy_from_slice(&ip);
                 sink.port = u16::from_be(port);
@@ -117,7 +159,7 @@ fn address_of_call(sink: &mut SinkKey) {
         }
         AF_INET6 => {
             // SAFETY: the helper checks the address.
-            if let Ok(ip) = unsafe { bpf_probe_read_user((address + 8) as *const [u8; 16]) } {
+            if let Ok(ip) = unsafe { bpf_probe_read_user((name + 8) as *const [u8; 16]) } {
                 sink.id = ip;
                 sink.port = u16::from_be(port);
             }

@@ -4,7 +4,7 @@
 //! milliseconds; when none did for a while it sleeps, and the next byte wakes it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::Write as _,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -174,6 +174,7 @@ impl Agent {
                 .iter()
                 .map(|rule| (rule.facts.id.clone(), Arc::new(super::rule_for(&rule.facts))))
                 .collect(),
+            sizes: HashMap::new(),
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),

@@ -39,6 +39,8 @@ impl Drain {
         self.holders(maps, &mut rows)?;
         self.takes(maps, &mut rows)?;
         self.flows(maps, &mut rows)?;
+        // A walk has the order of the hash; the newest flow of a group is the one that its alert names.
+        rows.sort_by_key(moved_at);
         self.facts(maps, readings);
         readings.append(&mut rows);
         self.forget(maps, leaving, readings)?;
@@ -175,6 +177,14 @@ impl Drain {
             }
         }
         Ok(())
+    }
+}
+
+/// When a row grew last; rows of holders come first, because the others are theirs.
+const fn moved_at(reading: &Reading) -> BootNs {
+    match reading {
+        Reading::Take { at, .. } | Reading::Flow { at, .. } => *at,
+        _ => BootNs(0),
     }
 }
 
