@@ -83,6 +83,7 @@ fields! {
     MM_EXE_FILE = "mm_struct", "exe_file", true;
     SOCKET_SK = "socket", "sk", true;
     SOCK_PROTOCOL = "sock", "sk_protocol", true;
+    SOCK_TYPE = "sock", "sk_type", true;
     SOCK_FAMILY = "sock", "__sk_common.skc_family", true;
     SOCK_DADDR = "sock", "__sk_common.skc_daddr", true;
     SOCK_SADDR = "sock", "__sk_common.skc_rcv_saddr", true;

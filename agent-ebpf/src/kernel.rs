@@ -113,6 +113,12 @@ impl Task {
         field(pointer(self.0, &TASK_SIGNAL)?, &SIGNAL_LIVE)
     }
 
+    /// Size of its descriptor table.
+    #[inline(always)]
+    pub(crate) fn descriptors(self) -> Option<u32> {
+        field(pointer(pointer(self.0, &TASK_FILES)?, &FILES_FDT)?, &FDTABLE_MAX_FDS)
+    }
+
     /// The open file behind a descriptor.
     #[inline(always)]
     pub(crate) fn file(self, descriptor: u32) -> Option<File> {
@@ -274,6 +280,13 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn protocol(self) -> u8 {
         field::<u16>(self.0, &SOCK_PROTOCOL).unwrap_or(0) as u8
+    }
+
+    /// A datagram socket; one whose type cannot be read counts as one.
+    #[inline(always)]
+    pub(crate) fn is_datagram(self) -> bool {
+        const SOCK_DGRAM: u16 = 2;
+        field::<u16>(self.0, &SOCK_TYPE).is_none_or(|kind| kind == SOCK_DGRAM)
     }
 
     /// Peer's port, host order.

@@ -62,6 +62,8 @@ pub const OBJECT_NAMED: u32 = 3;
 pub const OBJECT_CARRIER: u32 = 4;
 /// A pipe, socket or loopback connection that a holder wrote into.
 pub const OBJECT_STREAM: u32 = 5;
+/// A Unix socket through which descriptors of protected files may come: who receives from it is watched.
+pub const OBJECT_PATHWAY: u32 = 6;
 
 /// A protected name in an [`OBJECT_NAMED`] directory.
 #[repr(C)]
@@ -264,7 +266,10 @@ pub const SHARED_CARRIERS: u32 = 1;
 pub const SHARED_SETTLED: u32 = 2;
 /// Epoch of the scan under way.
 pub const SHARED_EPOCH: u32 = 3;
-pub const SHARED_WORDS: u32 = 4;
+/// Not 0 once a watched process sent to a Unix datagram socket that it is not connected to: then whoever receives from one
+/// is watched, because it is not told to whom that went.
+pub const SHARED_DATAGRAMS: u32 = 4;
+pub const SHARED_WORDS: u32 = 5;
 
 /// Bits of a process in `MARKS`, indexed by its thread group id.
 pub const MARK_WATCHED: u8 = 1;

@@ -9,12 +9,12 @@ use crate::{
     maps::{OBJECTS, SHARED, add, join, lose, shared},
 };
 use agent_ebpf::{
-    DEV_UNIX, LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CARRIERS,
-    SHARED_SETTLED,
+    DEV_UNIX, LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_PATHWAY, OBJECT_STREAM, ObjectKey, ObjectValue,
+    SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_SETTLED,
 };
 
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
-const DESCRIPTORS: u32 = 256;
+const DESCRIPTORS: u32 = 1024;
 
 /// Makes carriers of all that `task`'s process can write into.
 #[inline(always)]
@@ -25,7 +25,11 @@ pub(crate) fn adopt(task: Task, assets: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt(task: u64, assets: u64) -> u32 {
+    let Some(size) = Task(task).descriptors() else { return 0 };
     for descriptor in 0..DESCRIPTORS {
+        if descriptor >= size {
+            break;
+        }
         if let Some(file) = Task(task).file(descriptor) {
             adopt_file(file, assets);
         }
@@ -77,6 +81,9 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
     if let Some(row) = OBJECTS.get_ptr_mut(object) {
         // SAFETY: the row stays valid until the program ends.
         unsafe {
+            if (*row).kind == OBJECT_PATHWAY && kind != OBJECT_PATHWAY {
+                core::ptr::write_volatile(&raw mut (*row).kind, kind);
+            }
             if (*row).kind >= OBJECT_CARRIER && (*row).assets & assets != assets {
                 join(&raw mut (*row).assets, assets);
             }
@@ -88,10 +95,70 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
         lose(LOSS_OBJECTS_FULL, 1);
         return;
     }
+    // Nobody reads bytes of an asset out of a pathway.
+    if kind == OBJECT_PATHWAY {
+        return;
+    }
     if let Some(made) = SHARED.get_ptr_mut(SHARED_CARRIERS) {
         // SAFETY: a word of an array map.
         unsafe { add(made, 1) };
     }
+}
+
+/// A watched process sent through a Unix socket: descriptors may have gone with it.
+#[inline(always)]
+pub(crate) fn pass_descriptors(sock: Sock) {
+    if sock.family() != Some(AF_UNIX) {
+        return;
+    }
+    if let Some(key) = receiver(sock) {
+        make(&key, OBJECT_PATHWAY, 0);
+    } else if let Some(word) = SHARED.get_ptr_mut(SHARED_DATAGRAMS) {
+        // SAFETY: a word of an array map.
+        unsafe { core::ptr::write_volatile(word, 1) };
+    }
+}
+
+/// Whether what was received from `sock` may have brought descriptors of a watched process.
+#[inline(always)]
+pub(crate) fn may_bring_descriptors(sock: Sock) -> bool {
+    if sock.family() != Some(AF_UNIX) {
+        return false;
+    }
+    let key = ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.0 };
+    OBJECTS.get_ptr(key).is_some() || (shared(SHARED_DATAGRAMS) != 0 && sock.is_datagram())
+}
+
+/// Whether `task`'s process has a protected file or a carrier open; of a table larger than ours it is assumed.
+#[inline(always)]
+pub(crate) fn has_any(task: Task) -> bool {
+    flow_has_any(task.0) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_has_any(task: u64) -> u32 {
+    let Some(size) = Task(task).descriptors() else { return 1 };
+    if size > DESCRIPTORS {
+        return 1;
+    }
+    for descriptor in 0..DESCRIPTORS {
+        if descriptor >= size {
+            break;
+        }
+        if let Some(file) = Task(task).file(descriptor)
+            && flow_is_ours(file.0) != 0
+        {
+            return 1;
+        }
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_is_ours(file: u64) -> u32 {
+    u32::from(object::source(File(file)).is_some())
 }
 
 /// Whether some process may read a carrier and is not marked for it yet.

@@ -9,7 +9,7 @@ use crate::{
 };
 use agent_ebpf::{
     DEV_LOOPBACK, DEV_UNIX, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL, LOSS_WALK_TOO_DEEP, NAME_BYTES,
-    OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, ObjectFact, ObjectKey, ObjectValue,
+    OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, OBJECT_PATHWAY, ObjectFact, ObjectKey, ObjectValue,
 };
 
 const NOT_PROTECTED: u32 = u32::MAX;
@@ -23,7 +23,8 @@ pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
     let file = file.backing();
     let inode = file.inode()?;
     let key = if inode.kind()? == S_IFSOCK { incoming(file.socket()?)? } else { inode.key()? };
-    Some((key, lookup(&key)?))
+    let value = lookup(&key)?;
+    if value.kind == OBJECT_PATHWAY { None } else { Some((key, value)) }
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{hold, now, process, wake},
+    flow::{carrier, hold, now, process, wake},
     kernel::Task,
     maps::{HOLDERS, PROCESSES, marks, set_marks},
 };
@@ -55,6 +55,11 @@ fn execed(task: Task) -> Option<()> {
     let inherited = marks(key.tgid);
     if inherited & MARK_MAPPED != 0 {
         set_marks(key.tgid, inherited & !MARK_MAPPED);
+    }
+    // Watched for a descriptor that it may have: now that all closed that close on exec, it has one or has none. Without this
+    // the mark would pass to everything that a watched service ever starts.
+    if inherited & (MARK_HOLDER | MARK_WATCHED) == MARK_WATCHED && !carrier::has_any(task) {
+        set_marks(key.tgid, 0);
     }
     if inherited & MARK_HOLDER != 0 {
         let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };

@@ -26,7 +26,7 @@ use crate::{
         put::on_put,
         take::on_take,
     },
-    kernel::{AF_UNIX, File, S_IFSOCK, Task},
+    kernel::{File, S_IFSOCK, Task},
     maps::{lose, mark, marks},
 };
 
@@ -193,8 +193,8 @@ fn wrote(call: &Call) {
     }
 }
 
-/// Bytes from a socket, and perhaps descriptors, which are not looked at one by one: who received from a Unix socket is
-/// watched from then on.
+/// Bytes from a socket, and perhaps descriptors, which are not looked at one by one: who received from where they may come
+/// is watched from then on.
 #[inline(never)]
 fn received(call: &Call, bytes: u64) {
     let Some(file) = call.file(call.argument(0)) else { return };
@@ -202,7 +202,7 @@ fn received(call: &Call, bytes: u64) {
         && let Some(inode) = file.inode()
         && inode.kind() == Some(S_IFSOCK)
         && let Some(sock) = file.socket()
-        && sock.family() == Some(AF_UNIX)
+        && carrier::may_bring_descriptors(sock)
     {
         mark(call.tgid, MARK_WATCHED);
     }

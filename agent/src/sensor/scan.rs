@@ -55,7 +55,7 @@ impl Sensor {
     /// Streams that no scan saw for three epochs: fewer would forget a connection that is not accepted yet.
     fn forget_streams(&mut self, epoch: u64) -> Result<(), SensorError> {
         for (key, Raw(value)) in rows(&self.maps.objects, CARRIERS)? {
-            if value.kind != abi::OBJECT_STREAM {
+            if value.kind != abi::OBJECT_STREAM && value.kind != abi::OBJECT_PATHWAY {
                 continue;
             }
             if value.seen == 0 {
