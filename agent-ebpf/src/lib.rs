@@ -49,7 +49,10 @@ pub struct ObjectValue {
     pub asset: u32,
     /// Epoch of the last scan in which some process had a carrier open.
     pub seen: u32,
-    pub reserved: u32,
+    /// Epoch of the last scan in which a process that spreads could write into it.
+    pub held: u32,
+    /// Bytes that such processes put into a carrier.
+    pub fed: u64,
 }
 
 /// A file of an asset.

@@ -10,7 +10,7 @@ use crate::{
 };
 use agent_ebpf::{
     DEV_UNIX, LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_PATHWAY, OBJECT_STREAM, ObjectKey, ObjectValue,
-    SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_SETTLED,
+    SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
 };
 
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
@@ -75,6 +75,50 @@ pub(crate) fn receiver(sock: Sock) -> Option<ObjectKey> {
     }
 }
 
+/// `bytes` went into `object`, which is a carrier from now on if it was none.
+#[inline(always)]
+pub(crate) fn feed(object: &ObjectKey, kind: u32, assets: u64, bytes: u64) {
+    make(object, kind, assets);
+    if let Some(row) = OBJECTS.get_ptr_mut(object) {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { add(&raw mut (*row).fed, bytes) };
+    }
+}
+
+/// As [`feed`], for what an open file stands for.
+#[inline(always)]
+pub(crate) fn feed_file(file: File, assets: u64, bytes: u64) {
+    flow_feed_file(file.0, assets, bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_feed_file(file: u64, assets: u64, bytes: u64) -> u32 {
+    if let Some((key, kind)) = outgoing(File(file).backing()) {
+        feed(&key, kind, assets, bytes);
+    }
+    0
+}
+
+/// A scan saw that a process that spreads can write into `file`.
+#[inline(always)]
+pub(crate) fn keep(file: File, assets: u64) {
+    flow_keep(file.0, assets);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_keep(file: u64, assets: u64) -> u32 {
+    if let Some((key, kind)) = outgoing(File(file).backing()) {
+        make(&key, kind, assets);
+        if let Some(row) = OBJECTS.get_ptr_mut(&key) {
+            // SAFETY: the row stays valid until the program ends.
+            unsafe { (*row).held = shared(SHARED_EPOCH) as u32 };
+        }
+    }
+    0
+}
+
 /// Makes `object` a carrier of `assets`, unless it is one or is protected itself.
 #[inline(always)]
 pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
@@ -90,7 +134,7 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
         }
         return;
     }
-    let value = ObjectValue { assets, kind, asset: 0, seen: 0, reserved: 0 };
+    let value = ObjectValue { assets, kind, asset: 0, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(object, &value, 1).is_err() && OBJECTS.get_ptr(object).is_none() {
         lose(LOSS_OBJECTS_FULL, 1);
         return;

@@ -53,7 +53,7 @@ fn map_sink(task: Task, file: File, bytes: u64) {
         // SAFETY: the row stays valid until the program ends.
         let spreads = unsafe { (*row).spreads };
         if spreads != 0 {
-            carrier::make(&object, OBJECT_CARRIER, spreads);
+            carrier::feed(&object, OBJECT_CARRIER, spreads, bytes);
         }
         wake();
     }
@@ -84,7 +84,8 @@ fn grow(task: Task, bytes: u64) {
                 kind: agent_ebpf::OBJECT_FILE,
                 asset,
                 seen: 0,
-                reserved: 0,
+                held: 0,
+                fed: 0,
             };
             take::take(task, agent_ebpf::ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
         }

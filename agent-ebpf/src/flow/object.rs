@@ -101,7 +101,7 @@ pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectVa
 
 #[inline(always)]
 fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
-    let value = ObjectValue { assets: 1 << (asset & 63), kind: OBJECT_FILE, asset, seen: 0, reserved: 0 };
+    let value = ObjectValue { assets: 1 << (asset & 63), kind: OBJECT_FILE, asset, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(key, &value, 0).is_err() {
         lose(LOSS_OBJECTS_FULL, 1);
     }

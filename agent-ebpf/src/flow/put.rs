@@ -42,7 +42,7 @@ fn put(task: Task, file: File, bytes: u64) {
     let Some(sink) = sink_of(inode) else { return };
     count(&FlowKey { holder, assets, sink }, bytes, Some((file, inode)));
     if spreads != 0 {
-        carrier::adopt_file(file, spreads);
+        carrier::feed_file(file, spreads, bytes);
     }
     wake();
 }

@@ -34,7 +34,7 @@ fn send(task: Task, sock: Sock, bytes: u64) {
     if spreads != 0
         && let Some(object) = carrier::receiver(sock)
     {
-        carrier::make(&object, OBJECT_STREAM, spreads);
+        carrier::feed(&object, OBJECT_STREAM, spreads, bytes);
     }
     wake();
 }

@@ -4,14 +4,14 @@
 //! (`kernel/bpf/task_iter.c`), whose last call has no task. User space runs them by reading their file. They write nothing into it: the maps are the
 //! result.
 
-use agent_ebpf::{MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH};
+use agent_ebpf::{MARK_HOLDER, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH};
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
     flow::{carrier, hold, map, object, process, take},
     kernel::{File, Task, Vma},
-    maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, shared},
+    maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, marks, set_marks, shared},
 };
 
 /// Context of an iterator: `struct bpf_iter__task…`, words in the order of its members.
@@ -68,7 +68,7 @@ fn note_file(task: Task, file: File) -> Option<()> {
         // SAFETY: the row stays valid until the program ends.
         let spreads = unsafe { (*row).spreads };
         if spreads != 0 {
-            carrier::adopt_file(file, spreads);
+            carrier::keep(file, spreads);
         }
     }
     let (key, value) = match object::source(file) {
@@ -87,6 +87,31 @@ fn note_file(task: Task, file: File) -> Option<()> {
     } else if value.kind == OBJECT_FILE && first_scan() {
         // It may have read the whole file before we looked.
         take::take(task, key, value, file.backing().inode()?.size());
+    }
+    Some(())
+}
+
+/// Takes the mark off who was watched for something that is gone.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn scan_marks(ctx: *mut c_void) -> i32 {
+    unmark(Task(word(&IterContext(ctx), TASK)));
+    0
+}
+
+#[inline(always)]
+fn unmark(task: Task) -> Option<()> {
+    let tgid = task.tgid()?;
+    if task.pid()? != tgid || marks(tgid) != MARK_WATCHED || carrier::has_any(task) {
+        return None;
+    }
+    set_marks(tgid, 0);
+    // Looked at again afterwards: whoever becomes a holder or gets a descriptor meanwhile marks after its row or its
+    // descriptor is there, so that either his mark comes after ours or we see why he set it.
+    if hold::held(task).is_some() {
+        mark(tgid, MARK_WATCHED | MARK_HOLDER);
+    } else if carrier::has_any(task) {
+        mark(tgid, MARK_WATCHED);
     }
     Some(())
 }

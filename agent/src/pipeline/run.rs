@@ -54,7 +54,9 @@ const RESCAN_EVERY: Duration = Duration::from_secs(60);
 /// While assets are written to, the registry takes at most one part in this many of the time.
 const SCAN_SHARE: u32 = 20;
 /// Shortest time between two scans for who has new carriers open; until one, every process's reads are looked up.
-const CARRIERS_EVERY: Duration = Duration::from_secs(1);
+const CARRIERS_SOON: Duration = Duration::from_secs(1);
+/// Longest, for carriers that are empty or closed by now.
+const CARRIERS_LATE: Duration = Duration::from_secs(60);
 /// For the sinks at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -71,11 +73,21 @@ pub struct Options {
 ///
 /// When it cannot start, or the sensor fails while it runs.
 pub fn run(prepared: Prepared, options: Options) -> Result<(), Failure> {
+    keep_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Unfit::System("start the runtime", error))?;
     runtime.block_on(Agent::serve(prepared, options))
+}
+
+/// Whatever was left open by who started us is not for our children: the canary's would make carriers of it.
+fn keep_descriptors() {
+    // SAFETY: changes a flag of descriptors from 3 on, and touches no memory.
+    let changed = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if changed != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "inherited descriptors stay inheritable");
+    }
 }
 
 struct Agent {
@@ -91,6 +103,7 @@ struct Agent {
     scan_took: Duration,
     rescan_at: Instant,
     carriers_at: Instant,
+    carriers_every: Duration,
 }
 
 impl Agent {
@@ -209,6 +222,7 @@ impl Agent {
             scan_took: Duration::ZERO,
             rescan_at: soon + RESCAN_EVERY,
             carriers_at: soon,
+            carriers_every: CARRIERS_SOON,
             config,
             state,
             sensor,
@@ -270,10 +284,23 @@ impl Agent {
         if !readings.is_empty() {
             self.pipeline.step(readings, now());
         }
-        if Instant::now() >= self.carriers_at && self.sensor.scan_carriers().map_err(Unfit::from)? {
-            self.carriers_at = Instant::now() + CARRIERS_EVERY;
-        }
+        self.scan_carriers()?;
         Ok(moved)
+    }
+
+    /// At once when a carrier was made, though not more often than once a second; else ever more seldom.
+    fn scan_carriers(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let since = now.saturating_duration_since(self.carriers_at);
+        let due = since >= self.carriers_every
+            || (since >= CARRIERS_SOON && self.sensor.unsettled().map_err(Unfit::from)?);
+        if due {
+            let changed = self.sensor.scan_carriers().map_err(Unfit::from)?;
+            self.carriers_at = now;
+            self.carriers_every =
+                if changed { CARRIERS_SOON } else { (self.carriers_every * 2).min(CARRIERS_LATE) };
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> Result<(), Failure> {

@@ -47,7 +47,7 @@ pub enum HookKind {
 const SENDS: &str = "sock_send_length";
 
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 9] = [
+pub const HOOKS: [Hook; 10] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
@@ -55,6 +55,7 @@ pub const HOOKS: [Hook; 9] = [
     tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
+    iterator("scan_marks", "task", true, "an end to watching processes"),
     iterator("scan_mappings", "task_vma", false, "mappings older than the agent"),
     tracepoint("sys_exit", true, "every system call"),
 ];

@@ -14,6 +14,7 @@ mod reading;
 mod scan;
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::{AsRawFd, RawFd},
 };
@@ -65,6 +66,10 @@ pub struct Sensor {
     maps: Maps,
     drain: Drain,
     hooks: Vec<HookReport>,
+    /// Propagation floor, bytes.
+    floor: u64,
+    /// Carriers, with the epoch of the first scan that saw them.
+    carriers: HashMap<abi::ObjectKey, u64>,
 }
 
 impl Sensor {
@@ -76,7 +81,8 @@ impl Sensor {
     pub fn start(propagation_floor: u64) -> Result<Self, SensorError> {
         let load::Loaded { mut ebpf, hooks } = load::load(propagation_floor, true)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, drain: Drain::default(), hooks })
+        let (drain, carriers) = (Drain::default(), HashMap::new());
+        Ok(Self { ebpf, maps, drain, hooks, floor: propagation_floor, carriers })
     }
 
     /// Loads every hook and attaches none: what `doctor` shows.

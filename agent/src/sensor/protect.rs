@@ -102,7 +102,8 @@ impl Sensor {
 
     fn insert(&mut self, identity: &abi::Identity, asset: AssetId, kind: u32) -> Result<(), SensorError> {
         let index = u32::from(asset.0);
-        let value = abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, reserved: 0 };
+        let value =
+            abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, held: 0, fed: 0 };
         self.maps.objects.insert(Raw(identity.key), Raw(value), 0)?;
         self.maps.devices.insert(identity.key.dev, index, 0)?;
         Ok(())

@@ -1,6 +1,6 @@
 //! BPF iterators run from here: what was there before the agent, and which carriers are still open.
 
-use std::{fs, io::Read as _};
+use std::{collections::HashMap, fs, io::Read as _};
 
 use agent_ebpf as abi;
 use anyhow::Context as _;
@@ -31,41 +31,64 @@ impl Sensor {
         self.maps.set_shared(abi::SHARED_EPOCH, 1)
     }
 
-    /// Marks who has a carrier open, so that not every process's reads need be looked up, and forgets streams that nobody
-    /// has open any more. Does nothing while no carrier was made since the last time; returns whether it did.
+    /// Marks who has a carrier open, so that not every process's reads need be looked up; forgets carriers that carry
+    /// nothing, and takes the marks off who has nothing open any more. Returns whether anything was made or forgotten since
+    /// the last time.
     ///
     /// # Errors
     ///
     /// When an iterator cannot run or a map cannot be used.
     pub fn scan_carriers(&mut self) -> Result<bool, SensorError> {
         let made = self.maps.shared(abi::SHARED_CARRIERS)?;
-        if made == self.maps.shared(abi::SHARED_SETTLED)? {
-            return Ok(false);
-        }
         let epoch = self.maps.shared(abi::SHARED_EPOCH)? + 1;
         self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
         // Twice: a child forked behind the iterator's back by a process that was not marked yet is found the second time.
         self.iterate("scan_files")?;
         self.iterate("scan_files")?;
+        let unsettled = made != self.maps.shared(abi::SHARED_SETTLED)?;
         self.maps.set_shared(abi::SHARED_SETTLED, made)?;
-        self.forget_streams(epoch)?;
-        Ok(true)
+        let forgotten = self.forget_carriers(epoch)?;
+        self.iterate("scan_marks")?;
+        Ok(unsettled || forgotten != 0)
     }
 
-    /// Streams that no scan saw for three epochs: fewer would forget a connection that is not accepted yet.
-    fn forget_streams(&mut self, epoch: u64) -> Result<(), SensorError> {
+    /// Whether a carrier was made since the last scan: until the next one, every process's reads are looked up.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn unsettled(&self) -> Result<bool, SensorError> {
+        Ok(self.maps.shared(abi::SHARED_CARRIERS)? != self.maps.shared(abi::SHARED_SETTLED)?)
+    }
+
+    /// Carriers that no process that spreads can write into any more and that hold less than the floor; streams that nobody
+    /// has open; pathways that nobody used for a while. What is younger than two scans stays: a connection may not be
+    /// accepted yet.
+    fn forget_carriers(&mut self, epoch: u64) -> Result<usize, SensorError> {
+        let mut ages = HashMap::new();
+        let mut forgotten = 0;
         for (key, Raw(value)) in rows(&self.maps.objects, CARRIERS)? {
-            if value.kind != abi::OBJECT_STREAM && value.kind != abi::OBJECT_PATHWAY {
+            if value.kind < abi::OBJECT_CARRIER {
                 continue;
             }
-            if value.seen == 0 {
-                let seen = abi::ObjectValue { seen: epoch as u32, ..value };
-                self.maps.objects.insert(Raw(key), Raw(seen), 0)?;
-            } else if u64::from(value.seen) + 3 < epoch {
+            let first = self.carriers.get(&key).copied().unwrap_or(epoch);
+            let since = |last: u32| epoch.saturating_sub(u64::from(last));
+            let empty = since(value.held) > 1 && value.fed < self.floor;
+            let closed = since(value.seen.max(value.held)) > 3;
+            let over = match value.kind {
+                abi::OBJECT_CARRIER => empty,
+                abi::OBJECT_STREAM => empty || closed,
+                _ => epoch - first > 4,
+            };
+            if over && epoch - first >= 2 {
                 self.maps.objects.remove(&Raw(key))?;
+                forgotten += 1;
+            } else {
+                ages.insert(key, first);
             }
         }
-        Ok(())
+        self.carriers = ages;
+        Ok(forgotten)
     }
 
     fn iterate(&mut self, name: &'static str) -> Result<(), SensorError> {
