@@ -169,11 +169,6 @@ impl Agent {
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
-            rules: rules
-                .rules()
-                .iter()
-                .map(|rule| (rule.facts.id.clone(), Arc::new(super::rule_for(&rule.facts))))
-                .collect(),
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),
@@ -372,7 +367,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     metrics.set_rules(
         prepared.rules.digest(),
         ["core"],
-        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode.as_str())),
+        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode)),
     );
     Ok(metrics)
 }
