@@ -79,15 +79,17 @@ impl Pipeline {
             Reading::Process(process) => {
                 let holder = process.holder;
                 self.identities.learn(*process);
-                self.introduce(holder, now);
+                // Ancestors of holders come this way too, and nothing would ever end what was said of them.
+                if self.identities.introduced(holder) {
+                    self.introduce(holder, now);
+                }
             }
             Reading::Holder { holder, parent, inherited, at } => {
-                self.introduce(holder, now);
+                self.introduce_if_new(holder, now);
                 if let Some(parent) = parent
                     && inherited != 0
                 {
-                    let source = Source::Parent(parent);
-                    self.apply(Event::Take { holder, source, bytes: inherited, listed: false, at }, now);
+                    self.take(holder, Source::Parent(parent), inherited, at, now);
                 }
             }
             Reading::Object { object, path, .. } => {
@@ -99,13 +101,13 @@ impl Pipeline {
                 self.apply(event, now);
             }
             Reading::Take { holder, source, bytes, at } => {
-                let listed = match source {
-                    Source::Asset(asset) if !self.known.contains(asset) => return,
-                    Source::Asset(asset) => self.identities.listed(holder, asset),
-                    _ => false,
-                };
+                if let Source::Asset(asset) = source
+                    && !self.known.contains(asset)
+                {
+                    return;
+                }
                 self.introduce_if_new(holder, now);
-                self.apply(Event::Take { holder, source, bytes, listed, at }, now);
+                self.take(holder, source, bytes, at, now);
             }
             Reading::Flow { holder, sink, magic, assets, bytes, at } => {
                 let assets = AssetSet(assets.0 & self.known.0);
@@ -139,6 +141,11 @@ impl Pipeline {
     fn introduce(&mut self, holder: HolderId, now: BootNs) {
         let process = self.identities.introduce(holder);
         self.apply(Event::Process { holder, process }, now);
+    }
+
+    fn take(&mut self, holder: HolderId, source: Source, bytes: u64, at: BootNs, now: BootNs) {
+        let listed = self.identities.listed_assets(holder);
+        self.apply(Event::Take { holder, source, bytes, listed, at }, now);
     }
 
     fn apply(&mut self, event: Event, now: BootNs) {
