@@ -311,8 +311,8 @@ pub enum Event {
     /// An asset registered, or its size changed.
     Asset(Arc<Asset>),
     /// `holder` has taken `bytes` in all from `source` (for a parent: what the parent had taken at the fork).
-    /// `listed` answers, for an asset source, whether the holder is on the asset's reader list.
-    Take { holder: HolderId, source: Source, bytes: u64, listed: bool, at: BootNs },
+    /// `listed`: the assets on whose reader list the holder is, whatever the source.
+    Take { holder: HolderId, source: Source, bytes: u64, listed: AssetSet, at: BootNs },
     /// `holder` has put `bytes` in all into `sink` while it held exactly `assets`.
     Flow { holder: HolderId, sink: SinkKey, assets: AssetSet, bytes: u64, at: BootNs },
     /// The process is gone and all its bytes were reported.

@@ -14,7 +14,6 @@ mod words;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use serde::Serialize;
 
 pub use self::{
     chain::{Broken, Head, read as read_head, verify},
@@ -22,103 +21,16 @@ pub use self::{
     schema::{DetectionFinding, FindingInfo},
     words::human_bytes,
 };
-use crate::event::{BootNs, Loss, Process, Record};
+use crate::{
+    event::{BootNs, Loss},
+    rules::{Match, Mode, Severity},
+};
 
 /// The least time between two lines of one finding that differ in bytes only.
 const UPDATE_EVERY: u64 = 1_000_000_000;
 
 /// Findings that are open at once; beyond it the one that was still for longest is closed with a line of its own.
 const MOST_OPEN: usize = 4096;
-
-/// How bad it is, least first. The words are those of `unmapped.weighbridge.severity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    Informational,
-    Low,
-    Medium,
-    High,
-    Critical,
-}
-
-impl Severity {
-    /// Every value, in the order in which metrics create their children.
-    pub const ALL: [Self; 5] = [Self::Informational, Self::Low, Self::Medium, Self::High, Self::Critical];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Informational => "informational",
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-/// Whether a match pages somebody or is only written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    Alert,
-    Shadow,
-}
-
-impl Mode {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Alert => "alert",
-            Self::Shadow => "shadow",
-        }
-    }
-}
-
-/// What alerts say of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// `WB-0001`.
-    pub id: String,
-    pub title: String,
-    pub revision: u32,
-    pub owner: String,
-    pub runbook: String,
-    /// `attack.t1052.001`, `cop.12.3b`; the first ATT&CK technique names the alert's.
-    pub tags: Vec<String>,
-}
-
-/// A rule's verdict: a group is above a line. Given again, with newer values, for every record while it is.
-#[derive(Clone, Debug)]
-pub struct Match {
-    pub rule: Arc<Rule>,
-    /// Of the highest tier that was crossed.
-    pub severity: Severity,
-    pub mode: Mode,
-    /// The values of `group_by`, in its order: with the rule's id they are the finding's identity.
-    pub group: Vec<(String, String)>,
-    /// The rule's sum over its group and window.
-    pub bound_bytes: u64,
-    /// `bound_bytes` over the asset's size.
-    pub share: f64,
-    /// The record that was added last.
-    pub record: Record,
-    /// For a sum over several processes; `count` 0 or 1 says that `record.process` was the only one.
-    pub contributors: Contributors,
-    /// Into whose memory the process reached, for rules about that.
-    pub victim: Option<Arc<Process>>,
-    /// Of the first and the last record in the sum.
-    pub first_at: BootNs,
-    pub last_at: BootNs,
-}
-
-/// Who moved the bytes of a sum.
-#[derive(Clone, Debug, Default)]
-pub struct Contributors {
-    pub count: u64,
-    /// The largest first, with their bytes.
-    pub top: Vec<(Arc<Process>, u64)>,
-}
 
 /// What is the same for all alerts of a run.
 #[derive(Clone, Debug)]
@@ -171,7 +83,8 @@ pub struct Alerts {
     open: BTreeMap<Identity, Open>,
 }
 
-type Identity = (String, Vec<(String, String)>);
+/// The rule's id, and its `group_by` fields with their values.
+type Identity = (String, Vec<(&'static str, String)>);
 
 #[derive(Debug)]
 struct Open {
@@ -225,7 +138,7 @@ impl Alerts {
     }
 
     /// The group fell below every line, or nobody asks any more: closes its finding, if one is open.
-    pub fn resolved(&mut self, rule: &str, group: &[(String, String)], now: BootNs) -> Vec<Alert> {
+    pub fn resolved(&mut self, rule: &str, group: &[(&'static str, String)], now: BootNs) -> Vec<Alert> {
         let closed = self.open.remove(&(rule.to_owned(), group.to_vec()));
         closed.map(|mut open| self.context.write(&mut open, Activity::Close, now)).into_iter().collect()
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    Activity, Context, Match, Mode, Open, Severity,
+    Activity, Context, Open,
     chain::{hex, sha256},
     schema::{
         Actor, Analytic, Attack, Chain, Contributor, Contributors, DetectionFinding, Device, Endpoint,
@@ -14,7 +14,10 @@ use super::{
     },
     words,
 };
-use crate::event::{Ancestor, BootNs, Process, Sink, SinkKind};
+use crate::{
+    event::{Ancestor, BootNs, Process, Sink, SinkKind},
+    rules::{Match, Mode, Severity},
+};
 
 /// Parents that are nested into a process.
 const MOST_PARENTS: usize = 16;
@@ -26,9 +29,9 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
     let shadow = matched.mode == Mode::Shadow;
     let seq = context.head.seq + 1;
     let time = context.wall_ms(now);
-    let techniques: Vec<String> = rule.tags.iter().filter_map(|tag| technique(tag)).collect();
+    let techniques: Vec<String> = rule.techniques().collect();
     let process = match matched.contributors.top.first() {
-        Some((process, _)) if matched.contributors.count > 1 => Arc::clone(process),
+        Some((_, process, _)) if matched.contributors.count > 1 => Arc::clone(process),
         _ => Arc::clone(&record.process),
     };
     let (activity_id, activity_name) = match activity {
@@ -123,7 +126,6 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                 share: matched.share,
                 sink: record.sink.clone(),
                 process: Mover { process, contributors: contributors(matched) },
-                victim: matched.victim.clone(),
                 lineage: Arc::clone(&record.lineage),
                 technique: techniques.into_iter().next(),
                 loss: open.loss.clone(),
@@ -142,7 +144,12 @@ fn contributors(matched: &Match) -> Option<Contributors> {
         top: contributors
             .top
             .iter()
-            .map(|(p, bytes)| Contributor { pid: p.pid, start: p.start, exe: p.exe.clone(), bytes: *bytes })
+            .map(|(_, p, bytes)| Contributor {
+                pid: p.pid,
+                start: p.start,
+                exe: p.exe.clone(),
+                bytes: *bytes,
+            })
             .collect(),
     })
 }
@@ -201,15 +208,6 @@ fn endpoint(peer: &str) -> Option<Endpoint> {
     Some(Endpoint { ip: address.ip(), port: address.port() })
 }
 
-/// `T1052.001` of the tag `attack.t1052.001`; `None` for tags of other kinds.
-fn technique(tag: &str) -> Option<String> {
-    let id = tag.strip_prefix("attack.t")?;
-    let (base, sub) = id.split_once('.').map_or((id, None), |(base, sub)| (base, Some(sub)));
-    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|c| c.is_ascii_digit());
-    let fits = digits(base, 4) && sub.is_none_or(|sub| digits(sub, 3));
-    fits.then(|| format!("T{id}"))
-}
-
 fn attack(id: &str) -> Attack {
     let base = id.split('.').next().unwrap_or(id).to_owned();
     let sub_technique = (base != id).then(|| Uid { uid: id.to_owned() });
@@ -229,8 +227,8 @@ fn correlation(matched: &Match) -> String {
 /// Hashed, because group values can be as long and as odd as a path.
 fn finding_uid(context: &Context, open: &Open) -> String {
     let mut input = Vec::new();
-    let group = open.matched.group.iter().flat_map(|(key, value)| [key, value]);
-    for part in [&context.host, &open.matched.rule.id].into_iter().chain(group) {
+    let group = open.matched.group.iter().flat_map(|(key, value)| [*key, value.as_str()]);
+    for part in [context.host.as_str(), &open.matched.rule.id].into_iter().chain(group) {
         // The length keeps ("ab", "c") and ("a", "bc") apart.
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part.as_bytes());

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Activity, Alert, Mode, Severity, words};
+use super::{Activity, Alert, words};
+use crate::rules::{Mode, Severity};
 
 /// The alert as text that ends with a line feed; with ANSI colours if `colour`. Contains no control characters of
 /// anybody else.

@@ -7,8 +7,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::{Mode, Severity};
-use crate::event::{Edge, Loss, Process, Sink};
+use crate::{
+    event::{Edge, Loss, Process, Sink},
+    rules::{Mode, Severity},
+};
 
 /// One line of the alert log.
 #[derive(Clone, Debug, Serialize)]
@@ -202,8 +204,6 @@ pub(super) struct Weighbridge {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
     pub(super) sink: Option<Arc<Sink>>,
     pub(super) process: Mover,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
-    pub(super) victim: Option<Arc<Process>>,
     #[serde(serialize_with = "shared")]
     pub(super) lineage: Arc<Vec<Edge>>,
     #[serde(skip_serializing_if = "Option::is_none")]

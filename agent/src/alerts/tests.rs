@@ -5,8 +5,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::*;
-use crate::event::{
-    Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, RecordKind, Sink, SinkKind,
+use crate::{
+    event::{
+        Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, Process, Record, RecordKind,
+        Sink, SinkKind,
+    },
+    rules::{Contributors, RuleFacts, Status},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -60,10 +64,14 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
         Edge { from: copier, to: node("file", "/mnt/usb/model", None), bytes: bound_bytes },
     ];
     Match {
-        rule: Arc::new(Rule {
+        rule: Arc::new(RuleFacts {
             id: "WB-0001".to_owned(),
             title: "Weights copied to a device that is not controlled".to_owned(),
             revision: 1,
+            severity: Severity::Medium,
+            status: Status::Stable,
+            mode: Mode::Alert,
+            suppress: None,
             owner: "ml-security".to_owned(),
             runbook: "docs/runbooks/WB-0001.md".to_owned(),
             tags: ["cop.12.3b", "attack.t1052.001", "attack.t1005", "attack.exfiltration"]
@@ -73,7 +81,7 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
         severity,
         mode: Mode::Alert,
         group: [("asset.name", "llm-70b"), ("sink.device", "8:16")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .map(|(key, value)| (key, value.to_owned()))
             .to_vec(),
         bound_bytes,
         share: bound_bytes as f64 / asset.bytes as f64,
@@ -99,7 +107,6 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
             lineage: Arc::new(lineage),
         },
         contributors: Contributors::default(),
-        victim: None,
         first_at: BootNs(240 * SECOND),
         last_at: BootNs(at),
     }
@@ -188,15 +195,13 @@ fn shadow_is_suppressed_and_counts_as_no_active_alert() {
 
 #[test]
 fn a_sum_over_several_names_the_largest() {
-    let small = Arc::new(rsync());
-    let large = Arc::new(Process {
-        pid: 9,
-        exe: "/bin/nc".to_owned(),
-        container: Some("c0ffee".to_owned()),
-        ..rsync()
-    });
+    let holder = |tgid| HolderId { tgid, exec: 0, start: BootNs(200 * SECOND) };
+    let small = (holder(48_213), Arc::new(rsync()), 2 * MIB);
+    let netcat =
+        Process { pid: 9, exe: "/bin/nc".to_owned(), container: Some("c0ffee".to_owned()), ..rsync() };
+    let large = (holder(9), Arc::new(netcat), 7 * MIB);
     let mut sum = matched(Severity::High, 10 * MIB, SECOND);
-    sum.contributors = Contributors { count: 3, top: vec![(large, 7 * MIB), (small, 2 * MIB)] };
+    sum.contributors = Contributors { count: 3, top: vec![large, small] };
     let line =
         parsed(&Alerts::new(context()).observe(&sum, BootNs(SECOND), &Loss::from([("ringbuf", 7)]))[0]);
     let ours = &line["unmapped"]["weighbridge"];

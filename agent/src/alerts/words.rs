@@ -2,8 +2,10 @@
 //!
 //! Names come from whoever ran the process, so everything here is safe to print on a terminal.
 
-use super::Match;
-use crate::event::{Control, Process, Sink, SinkKind};
+use crate::{
+    event::{Control, Process, Sink, SinkKind},
+    rules::Match,
+};
 
 /// `204.8 MiB`; whole bytes below 1 KiB.
 #[must_use]
@@ -121,7 +123,7 @@ pub(super) fn who(process: &Process) -> String {
 /// Who the alert names: for a sum over several, the largest.
 pub(super) fn largest(matched: &Match) -> &Process {
     match matched.contributors.top.first() {
-        Some((process, _)) if matched.contributors.count > 1 => process,
+        Some((_, process, _)) if matched.contributors.count > 1 => process,
         _ => &matched.record.process,
     }
 }

@@ -62,6 +62,8 @@ pub struct Ledger {
 struct Holder {
     /// `None` when its identity was never told.
     process: Option<Arc<Process>>,
+    /// The assets on whose reader list it is, as its last take said.
+    listed: AssetSet,
     sources: BTreeMap<Source, Intake>,
     taken: BTreeMap<AssetId, Taken>,
     flows: BTreeMap<SinkKey, Flow>,
@@ -75,7 +77,6 @@ struct Holder {
 struct Intake {
     /// All that was read from it, of whatever asset.
     bytes: u64,
-    listed: bool,
     at: BootNs,
     /// What it contributes to `taken`, by asset.
     gives: BTreeMap<AssetId, u64>,
@@ -246,14 +247,14 @@ impl Ledger {
         self.assets.values()
     }
 
-    fn take(&mut self, id: HolderId, source: Source, bytes: u64, listed: bool, grown: &mut Grown) {
+    fn take(&mut self, id: HolderId, source: Source, bytes: u64, listed: AssetSet, grown: &mut Grown) {
         let now = self.now;
         let holder = self.holders.entry(id).or_default();
+        holder.listed = listed;
         let intake = holder.sources.entry(source).or_insert_with(|| {
             self.intakes += 1;
             Intake::default()
         });
-        intake.listed = listed;
         if bytes <= intake.bytes {
             return;
         }
@@ -342,7 +343,7 @@ impl Ledger {
             process: self.process(id),
             sink: sink.map(|key| self.sink(key)),
             bytes,
-            listed: holder.is_listed(asset),
+            listed: holder.listed.contains(asset),
             lineage: Arc::new(self.lineage(id, asset, sink)),
         })
     }
@@ -359,18 +360,6 @@ impl Ledger {
             Some(known) => Arc::clone(&known.sink),
             None => Arc::new(domain::unknown_sink(key)),
         }
-    }
-}
-
-impl Holder {
-    /// On the reader list of `asset`: as its own reads of the asset say, else as any carrier of it says.
-    fn is_listed(&self, asset: AssetId) -> bool {
-        if let Some(intake) = self.sources.get(&Source::Asset(asset)) {
-            return intake.listed;
-        }
-        self.sources.iter().any(|(source, intake)| {
-            matches!(source, Source::Carrier(_)) && intake.listed && intake.gives.contains_key(&asset)
-        })
     }
 }
 

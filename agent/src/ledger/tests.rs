@@ -78,7 +78,7 @@ impl Scene {
 
     fn take(&mut self, holder: HolderId, source: Source, bytes: u64) -> Vec<Record> {
         let at = BootNs(self.now);
-        self.apply(Event::Take { holder, source, bytes, listed: false, at })
+        self.apply(Event::Take { holder, source, bytes, listed: AssetSet::default(), at })
     }
 
     fn read(&mut self, holder: HolderId, asset: AssetId, bytes: u64) -> Vec<Record> {
@@ -214,6 +214,24 @@ fn pipe_chain_reported_backwards_is_the_same() {
     s.read(cat, A, 7 * MB);
     assert_eq!(s.ledger.bound(nc, A, peer(443)), 7 * MB);
     assert_eq!(s.sum(RecordKind::Flow, nc, A), 7 * MB);
+}
+
+/// Reading only what others wrote, or holding only what a parent read, is judged by the same reader list.
+#[test]
+fn a_reader_list_holds_for_every_source() {
+    let mut s = scene();
+    let cat = s.exec(1, "/bin/cat");
+    s.read(cat, A, MB);
+    s.put(cat, pipe(1), ONLY_A, MB);
+    let (reader, child, other) = (holder(2), holder(3), holder(4));
+    let from_pipe = Source::Carrier(object(14, 1));
+    let at = BootNs(s.now);
+    let mut take = |holder, source, listed| s.apply(Event::Take { holder, source, bytes: MB, listed, at });
+    let judged = |records: Vec<Record>| records.iter().map(|r| (r.asset.id, r.listed)).collect::<Vec<_>>();
+    assert_eq!(judged(take(reader, from_pipe, ONLY_A)), [(A, true)]);
+    assert_eq!(judged(take(other, from_pipe, ONLY_B)), [(A, false)]);
+    take(child, Source::Parent(reader), ONLY_A);
+    assert_eq!(judged(s.put(child, usb(1), ONLY_A, 10)), [(A, true)]);
 }
 
 #[test]
@@ -537,7 +555,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         (0..2_u8).prop_map(|asset| Source::Asset(AssetId(asset))),
         any_carrier().prop_map(|key| Source::Carrier(super::carrier_of(key).unwrap())),
     ];
-    let take = |(holder, source, bytes)| Event::Take { holder, source, bytes, listed: true, at: BootNs(1) };
+    let take =
+        |(holder, source, bytes)| Event::Take { holder, source, bytes, listed: AssetSet(1), at: BootNs(1) };
     let read = (id(), source, 0..50_u64).prop_map(take);
     // A process has a larger number than its parent here, so that nobody is their own ancestor.
     let fork = (1..4_u32)
@@ -635,7 +654,7 @@ proptest! {
             holder: late,
             source: Source::Carrier(object(dev, ino)),
             bytes,
-            listed: false,
+            listed: AssetSet::default(),
             at: later,
         });
         for event in [A, B].map(asset).into_iter().chain(events) {

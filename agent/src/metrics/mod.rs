@@ -22,8 +22,9 @@ use prometheus::{
 
 use self::process::ProcessMetrics;
 use crate::{
-    alerts::{Alert, Mode, Severity},
+    alerts::Alert,
     event::{Asset, Control, Loss, Record, RecordKind, SinkKind},
+    rules::{Mode, Severity},
     sinks::{Counts, Sinks},
 };
 
@@ -203,29 +204,27 @@ impl Metrics {
         for severity in Severity::ALL {
             set(&metrics.alerts_active, &[severity.as_str()], 0);
         }
-        for mode in [Mode::Alert.as_str(), Mode::Shadow.as_str(), "off"] {
-            set(&metrics.rules_loaded, &[mode], 0);
+        for mode in Mode::ALL {
+            set(&metrics.rules_loaded, &[mode.as_str()], 0);
         }
         metrics.set_sinks(&Sinks::NAMES.map(|name| (name, Counts::default())));
         Ok(metrics)
     }
 
-    /// The loaded rule set: hex digest, packs, and each rule's id and mode (`alert`, `shadow`, `off`).
+    /// The loaded rule set: hex digest, packs, and each rule's id and mode.
     pub fn set_rules<'a>(
         &self,
         digest: &str,
         packs: impl IntoIterator<Item = &'a str>,
-        rules: impl IntoIterator<Item = (&'a str, &'a str)>,
+        rules: impl IntoIterator<Item = (&'a str, Mode)>,
     ) {
         self.rules_info.reset();
         for pack in packs {
             set(&self.rules_info, &[digest, pack], 1);
         }
-        let mut loaded = BTreeMap::from([("alert", 0), ("shadow", 0), ("off", 0)]);
+        let mut loaded = BTreeMap::from(Mode::ALL.map(|mode| (mode, 0)));
         for (id, mode) in rules {
-            if let Some(count) = loaded.get_mut(mode) {
-                *count += 1;
-            }
+            *loaded.entry(mode).or_insert(0) += 1;
             let id = self.rule_label(id);
             for outcome in Outcome::ALL {
                 count(&self.rule_matches, &[&id, outcome.as_str()], 0);
@@ -235,7 +234,7 @@ impl Metrics {
             }
         }
         for (mode, count) in loaded {
-            set(&self.rules_loaded, &[mode], count);
+            set(&self.rules_loaded, &[mode.as_str()], count);
         }
     }
 

@@ -73,7 +73,7 @@ fn record(kind: SinkKind, control: Control, removable: Option<bool>, bytes: u64)
 fn every_child_exists_before_anything_happens() {
     let metrics = metrics();
     metrics.set_asset(&asset());
-    metrics.set_rules("77e0", ["core"], [("WB-0001", "alert"), ("WB-0004", "shadow")]);
+    metrics.set_rules("77e0", ["core"], [("WB-0001", Mode::Alert), ("WB-0004", Mode::Shadow)]);
     let scrape = scrape(&metrics);
     let zero = |name: &str, children: usize| {
         let found: Vec<f64> = scrape
@@ -157,8 +157,8 @@ fn rules_beyond_the_limit_are_counted_together() {
 #[test]
 fn a_reload_replaces_the_rule_set() {
     let metrics = metrics();
-    metrics.set_rules("old", ["core", "site"], [("WB-0001", "alert")]);
-    metrics.set_rules("new", ["core"], [("WB-0001", "off")]);
+    metrics.set_rules("old", ["core", "site"], [("WB-0001", Mode::Alert)]);
+    metrics.set_rules("new", ["core"], [("WB-0001", Mode::Off)]);
     let scrape = scrape(&metrics);
     let info: Vec<&String> =
         scrape.keys().filter(|name| name.starts_with("weighbridge_rules_info")).collect();

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     config::{AssetConfig, Reader},
-    event::{Ancestor, AssetId, HolderId, Process},
+    event::{Ancestor, AssetSet, HolderId, Process},
     host::{
         cgroup::{self, Cgroups},
         hash::{HashQueue, Hasher},
@@ -39,8 +39,15 @@ pub(crate) struct Identities {
     images: HashMap<HolderId, ProcessReading>,
     /// The newest image of each thread group.
     newest: HashMap<u32, HolderId>,
-    introduced: HashMap<HolderId, Arc<Process>>,
+    introduced: HashMap<HolderId, Introduced>,
     unhashed: HashSet<HolderId>,
+}
+
+/// What was said of a holder.
+struct Introduced {
+    process: Arc<Process>,
+    /// The assets on whose reader list it is: an image runs what it was executed from, so this is looked up once.
+    listed: AssetSet,
 }
 
 impl Identities {
@@ -80,7 +87,8 @@ impl Identities {
     /// Who `holder` is, as far as it is known now.
     pub(super) fn introduce(&mut self, holder: HolderId) -> Arc<Process> {
         let process = Arc::new(self.describe(holder));
-        self.introduced.insert(holder, Arc::clone(&process));
+        let listed = self.reader_lists(&process, self.images.get(&holder));
+        self.introduced.insert(holder, Introduced { process: Arc::clone(&process), listed });
         process
     }
 
@@ -91,7 +99,7 @@ impl Identities {
         let introduced = &self.introduced;
         self.unhashed
             .extract_if(|holder| match (introduced.get(holder), images.get(holder)) {
-                (Some(process), Some(image)) => {
+                (Some(Introduced { process, .. }), Some(image)) => {
                     let ino = image.exe.map_or(0, |exe| exe.ino);
                     hasher.remembered(holder.tgid, Path::new(&process.exe), ino).is_some()
                 }
@@ -100,14 +108,9 @@ impl Identities {
             .collect()
     }
 
-    /// Whether `holder` is on the reader list of `asset`.
-    pub(super) fn listed(&self, holder: HolderId, asset: AssetId) -> bool {
-        let Some(process) = self.introduced.get(&holder) else { return false };
-        let Some(readers) = self.readers.get(usize::from(asset.0)) else { return false };
-        readers.iter().any(|reader| match reader {
-            Reader::Exe(exe) => is_executable(exe, process, self.images.get(&holder)),
-            Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
-        })
+    /// The assets on whose reader list `holder` is; none before it was introduced.
+    pub(super) fn listed_assets(&self, holder: HolderId) -> AssetSet {
+        self.introduced.get(&holder).map_or_else(AssetSet::default, |introduced| introduced.listed)
     }
 
     pub(super) fn forget(&mut self, holder: HolderId) {
@@ -120,6 +123,15 @@ impl Identities {
             self.cgroups = Cgroups::open(&mounts);
         }
         self.mounts = mounts;
+    }
+
+    fn reader_lists(&self, process: &Process, image: Option<&ProcessReading>) -> AssetSet {
+        let is = |reader: &Reader| match reader {
+            Reader::Exe(exe) => is_executable(exe, process, image),
+            Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
+        };
+        let lists = self.readers.iter().enumerate();
+        AssetSet(lists.fold(0, |set, (asset, readers)| set | u64::from(readers.iter().any(is)) << asset))
     }
 
     fn describe(&mut self, holder: HolderId) -> Process {

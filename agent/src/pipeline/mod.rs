@@ -20,7 +20,7 @@ pub use self::{
     run::{Options, run},
 };
 use crate::{
-    alerts::{self, Alert, Alerts},
+    alerts::{Alert, Alerts},
     event::{Asset, AssetId, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
     ledger::Ledger,
     metrics::{Metrics, Outcome},
@@ -40,8 +40,6 @@ pub struct Pipeline {
     metrics: Arc<Metrics>,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
     known: AssetSet,
-    /// By id.
-    rules: HashMap<String, Arc<alerts::Rule>>,
     /// The largest that each asset was since the start.
     sizes: HashMap<AssetId, u64>,
     /// The assets' own files.
@@ -92,15 +90,17 @@ impl Pipeline {
             Reading::Process(process) => {
                 let holder = process.holder;
                 self.identities.learn(*process);
-                self.introduce(holder, now);
+                // Ancestors of holders come this way too, and nothing would ever end what was said of them.
+                if self.identities.introduced(holder) {
+                    self.introduce(holder, now);
+                }
             }
             Reading::Holder { holder, parent, inherited, at } => {
-                self.introduce(holder, now);
+                self.introduce_if_new(holder, now);
                 if let Some(parent) = parent
                     && inherited != 0
                 {
-                    let source = Source::Parent(parent);
-                    self.apply(Event::Take { holder, source, bytes: inherited, listed: false, at }, now);
+                    self.take(holder, Source::Parent(parent), inherited, at, now);
                 }
             }
             Reading::Object { object, path, .. } => {
@@ -112,13 +112,13 @@ impl Pipeline {
                 self.apply(event, now);
             }
             Reading::Take { holder, source, bytes, at } => {
-                let listed = match source {
-                    Source::Asset(asset) if !self.known.contains(asset) => return,
-                    Source::Asset(asset) => self.identities.listed(holder, asset),
-                    _ => false,
-                };
+                if let Source::Asset(asset) = source
+                    && !self.known.contains(asset)
+                {
+                    return;
+                }
                 self.introduce_if_new(holder, now);
-                self.apply(Event::Take { holder, source, bytes, listed, at }, now);
+                self.take(holder, source, bytes, at, now);
             }
             Reading::Flow { holder, sink, magic, assets, bytes, at } => {
                 let assets = AssetSet(assets.0 & self.known.0);
@@ -154,6 +154,11 @@ impl Pipeline {
         self.apply(Event::Process { holder, process }, now);
     }
 
+    fn take(&mut self, holder: HolderId, source: Source, bytes: u64, at: BootNs, now: BootNs) {
+        let listed = self.identities.listed_assets(holder);
+        self.apply(Event::Take { holder, source, bytes, listed, at }, now);
+    }
+
     fn apply(&mut self, event: Event, now: BootNs) {
         let mut records = std::mem::take(&mut self.records);
         self.ledger.apply(event, &mut records);
@@ -166,17 +171,18 @@ impl Pipeline {
             return;
         }
         let loss = self.loss();
-        for matched in std::mem::take(&mut self.matches) {
+        let mut matches = std::mem::take(&mut self.matches);
+        for matched in matches.drain(..) {
             let outcome = match matched.mode {
                 Mode::Shadow => Outcome::Shadow,
                 Mode::Alert | Mode::Off => Outcome::Alert,
             };
             self.metrics.add_match(&matched.rule.id, outcome);
             self.metrics.observe_latency(Duration::from_nanos(now.0.saturating_sub(matched.last_at.0)));
-            let verdict = self.verdict(&matched);
-            let alerts = self.alerts.observe(&verdict, now, &loss);
+            let alerts = self.alerts.observe(&matched, now, &loss);
             self.send(alerts);
         }
+        self.matches = matches;
     }
 
     /// All that passes with time: findings that resolve, last lines that must be exact, hashes that were made meanwhile.
@@ -187,7 +193,7 @@ impl Pipeline {
         let mut resolved = Vec::new();
         self.engine.expire(now, &mut resolved);
         for Resolved { rule, group, .. } in resolved {
-            let alerts = self.alerts.resolved(&rule.id, &owned(&group), now);
+            let alerts = self.alerts.resolved(&rule.id, &group, now);
             self.send(alerts);
         }
         let alerts = self.alerts.tick(now);
@@ -227,41 +233,6 @@ impl Pipeline {
         }
     }
 
-    fn verdict(&self, matched: &Match) -> alerts::Match {
-        let Match {
-            rule,
-            severity,
-            mode,
-            group,
-            bound_bytes,
-            share,
-            record,
-            contributors,
-            first_at,
-            last_at,
-        } = matched;
-        alerts::Match {
-            rule: self.rules.get(&rule.id).map_or_else(|| Arc::new(rule_for(rule)), Arc::clone),
-            severity: severity_for(*severity),
-            mode: if *mode == Mode::Shadow { alerts::Mode::Shadow } else { alerts::Mode::Alert },
-            group: owned(group),
-            bound_bytes: *bound_bytes,
-            share: *share,
-            record: record.clone(),
-            contributors: alerts::Contributors {
-                count: contributors.count as u64,
-                top: contributors
-                    .top
-                    .iter()
-                    .map(|(_, process, bytes)| (Arc::clone(process), *bytes))
-                    .collect(),
-            },
-            victim: None,
-            first_at: *first_at,
-            last_at: *last_at,
-        }
-    }
-
     fn loss(&self) -> Loss {
         let mut loss = self.ledger.loss();
         let evicted = self.engine.evicted();
@@ -270,25 +241,6 @@ impl Pipeline {
         }
         loss
     }
-}
-
-fn rule_for(rule: &crate::rules::RuleFacts) -> alerts::Rule {
-    alerts::Rule {
-        id: rule.id.clone(),
-        title: rule.title.clone(),
-        revision: rule.revision,
-        owner: rule.owner.clone(),
-        runbook: rule.runbook.clone(),
-        tags: rule.tags.clone(),
-    }
-}
-
-fn severity_for(severity: crate::rules::Severity) -> alerts::Severity {
-    alerts::Severity::ALL[severity as usize]
-}
-
-fn owned(group: &[(&'static str, String)]) -> Vec<(String, String)> {
-    group.iter().map(|(field, value)| ((*field).to_owned(), value.clone())).collect()
 }
 
 /// The label of `weighbridge_events_total`.

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::Write as _,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::OwnedFd,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -125,7 +125,11 @@ impl Agent {
         // The line that scripts wait for.
         let _ = writeln!(std::io::stderr(), "ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let facts = AsyncFd::with_interest(RingFd(agent.sensor.as_raw_fd()), Interest::READABLE)
+        let facts = agent
+            .sensor
+            .facts()
+            // SAFETY: a descriptor that it owns, and so keeps open and never changes.
+            .and_then(|ring| Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
             .map_err(system("wait for the ring buffer"))?;
         let ended = tokio::select! {
             ended = agent.weigh(&facts) => ended,
@@ -182,11 +186,6 @@ impl Agent {
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
-            rules: rules
-                .rules()
-                .iter()
-                .map(|rule| (rule.facts.id.clone(), Arc::new(super::rule_for(&rule.facts))))
-                .collect(),
             sizes: HashMap::new(),
             protected: HashSet::new(),
             records: Vec::new(),
@@ -233,7 +232,7 @@ impl Agent {
     }
 
     /// Never ends but by an error.
-    async fn weigh(&mut self, facts: &AsyncFd<RingFd>) -> Result<(), Failure> {
+    async fn weigh(&mut self, facts: &AsyncFd<OwnedFd>) -> Result<(), Failure> {
         let mut moved_at = Instant::now();
         let mut tick_at = Instant::now() + TICK_EVERY;
         loop {
@@ -400,7 +399,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     metrics.set_rules(
         prepared.rules.digest(),
         ["core"],
-        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode.as_str())),
+        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode)),
     );
     Ok(metrics)
 }
@@ -435,20 +434,4 @@ pub(crate) fn now() -> BootNs {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     BootNs(seconds.saturating_mul(1_000_000_000) + u64::try_from(now.tv_nsec).unwrap_or(0))
-}
-
-/// The ring's descriptor, which belongs to the sensor.
-struct RingFd(std::os::fd::RawFd);
-
-impl std::os::fd::AsRawFd for RingFd {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0
-    }
-}
-
-impl AsFd for RingFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the sensor that owns it outlives the wait.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
-    }
 }

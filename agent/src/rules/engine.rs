@@ -40,7 +40,7 @@ pub struct Match {
 }
 
 /// Who moved the bytes of a sum.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Contributors {
     /// How many there are; one that was forgotten for lack of room and came back counts again.
     pub count: u64,

@@ -105,12 +105,15 @@ pub struct RuleFacts {
 }
 
 impl RuleFacts {
-    /// The first ATT&CK technique of the tags, as `T1052.001`.
-    #[must_use]
-    pub fn technique(&self) -> Option<String> {
-        self.tags.iter().find_map(|tag| {
-            let technique = tag.strip_prefix("attack.")?;
-            technique.starts_with('t').then(|| technique.to_ascii_uppercase())
+    /// The ATT&CK techniques of the tags in their order, as `T1052.001`; tags of other kinds are left out.
+    pub fn techniques(&self) -> impl Iterator<Item = String> {
+        self.tags.iter().filter_map(|tag| {
+            let id = tag.strip_prefix("attack.t")?;
+            let (base, sub) = id.split_once('.').map_or((id, None), |(base, sub)| (base, Some(sub)));
+            let digits =
+                |text: &str, count: usize| text.len() == count && text.bytes().all(|c| c.is_ascii_digit());
+            let fits = digits(base, 4) && sub.is_none_or(|sub| digits(sub, 3));
+            fits.then(|| format!("T{id}"))
         })
     }
 }

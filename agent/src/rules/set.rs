@@ -174,7 +174,7 @@ mod tests {
     fn every_built_in_rule_has_its_runbook_and_technique() {
         for rule in core().rules() {
             assert!(Path::new("..").join(&rule.facts.runbook).is_file(), "{}", rule.facts.runbook);
-            assert!(rule.facts.technique().is_some_and(|technique| technique.starts_with('T')));
+            assert!(rule.facts.techniques().next().is_some());
         }
     }
 

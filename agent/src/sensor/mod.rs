@@ -16,7 +16,7 @@ mod scan;
 use std::{
     collections::HashMap,
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use agent_ebpf as abi;
@@ -118,10 +118,13 @@ impl Sensor {
         self.maps.set_shared(abi::SHARED_ASLEEP, 1)
     }
 
-    /// Descriptor that becomes readable when a fact arrives.
-    #[must_use]
-    pub fn as_raw_fd(&self) -> RawFd {
-        self.maps.facts.as_raw_fd()
+    /// A descriptor that becomes readable when a fact arrives; the caller's own, to wait on without borrowing the sensor.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for another descriptor.
+    pub fn facts(&self) -> io::Result<OwnedFd> {
+        self.maps.facts.as_fd().try_clone_to_owned()
     }
 }
 

@@ -13,7 +13,10 @@ pub use self::{
     queue::{Counts, Full},
     terminal::TerminalSink,
 };
-use crate::alerts::{Alert, Mode, render};
+use crate::{
+    alerts::{Alert, render},
+    rules::Mode,
+};
 
 /// All sinks of a run.
 #[derive(Debug, Default)]
@@ -80,11 +83,12 @@ mod tests {
     use super::*;
     use crate::{
         alerts::{
-            Alerts, Context, Head, Match, Severity,
+            Alerts, Context, Head,
             tests::{context, matched},
             verify,
         },
         event::{BootNs, Loss},
+        rules::{Match, Severity},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
