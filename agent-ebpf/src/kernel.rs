@@ -113,6 +113,12 @@ impl Task {
         field(pointer(self.0, &TASK_SIGNAL)?, &SIGNAL_LIVE)
     }
 
+    /// Address of its descriptor table, for comparison only.
+    #[inline(always)]
+    pub(crate) fn files(self) -> Option<u64> {
+        pointer(self.0, &TASK_FILES)
+    }
+
     /// Size of its descriptor table.
     #[inline(always)]
     pub(crate) fn descriptors(self) -> Option<u32> {
@@ -182,7 +188,9 @@ impl File {
     /// The file below an overlayfs file, itself otherwise: bytes are those of the file that stores them.
     #[inline(always)]
     pub(crate) fn backing(self) -> Self {
-        self.overlay_real().unwrap_or(self)
+        // Twice: an overlay can lie on an overlay, and no deeper.
+        let below = self.overlay_real().unwrap_or(self);
+        below.overlay_real().unwrap_or(below)
     }
 
     #[inline(always)]

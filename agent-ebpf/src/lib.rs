@@ -279,6 +279,8 @@ pub const MARK_WATCHED: u8 = 1;
 pub const MARK_HOLDER: u8 = 2;
 /// Has a writable shared mapping of a file.
 pub const MARK_MAPPED: u8 = 4;
+/// Shares its descriptor table with another process.
+pub const MARK_SHARED: u8 = 8;
 /// `PID_MAX_LIMIT` of 64-bit kernels, so that no two live processes share a mark.
 pub const MARKS: usize = 1 << 22;
 

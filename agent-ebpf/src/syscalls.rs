@@ -44,6 +44,8 @@ pub const RECEIVE_MANY: u8 = 14;
 pub const SOCKETCALL: u8 = 15;
 /// Makes descriptors that bytes can be put into, or connects one.
 pub const CONNECT: u8 = 16;
+/// (context, count, struct iocb **) → requests accepted, which complete later.
+pub const SUBMIT: u8 = 17;
 
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[
@@ -59,7 +61,7 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (25, REMAP),         // mremap
     (40, SENDFILE),      // sendfile
     (44, SEND),          // sendto
-    (45, RECEIVE),       // recvfrom
+    (45, READ),          // recvfrom
     (46, SEND),          // sendmsg
     (47, RECEIVE),       // recvmsg
     (85, OPEN),          // creat
@@ -81,7 +83,7 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (514, IOCTL),        // ioctl
     (515, READ),         // readv
     (516, WRITE),        // writev
-    (517, RECEIVE),      // recvfrom
+    (517, READ),         // recvfrom
     (518, SEND),         // sendmsg
     (519, RECEIVE),      // recvmsg
     (532, WRITE),        // vmsplice
@@ -91,6 +93,15 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (538, SENDMMSG),     // sendmmsg
     (546, READ),         // preadv2
     (547, WRITE),        // pwritev2
+    (22, CONNECT),       // pipe
+    (41, OPEN),          // socket
+    (42, CONNECT),       // connect
+    (43, OPEN),          // accept
+    (53, CONNECT),       // socketpair
+    (209, SUBMIT),       // io_submit
+    (288, OPEN),         // accept4
+    (293, CONNECT),      // pipe2
+    (319, OPEN),         // memfd_create
 ]);
 
 /// The 32-bit ABI.
@@ -121,13 +132,21 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (345, SENDMMSG),     // sendmmsg
     (369, SEND),         // sendto
     (370, SEND),         // sendmsg
-    (371, RECEIVE),      // recvfrom
+    (371, READ),         // recvfrom
     (372, RECEIVE),      // recvmsg
     (377, SPLICE),       // copy_file_range
     (378, READ),         // preadv2
     (379, WRITE),        // pwritev2
     (437, OPEN),         // openat2
     (438, OPEN),         // pidfd_getfd
+    (42, CONNECT),       // pipe
+    (248, SUBMIT),       // io_submit
+    (331, CONNECT),      // pipe2
+    (356, OPEN),         // memfd_create
+    (360, CONNECT),      // socketpair
+    (362, CONNECT),      // connect
+    (364, OPEN),         // accept4
+    (417, RECEIVE_MANY), // recvmmsg_time64
 ]);
 
 /// Not 0 where either ABI has something to move: the first look, before it is known which one made the call.

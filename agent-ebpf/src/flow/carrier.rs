@@ -13,6 +13,9 @@ use agent_ebpf::{
     SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
 };
 
+/// Its lower byte; that of MPTCP is the same.
+const IPPROTO_TCP: u8 = 6;
+
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
 const DESCRIPTORS: u32 = 1024;
 
@@ -69,8 +72,13 @@ fn outgoing(file: File) -> Option<(ObjectKey, u32)> {
 pub(crate) fn receiver(sock: Sock) -> Option<ObjectKey> {
     match sock.family()? {
         AF_UNIX => Some(ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.unix_peer()?.0 }),
-        AF_INET => object::loopback(sock.own_v4()?, sock.peer_v4()?, sock.own_port(), sock.peer_port()),
-        AF_INET6 => object::loopback_v6(sock.own_v6()?, sock.peer_v6()?, sock.own_port(), sock.peer_port()),
+        // Only TCP: of a datagram socket the receiving end has no peer to be known by.
+        AF_INET if sock.protocol() == IPPROTO_TCP => {
+            object::loopback(sock.own_v4()?, sock.peer_v4()?, sock.own_port(), sock.peer_port())
+        }
+        AF_INET6 if sock.protocol() == IPPROTO_TCP => {
+            object::loopback_v6(sock.own_v6()?, sock.peer_v6()?, sock.own_port(), sock.peer_port())
+        }
         _ => None,
     }
 }
@@ -127,6 +135,7 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
         unsafe {
             if (*row).kind == OBJECT_PATHWAY && kind != OBJECT_PATHWAY {
                 core::ptr::write_volatile(&raw mut (*row).kind, kind);
+                count_made();
             }
             if (*row).kind >= OBJECT_CARRIER && (*row).assets & assets != assets {
                 join(&raw mut (*row).assets, assets);
@@ -143,6 +152,11 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
     if kind == OBJECT_PATHWAY {
         return;
     }
+    count_made();
+}
+
+#[inline(always)]
+fn count_made() {
     if let Some(made) = SHARED.get_ptr_mut(SHARED_CARRIERS) {
         // SAFETY: a word of an array map.
         unsafe { add(made, 1) };

@@ -38,6 +38,8 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
                 join(&raw mut (*row).assets, assets);
             }
         }
+        // Again: marks are set without a lock, and one can be lost.
+        mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
         return 0;
     }
     let value =

@@ -3,9 +3,9 @@
 use super::{carrier, hold, object};
 use crate::{
     kernel::{File, Inode, Task},
-    maps::{AGENT_TGID, IDENTITIES_OF, mark},
+    maps::{AGENT_TGID, IDENTITIES_OF},
 };
-use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_FILE};
+use agent_ebpf::{IDENTITIES, Identity, OBJECT_FILE};
 
 /// `descriptor` is new in `task`'s process and stands for `file`.
 #[inline(always)]
@@ -44,11 +44,9 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) {
             carrier::adopt_file(file, spreads);
         }
     }
-    // A carrier: its readers become holders when they read.
-    if let Some(key) = inode.key()
-        && object::lookup(&key).is_some()
-    {
-        mark(tgid, MARK_WATCHED);
+    // A carrier: who has it open can read and send it on in one call.
+    if let Some((_, object)) = object::source(file) {
+        hold::hold(task, object.assets);
     }
 }
 

@@ -5,15 +5,18 @@
 //! `sched_process_exit(struct task_struct *p, …)`. Misses: two processes that share memory (CLONE_VM without CLONE_THREAD)
 //! and take after the fork.
 
-use agent_ebpf::{HolderKey, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED};
+use agent_ebpf::{HolderKey, MARK_HOLDER, MARK_MAPPED, MARK_SHARED, MARK_WATCHED};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
     flow::{carrier, hold, now, process, wake},
     kernel::Task,
-    maps::{HOLDERS, PROCESSES, marks, set_marks},
+    maps::{HOLDERS, PROCESSES, mark, marks, set_marks},
 };
+
+/// Most that one call moves (`MAX_RW_COUNT`).
+const MOST: u64 = 0x7fff_f000;
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
@@ -31,11 +34,18 @@ fn forked(parent: Task, child: Task) -> Option<()> {
     let inherited = marks(from.tgid);
     // Written even when 0: the id may have been another process's.
     set_marks(to.tgid, inherited);
+    // What either opens the other can read.
+    if parent.files() == child.files() {
+        mark(from.tgid, MARK_SHARED | MARK_WATCHED);
+        mark(to.tgid, MARK_SHARED | MARK_WATCHED);
+    }
     process::copy(from.tgid, &to, child.uid());
     if inherited & MARK_HOLDER != 0 {
         // SAFETY: copied out at once.
         let row = *unsafe { HOLDERS.get(&from) }?;
-        hold::inherit(&from, &to, &row, row.taken);
+        // A read that another thread is in has filled memory that the child gets, and is not counted yet.
+        let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
+        hold::inherit(&from, &to, &row, row.taken + u64::from(running) * MOST);
         process::report(child);
         wake();
     }
@@ -53,9 +63,8 @@ fn execed(task: Task) -> Option<()> {
     let key = task.holder_key()?;
     process::note(task, &key, true);
     let inherited = marks(key.tgid);
-    if inherited & MARK_MAPPED != 0 {
-        set_marks(key.tgid, inherited & !MARK_MAPPED);
-    }
+    let inherited = inherited & !(MARK_MAPPED | MARK_SHARED);
+    set_marks(key.tgid, inherited);
     // Watched for a descriptor that it may have: now that all closed that close on exec, it has one or has none. Without this
     // the mark would pass to everything that a watched service ever starts.
     if inherited & (MARK_HOLDER | MARK_WATCHED) == MARK_WATCHED && !carrier::has_any(task) {

@@ -19,9 +19,9 @@ pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let marks = marks(tgid);
-    if sent > 0 && marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
+    if sent >= 0 && marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
         let sock = Sock(word(&ctx, 0));
-        if marks & MARK_HOLDER != 0 {
+        if sent > 0 && marks & MARK_HOLDER != 0 {
             on_send(Task::current(), sock, sent as u64);
         }
         carrier::pass_descriptors(sock);

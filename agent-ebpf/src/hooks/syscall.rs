@@ -24,6 +24,7 @@ use crate::{
         map::{on_grow, on_map},
         open::on_open,
         put::on_put,
+        send::on_send,
         take::on_take,
     },
     kernel::{File, S_IFSOCK, Task},
@@ -38,7 +39,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let number = unsafe { *(registers.add(ORIG_AX as usize) as *const u64) } & !X32_BIT;
     if number >= TABLE as u64
         || CALLS_ANY[number as usize] == syscalls::NONE
-        || (result < 0 && result != EINPROGRESS)
+        || (result < 0 && !moves_although(result))
     {
         return 0;
     }
@@ -53,6 +54,16 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
 
 /// Of a connect that goes on without its caller.
 const EINPROGRESS: i64 = -115;
+/// Of a call that moved bytes and then could not store an offset, an address or the rest of a buffer.
+const EFAULT: i64 = -14;
+const EIO: i64 = -5;
+/// Most that one call moves (`MAX_RW_COUNT`).
+const MOST: u64 = 0x7fff_f000;
+
+/// Errors after which bytes can have moved all the same.
+const fn moves_although(result: i64) -> bool {
+    result == EINPROGRESS || result == EFAULT || result == EIO
+}
 
 /// Whether a process that holds and watches nothing can come to by this call.
 #[inline(always)]
@@ -116,7 +127,8 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         return;
     }
     let kind = if call.compat { CALLS_32[number] } else { CALLS_64[number] };
-    if (result as i64) < 0 && kind != syscalls::CONNECT {
+    if (result as i64) < 0 {
+        failed(&call, kind, number);
         return;
     }
     match kind {
@@ -132,7 +144,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         }
         syscalls::RECEIVE => received(&call, result),
         // It returns messages, not bytes: each counts for the most that one can carry.
-        syscalls::RECEIVE_MANY => received(&call, result.saturating_mul(65_536)),
+        syscalls::RECEIVE_MANY => received(&call, (result & 0xffff) * MOST),
         // Its arguments lie in user memory; watching costs little and misses nothing.
         syscalls::SOCKETCALL => mark(tgid, MARK_WATCHED),
         syscalls::WRITE => wrote(&call),
@@ -155,7 +167,99 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
         syscalls::CONNECT => reach(task),
+        syscalls::SUBMIT => submitted(&call),
         _ => {}
+    }
+}
+
+/// A call that returned an error and can have moved all that it was asked to.
+#[inline(never)]
+fn failed(call: &Call, kind: u8, number: usize) {
+    match kind {
+        syscalls::CONNECT => reach(call.task),
+        syscalls::READ | syscalls::RECEIVE | syscalls::RECEIVE_MANY => {
+            if let Some(file) = call.file(call.argument(0)) {
+                on_take(call.task, file, asked(call, number));
+            }
+        }
+        syscalls::WRITE | syscalls::SEND => {
+            if let Some(file) = call.file(call.argument(0)) {
+                on_put(call.task, file, asked(call, number));
+            }
+        }
+        syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
+        syscalls::SPLICE => through(call, call.argument(0), call.argument(2), at_most(call.argument(4))),
+        syscalls::TEE => through(call, call.argument(0), call.argument(1), at_most(call.argument(2))),
+        _ => {}
+    }
+}
+
+/// The length that a call was asked for: its third argument where that is a length and not a count of vectors.
+#[inline(always)]
+fn asked(call: &Call, number: usize) -> u64 {
+    /// read, write, pread64, pwrite64, sendto, recvfrom.
+    const PLAIN: [usize; 6] = [0, 1, 17, 18, 44, 45];
+    let plain = !call.compat
+        && (number == PLAIN[0]
+            || number == PLAIN[1]
+            || number == PLAIN[2]
+            || number == PLAIN[3]
+            || number == PLAIN[4]
+            || number == PLAIN[5]);
+    if plain { at_most(call.argument(2)) } else { MOST }
+}
+
+#[inline(always)]
+const fn at_most(bytes: u64) -> u64 {
+    if bytes > MOST { MOST } else { bytes }
+}
+
+/// Requests of one `io_submit` that are looked at; more than that count as everything.
+const REQUESTS: u64 = 128;
+
+/// Asynchronous requests (`struct iocb`, `include/uapi/linux/aio_abi.h`): their results come by another way, so they count
+/// when they are accepted, for what they ask.
+#[inline(never)]
+fn submitted(call: &Call) {
+    const PREAD: u64 = 0;
+    const PWRITE: u64 = 1;
+    const PREADV: u64 = 7;
+    const PWRITEV: u64 = 8;
+    let list = call.argument(2);
+    let mut unknown = call.result > REQUESTS;
+    for index in 0..REQUESTS {
+        if index >= call.result {
+            break;
+        }
+        let request = if call.compat {
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_user((list + index * 4) as *const u32) }.map(u64::from)
+        } else {
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_user((list + index * 8) as *const u64) }
+        };
+        let Ok(request) = request else {
+            unknown = true;
+            break;
+        };
+        // From aio_lio_opcode (16 bits) with aio_fildes (upper 32), over aio_buf, to aio_nbytes.
+        // SAFETY: the helper checks the address.
+        let Ok([what, _, length]) = (unsafe { bpf_probe_read_user((request + 16) as *const [u64; 3]) })
+        else {
+            unknown = true;
+            break;
+        };
+        let Some(file) = call.task.file((what >> 32) as u32) else { continue };
+        match what & 0xffff {
+            PREAD => on_take(call.task, file, at_most(length)),
+            PREADV => on_take(call.task, file, MOST),
+            PWRITE => on_put(call.task, file, at_most(length)),
+            PWRITEV => on_put(call.task, file, MOST),
+            _ => {}
+        }
+    }
+    if unknown {
+        on_grow(call.task, MOST);
     }
 }
 
@@ -177,9 +281,17 @@ fn through(call: &Call, from: u64, to: u64, bytes: u64) {
     if let Some(file) = call.file(from) {
         on_take(call.task, file, bytes);
     }
-    if let Some(file) = call.file(to) {
-        on_put(call.task, file, bytes);
+    let Some(file) = call.file(to) else { return };
+    // Sockets are counted while they send, but only a holder's; who became one by this very call was none then.
+    if call.marks & MARK_HOLDER == 0
+        && let Some(inode) = file.inode()
+        && inode.kind() == Some(S_IFSOCK)
+        && let Some(sock) = file.socket()
+    {
+        on_send(call.task, sock, bytes);
+        return;
     }
+    on_put(call.task, file, bytes);
 }
 
 #[inline(never)]

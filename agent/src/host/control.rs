@@ -231,19 +231,21 @@ impl Classifier {
         }
     }
 
-    /// A network peer. Loopback stays on this host and is a process; an unspecified address is a peer that nobody
-    /// knows.
+    /// A network peer. An unspecified address is a peer that nobody knows. So is a loopback one that comes here: where both
+    /// ends of a loopback connection are known (TCP) it is followed as a process; what is not (UDP) ends here, and somebody
+    /// may carry it on.
     #[must_use]
     pub fn peer(&self, ip: IpAddr, port: u16, proto: Proto) -> Sink {
         let ip = ip.to_canonical();
-        if ip.is_loopback() {
-            return process("loopback");
-        }
         if proto == Proto::Netlink {
             return process("netlink");
         }
         // 0.0.0.0 is what a hook reports that could not see the peer, so a list that contains it must not match.
-        let listed = !ip.is_unspecified() && self.networks.iter().any(|network| network.contains(&ip));
+        let routed = !matches!(proto, Proto::Vsock | Proto::Packet | Proto::Other(_));
+        let listed = routed
+            && !ip.is_unspecified()
+            && !ip.is_loopback()
+            && self.networks.iter().any(|network| network.contains(&ip));
         let control = if listed { Control::Controlled } else { Control::Uncontrolled };
         let peer = format!("{}/{}", SocketAddr::new(ip, port), proto.as_str());
         Sink { peer: Some(peer), ..sink(SinkKind::Peer, control) }

@@ -112,6 +112,11 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
     let registry = match Registry::scan(&config, &classifier, &known, Timestamp::now()) {
         Ok((registry, problems)) => {
             sort(problems);
+            for filesystem in
+                registry.filesystems().iter().filter(|filesystem| filesystem.fstype == "overlay")
+            {
+                faults.push(overlay(&config, &filesystem.mount));
+            }
             Some(registry)
         }
         Err(problems) => {
@@ -148,6 +153,18 @@ fn stored(config: &Config) -> Registry {
         }
         // `run` will say so itself.
         Err(_) => Registry::default(),
+    }
+}
+
+/// The kernel reads an overlay's files by their inodes below it, which the paths of an asset do not name.
+fn overlay(config: &Config, mount: &Path) -> Diagnostic {
+    let first =
+        config.assets.iter().flat_map(|asset| &asset.paths).find(|path| path.value.starts_with(mount));
+    let message = format!("an asset lies on the overlay at {}", mount.display());
+    let help = "name its place in the directory below the overlay (lowerdir or upperdir of the mount)";
+    match first {
+        Some(path) => config.fault_at(path, message, help),
+        None => Diagnostic::of_file(&config.file, message).help(help),
     }
 }
 
