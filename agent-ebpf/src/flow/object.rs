@@ -48,8 +48,8 @@ fn incoming(sock: Sock) -> Option<ObjectKey> {
 #[inline(always)]
 pub(crate) fn loopback(from: [u8; 4], to: [u8; 4], from_port: u16, to_port: u16) -> Option<ObjectKey> {
     let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-    // 127.0.0.0/8, or an address of our own talking to itself.
-    if to & 0xff != 127 && from != to {
+    // 127.0.0.0/8, or an address of our own talking to itself. Both are 0 in a socket that is not connected.
+    if to == 0 || (to & 0xff != 127 && from != to) {
         return None;
     }
     Some(ObjectKey {
@@ -66,7 +66,7 @@ pub(crate) fn loopback_v6(from: [u8; 16], to: [u8; 16], from_port: u16, to_port:
     if to >> 32 == 0xffff {
         return loopback((from as u32).to_be_bytes(), (to as u32).to_be_bytes(), from_port, to_port);
     }
-    if to != 1 && from != to {
+    if to == 0 || (to != 1 && from != to) {
         return None;
     }
     let folded = (from as u64)
