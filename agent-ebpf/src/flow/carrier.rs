@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::object;
+use super::{object, wake};
 use crate::{
     kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
     maps::{OBJECTS, SHARED, add, join, lose, shared},
@@ -16,37 +16,44 @@ use agent_ebpf::{
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
 const DESCRIPTORS: u32 = 256;
 
-/// Makes carriers of all that `task`'s process can write into.
+/// Makes carriers of all that `task`'s process can write into, if it spreads any assets.
 #[inline(always)]
 pub(crate) fn adopt(task: Task, assets: u64) {
-    flow_adopt(task.0, assets);
+    if assets != 0 {
+        flow_adopt(task.0, assets);
+        wake();
+    }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt(task: u64, assets: u64) -> u32 {
+    let mut made = 0;
     for descriptor in 0..DESCRIPTORS {
         if let Some(file) = Task(task).file(descriptor) {
-            adopt_file(file, assets);
+            made += flow_adopt_file(file.0, assets);
         }
     }
-    0
+    made
 }
 
-/// Makes a carrier of `file` if bytes put into it can be read by somebody on this host.
+/// Makes a carrier of `file` if bytes put into it can be read by somebody on this host, if there are any assets.
 #[inline(always)]
 pub(crate) fn adopt_file(file: File, assets: u64) {
-    flow_adopt_file(file.0, assets);
+    if assets != 0 {
+        flow_adopt_file(file.0, assets);
+    }
 }
 
+/// Returns how many carriers it made.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt_file(file: u64, assets: u64) -> u32 {
     let file = File(file).backing();
-    if let Some((key, kind)) = outgoing(file) {
-        make(&key, kind, assets);
+    match outgoing(file) {
+        Some((key, kind)) => u32::from(make(&key, kind, assets)),
+        None => 0,
     }
-    0
 }
 
 #[inline(always)]
@@ -71,9 +78,9 @@ pub(crate) fn receiver(sock: Sock) -> Option<ObjectKey> {
     }
 }
 
-/// Makes `object` a carrier of `assets`, unless it is one or is protected itself.
+/// Makes `object` a carrier of `assets`, unless it is one or is protected itself; whether it did.
 #[inline(always)]
-pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
+pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
     if let Some(row) = OBJECTS.get_ptr_mut(object) {
         // SAFETY: the row stays valid until the program ends.
         unsafe {
@@ -81,17 +88,18 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
                 join(&raw mut (*row).assets, assets);
             }
         }
-        return;
+        return false;
     }
     let value = ObjectValue { assets, kind, asset: 0, seen: 0, reserved: 0 };
     if OBJECTS.insert(object, &value, 1).is_err() && OBJECTS.get_ptr(object).is_none() {
         lose(LOSS_OBJECTS_FULL, 1);
-        return;
+        return false;
     }
     if let Some(made) = SHARED.get_ptr_mut(SHARED_CARRIERS) {
         // SAFETY: a word of an array map.
         unsafe { add(made, 1) };
     }
+    true
 }
 
 /// Whether some process may read a carrier and is not marked for it yet.

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The programs, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
 
 /// Where the kernel says what it is made of.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -123,4 +123,6 @@ impl Sensor {
 }
 
 #[cfg(test)]
+mod stack;
+#[cfg(test)]
 mod tests;
