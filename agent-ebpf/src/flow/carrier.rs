@@ -6,6 +6,7 @@
 use super::{object, wake};
 use crate::{
     kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
+    log,
     maps::{OBJECTS, SHARED, add, join, lose, shared},
 };
 use agent_ebpf::{
@@ -20,8 +21,9 @@ const DESCRIPTORS: u32 = 256;
 #[inline(always)]
 pub(crate) fn adopt(task: Task, assets: u64) {
     if assets != 0 {
-        flow_adopt(task.0, assets);
+        let made = flow_adopt(task.0, assets);
         wake();
+        log::log_spreads(task.tgid().unwrap_or(0), assets, made);
     }
 }
 

@@ -12,6 +12,7 @@ use super::word;
 use crate::{
     flow::{hold, now, process, wake},
     kernel::Task,
+    log,
     maps::{HOLDERS, PROCESSES, marks, set_marks},
 };
 
@@ -36,6 +37,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         // SAFETY: copied out at once.
         let row = *unsafe { HOLDERS.get(&from) }?;
         hold::inherit(&from, &to, &row, row.taken);
+        log::log_forked(from.tgid, to.tgid, row.taken);
         process::report(child);
         wake();
     }
@@ -66,7 +68,9 @@ fn execed(task: Task) -> Option<()> {
         };
         // Nothing of the old image's memory outlives an exec but its arguments and environment.
         let carried = task.mm()?.carried_bytes()?;
-        hold::inherit(&before, &key, &old, if old.taken < carried { old.taken } else { carried });
+        let inherited = if old.taken < carried { old.taken } else { carried };
+        hold::inherit(&before, &key, &old, inherited);
+        log::log_execed(key.tgid, inherited);
         process::report(task);
         wake();
     }
@@ -92,8 +96,12 @@ fn exited(task: Task) -> Option<()> {
         && let Some(row) = HOLDERS.get_ptr_mut(&key)
     {
         // SAFETY: the row stays valid until the program ends.
-        unsafe { (*row).ended = now() };
+        let taken = unsafe {
+            (*row).ended = now();
+            (*row).taken
+        };
         wake();
+        log::log_ended(key.tgid, taken);
     }
     let _ = PROCESSES.remove(key.tgid);
     Some(())

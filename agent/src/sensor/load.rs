@@ -15,6 +15,7 @@ use aya::{
 use super::{
     SensorError,
     btf::{self, Btf},
+    log::{self, KernelLog},
     offsets,
 };
 
@@ -78,6 +79,8 @@ pub struct HookReport {
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) hooks: Vec<HookReport>,
+    /// `None` when nobody wants to see it.
+    pub(super) log: Option<KernelLog>,
 }
 
 /// Loads the programs into the kernel; attaches them too when `attach` is set.
@@ -93,6 +96,8 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     let sockets_counted = u32::from(fits(&kernel, SENDS).is_ok());
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
+    let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
+    let log_level: u8 = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
@@ -100,7 +105,8 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         .override_global("AGENT_TGID", &tgid, true)
         .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
         .override_global("SOCKETS_COUNTED", &sockets_counted, true)
-        .override_global("OVERLAY_WRAPS", &overlay_wraps, true);
+        .override_global("OVERLAY_WRAPS", &overlay_wraps, true)
+        .override_global(aya_log::LEVEL, &log_level, true);
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }
@@ -117,7 +123,8 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         }
         hooks.push(HookReport { hook, result });
     }
-    Ok(Loaded { ebpf, hooks })
+    let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
+    Ok(Loaded { ebpf, hooks, log })
 }
 
 /// What the kernel or one of its modules says about itself, up to [`btf::LARGEST`] and one byte more, which the parser

@@ -7,6 +7,7 @@ mod canary;
 mod drain;
 mod facts;
 mod load;
+mod log;
 mod maps;
 pub mod offsets;
 mod protect;
@@ -28,7 +29,7 @@ pub use self::{
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading},
 };
-use self::{drain::Drain, maps::Maps};
+use self::{drain::Drain, log::KernelLog, maps::Maps};
 
 #[derive(Debug, Error)]
 pub enum SensorError {
@@ -46,6 +47,8 @@ pub enum SensorError {
     NoMap(&'static str),
     #[error("a map of the sensor cannot be used: {0}")]
     Map(#[from] MapError),
+    #[error("the log of the kernel side cannot be read: {0}")]
+    Log(#[from] aya_log::Error),
     #[error("{what} {path}: {error}")]
     File { what: &'static str, path: String, error: io::Error },
     #[error("the kernel did not report the identity of {0}: the hook sys_exit does not fire")]
@@ -65,6 +68,7 @@ pub struct Sensor {
     maps: Maps,
     drain: Drain,
     hooks: Vec<HookReport>,
+    log: Option<KernelLog>,
 }
 
 impl Sensor {
@@ -74,9 +78,9 @@ impl Sensor {
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a hook that is required.
     pub fn start(propagation_floor: u64) -> Result<Self, SensorError> {
-        let load::Loaded { mut ebpf, hooks } = load::load(propagation_floor, true)?;
+        let load::Loaded { mut ebpf, hooks, log } = load::load(propagation_floor, true)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, drain: Drain::default(), hooks })
+        Ok(Self { ebpf, maps, drain: Drain::default(), hooks, log })
     }
 
     /// Loads every hook and attaches none: what `doctor` shows.
@@ -99,6 +103,9 @@ impl Sensor {
     ///
     /// When a map cannot be read.
     pub fn drain(&mut self, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
+        if let Some(log) = &mut self.log {
+            log.forward();
+        }
         self.drain.run(&mut self.maps, readings)
     }
 
