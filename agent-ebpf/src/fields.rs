@@ -99,7 +99,6 @@ fields! {
     VMA_FILE = "vm_area_struct", "vm_file", true;
     VMA_FLAGS = "vm_area_struct", "vm_flags", true;
     OVL_FILE_REAL = "ovl_file", "realfile", false;
-    OVL_INODE_VFS = "ovl_inode", "vfs_inode", false;
     URING_FILE = "io_kiocb", "file", false;
     URING_OPCODE = "io_kiocb", "opcode", false;
     CQE_RES = "io_uring_cqe", "res", false;

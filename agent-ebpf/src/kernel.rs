@@ -9,6 +9,8 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task},
 };
 
+use crate::maps::OVERLAY_WRAPS;
+
 pub(crate) const S_IFMT: u32 = 0o170_000;
 pub(crate) const S_IFSOCK: u32 = 0o140_000;
 pub(crate) const S_IFREG: u32 = 0o100_000;
@@ -199,11 +201,17 @@ impl File {
             return None;
         }
         let private = pointer(self.0, &FILE_PRIVATE_DATA)?;
-        // Before struct ovl_file (6.13) the private data was the real file itself.
-        if OVL_FILE_REAL.load() == ABSENT {
-            Some(Self(private))
-        } else {
-            pointer(private, &OVL_FILE_REAL).map(Self)
+        if OVL_FILE_REAL.load() != ABSENT {
+            return pointer(private, &OVL_FILE_REAL).map(Self);
+        }
+        // The types of a module are not in the kernel's BTF.
+        if OVERLAY_WRAPS.load() == 0 {
+            return Some(Self(private));
+        }
+        // SAFETY: the helper checks the address.
+        match unsafe { bpf_probe_read_kernel(private as *const u64) } {
+            Ok(0) | Err(_) => None,
+            Ok(real) => Some(Self(real)),
         }
     }
 

@@ -14,6 +14,7 @@
 mod flow;
 mod hooks;
 mod kernel;
+mod log;
 mod maps;
 
 #[cfg(not(test))]

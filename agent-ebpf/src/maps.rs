@@ -27,6 +27,11 @@ pub(crate) static PROPAGATION_FLOOR: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static SOCKETS_COUNTED: Global<u32> = Global::new(0);
 
+/// Where an overlayfs file keeps the real one when `OVL_FILE_REAL` is absent: 0 when `private_data` is the real file, as
+/// before 6.13; 1 when it points to a `struct ovl_file`, whose first member has been the real file since there is one.
+#[unsafe(no_mangle)]
+pub(crate) static OVERLAY_WRAPS: Global<u32> = Global::new(1);
+
 /// One byte of `MARK_` bits for each thread group id: what a process that holds nothing pays for.
 #[map]
 pub(crate) static MARKS_OF: Array<[u8; MARKS]> = Array::with_max_entries(1, 0);

@@ -3,9 +3,10 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::object;
+use super::{object, wake};
 use crate::{
     kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
+    log,
     maps::{OBJECTS, SHARED, add, join, lose, shared},
 };
 use agent_ebpf::{
@@ -19,41 +20,49 @@ const IPPROTO_TCP: u8 = 6;
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
 const DESCRIPTORS: u32 = 1024;
 
-/// Makes carriers of all that `task`'s process can write into.
+/// Makes carriers of all that `task`'s process can write into, if it spreads any assets.
 #[inline(always)]
 pub(crate) fn adopt(task: Task, assets: u64) {
-    flow_adopt(task.0, assets);
+    if assets != 0 {
+        let made = flow_adopt(task.0, assets);
+        wake();
+        log::log_spreads(task.tgid().unwrap_or(0), assets, made);
+    }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt(task: u64, assets: u64) -> u32 {
     let Some(size) = Task(task).descriptors() else { return 0 };
+    let mut made = 0;
     for descriptor in 0..DESCRIPTORS {
         if descriptor >= size {
             break;
         }
         if let Some(file) = Task(task).file(descriptor) {
-            adopt_file(file, assets);
+            made += flow_adopt_file(file.0, assets);
         }
     }
-    0
+    made
 }
 
-/// Makes a carrier of `file` if bytes put into it can be read by somebody on this host.
+/// Makes a carrier of `file` if bytes put into it can be read by somebody on this host, if there are any assets.
 #[inline(always)]
 pub(crate) fn adopt_file(file: File, assets: u64) {
-    flow_adopt_file(file.0, assets);
+    if assets != 0 {
+        flow_adopt_file(file.0, assets);
+    }
 }
 
+/// Returns how many carriers it made.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt_file(file: u64, assets: u64) -> u32 {
     let file = File(file).backing();
-    if let Some((key, kind)) = outgoing(file) {
-        make(&key, kind, assets);
+    match outgoing(file) {
+        Some((key, kind)) => u32::from(make(&key, kind, assets)),
+        None => 0,
     }
-    0
 }
 
 #[inline(always)]
@@ -96,7 +105,9 @@ pub(crate) fn feed(object: &ObjectKey, kind: u32, assets: u64, bytes: u64) {
 /// As [`feed`], for what an open file stands for.
 #[inline(always)]
 pub(crate) fn feed_file(file: File, assets: u64, bytes: u64) {
-    flow_feed_file(file.0, assets, bytes);
+    if assets != 0 {
+        flow_feed_file(file.0, assets, bytes);
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -111,7 +122,9 @@ extern "C" fn flow_feed_file(file: u64, assets: u64, bytes: u64) -> u32 {
 /// A scan saw that a process that spreads can write into `file`.
 #[inline(always)]
 pub(crate) fn keep(file: File, assets: u64) {
-    flow_keep(file.0, assets);
+    if assets != 0 {
+        flow_keep(file.0, assets);
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -127,9 +140,9 @@ extern "C" fn flow_keep(file: u64, assets: u64) -> u32 {
     0
 }
 
-/// Makes `object` a carrier of `assets`, unless it is one or is protected itself.
+/// Makes `object` a carrier of `assets`, unless it is one or is protected itself; whether it did.
 #[inline(always)]
-pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
+pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
     if let Some(row) = OBJECTS.get_ptr_mut(object) {
         // SAFETY: the row stays valid until the program ends.
         unsafe {
@@ -141,18 +154,19 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) {
                 join(&raw mut (*row).assets, assets);
             }
         }
-        return;
+        return false;
     }
     let value = ObjectValue { assets, kind, asset: 0, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(object, &value, 1).is_err() && OBJECTS.get_ptr(object).is_none() {
         lose(LOSS_OBJECTS_FULL, 1);
-        return;
+        return false;
     }
     // Nobody reads bytes of an asset out of a pathway.
     if kind == OBJECT_PATHWAY {
-        return;
+        return true;
     }
     count_made();
+    true
 }
 
 #[inline(always)]
@@ -166,8 +180,15 @@ fn count_made() {
 /// A watched process sent through a Unix socket: descriptors may have gone with it.
 #[inline(always)]
 pub(crate) fn pass_descriptors(sock: Sock) {
+    flow_pass_descriptors(sock.0);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_pass_descriptors(sock: u64) -> u32 {
+    let sock = Sock(sock);
     if sock.family() != Some(AF_UNIX) {
-        return;
+        return 0;
     }
     if let Some(key) = receiver(sock) {
         make(&key, OBJECT_PATHWAY, 0);
@@ -175,6 +196,7 @@ pub(crate) fn pass_descriptors(sock: Sock) {
         // SAFETY: a word of an array map.
         unsafe { core::ptr::write_volatile(word, 1) };
     }
+    0
 }
 
 /// Whether what was received from `sock` may have brought descriptors of a watched process.

@@ -1,6 +1,6 @@
 //! Becoming a holder.
 
-use super::{carrier, now, process, wake};
+use super::{now, process};
 use crate::{
     kernel::Task,
     maps::{HOLDERS, join, lose, mark},
@@ -50,22 +50,22 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
     0
 }
 
-/// From now on what `task`'s process can write into are carriers.
+/// From now on what the process can write into are carriers. Returns the assets of which the caller has to make them: 0
+/// when that was done before.
 ///
 /// # Safety
 ///
-/// `row` is a live row of `HOLDERS`, its own.
+/// `row` is a live row of `HOLDERS`.
 #[inline(always)]
-pub(crate) unsafe fn spread(task: Task, row: *mut HolderValue, assets: u64) {
+pub(crate) unsafe fn spread(row: *mut HolderValue, assets: u64) -> u64 {
     // SAFETY: the caller's.
     unsafe {
         if (*row).spreads & assets == assets {
-            return;
+            return 0;
         }
         join(&raw mut (*row).spreads, assets);
     }
-    carrier::adopt(task, assets);
-    wake();
+    assets
 }
 
 /// The row of `task`'s process if it is a holder.

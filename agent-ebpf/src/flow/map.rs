@@ -10,28 +10,16 @@ use agent_ebpf::{ALL_ASSETS, FlowKey, MARK_MAPPED, OBJECT_CARRIER, SINK_FILE};
 /// `task` mapped `bytes` of `file`.
 #[inline(always)]
 pub(crate) fn on_map(task: Task, file: File, bytes: u64, shared: bool) {
-    flow_map(task.0, file.0, bytes, u32::from(shared));
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_map(task: u64, file: u64, bytes: u64, shared: u32) -> u32 {
-    map(Task(task), File(file), bytes, shared != 0);
-    0
-}
-
-#[inline(always)]
-fn map(task: Task, file: File, bytes: u64, shared: bool) {
     take::on_take(task, file, bytes);
     // A private mapping writes to nobody. A shared one can be made writable later if the file was opened for writing.
     if shared && file.is_writable() {
-        flow_map_sink(task.0, file.0, bytes);
+        flow_map(task.0, file.0, bytes);
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_map_sink(task: u64, file: u64, bytes: u64) -> u32 {
+extern "C" fn flow_map(task: u64, file: u64, bytes: u64) -> u32 {
     map_sink(Task(task), File(file), bytes);
     0
 }
@@ -62,19 +50,19 @@ fn map_sink(task: Task, file: File, bytes: u64) {
 /// `task` grew a mapping by `bytes`: of which file is not told, so it counts for every asset that it holds.
 #[inline(always)]
 pub(crate) fn on_grow(task: Task, bytes: u64) {
-    flow_grow(task.0, bytes);
+    carrier::adopt(task, flow_grow(task.0, bytes));
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_grow(task: u64, bytes: u64) -> u32 {
-    grow(Task(task), bytes);
-    0
+extern "C" fn flow_grow(task: u64, bytes: u64) -> u64 {
+    grow(Task(task), bytes)
 }
 
 #[inline(always)]
-fn grow(task: Task, bytes: u64) {
-    let Some((_, row)) = hold::held(task) else { return };
+fn grow(task: Task, bytes: u64) -> u64 {
+    let Some((_, row)) = hold::held(task) else { return 0 };
+    let mut spreads = 0;
     // SAFETY: the row stays valid until the program ends.
     let mut assets = unsafe { (*row).assets };
     for asset in 0..64u32 {
@@ -87,11 +75,13 @@ fn grow(task: Task, bytes: u64) {
                 held: 0,
                 fed: 0,
             };
-            take::take(task, agent_ebpf::ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
+            spreads |=
+                take::take(task, agent_ebpf::ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
         }
         assets >>= 1;
         if assets == 0 {
             break;
         }
     }
+    spreads
 }

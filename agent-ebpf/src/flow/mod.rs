@@ -1,6 +1,10 @@
 //! The flow engine: what an open, a take and a put mean, whichever hook saw them.
 //!
 //! Hooks translate their arguments into these few calls; nothing here knows which system call or function it was.
+//!
+//! VERIFIER: the frames of a chain of calls have 512 bytes together («combined stack size of 7 calls is 616. Too large»), and
+//! only kernels from 6.13 on give some programs a stack of their own. So the functions that are not inlined call no large
+//! one in turn: they return what is left to do, and the inlined `on_…` that called them does it.
 
 pub(crate) mod carrier;
 pub(crate) mod hold;

@@ -49,7 +49,7 @@ fn incoming(sock: Sock) -> Option<ObjectKey> {
 #[inline(always)]
 pub(crate) fn loopback(from: [u8; 4], to: [u8; 4], from_port: u16, to_port: u16) -> Option<ObjectKey> {
     let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-    // 127.0.0.0/8, or an address of our own talking to itself. Two zeros are a socket without a peer.
+    // 127.0.0.0/8, or an address of our own talking to itself. Both are 0 in a socket that is not connected.
     if to == 0 || (to & 0xff != 127 && from != to) {
         return None;
     }

@@ -10,22 +10,22 @@ use agent_ebpf::{IDENTITIES, Identity, OBJECT_FILE};
 /// `descriptor` is new in `task`'s process and stands for `file`.
 #[inline(always)]
 pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
-    flow_open(task.0, tgid, descriptor, file.0);
+    carrier::adopt(task, flow_open(task.0, tgid, descriptor, file.0));
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_open(task: u64, tgid: u32, descriptor: u32, file: u64) -> u32 {
-    open(Task(task), tgid, descriptor, File(file).backing());
-    0
+extern "C" fn flow_open(task: u64, tgid: u32, descriptor: u32, file: u64) -> u64 {
+    open(Task(task), tgid, descriptor, File(file).backing())
 }
 
+/// Returns the assets that the process spreads from now on, see [`hold::spread`].
 #[inline(always)]
-fn open(task: Task, tgid: u32, descriptor: u32, file: File) {
-    let Some(inode) = file.inode() else { return };
+fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
+    let Some(inode) = file.inode() else { return 0 };
     if tgid == AGENT_TGID.load() {
         identify(descriptor, inode);
-        return;
+        return 0;
     }
     if let Some((_, object)) = object::protected(file, inode) {
         if object.kind == OBJECT_FILE
@@ -33,21 +33,19 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) {
         {
             // One call can take and put all of it.
             // SAFETY: the row stays valid until the program ends.
-            unsafe { hold::spread(task, row, object.assets) };
+            return unsafe { hold::spread(row, object.assets) };
         }
-        return;
+        return 0;
     }
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
-        let spreads = unsafe { (*row).spreads };
-        if spreads != 0 {
-            carrier::adopt_file(file, spreads);
-        }
+        carrier::adopt_file(file, unsafe { (*row).spreads });
     }
     // A carrier: who has it open can read and send it on in one call.
     if let Some((_, object)) = object::source(file) {
         hold::hold(task, object.assets);
     }
+    0
 }
 
 /// Tells the agent what it opened.

@@ -13,22 +13,12 @@ use agent_ebpf::{
 /// `task` wrote `bytes` into `file`; nothing happens unless its process is a holder.
 #[inline(always)]
 pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
-    flow_put(task.0, file.0, bytes);
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_put(task: u64, file: u64, bytes: u64) -> u32 {
-    if bytes != 0 {
-        put(Task(task), File(file).backing(), bytes);
+    if bytes == 0 {
+        return;
     }
-    0
-}
-
-#[inline(always)]
-fn put(task: Task, file: File, bytes: u64) {
-    let Some(inode) = file.inode() else { return };
-    if inode.kind() == Some(S_IFSOCK) {
+    if let Some(inode) = file.inode()
+        && inode.kind() == Some(S_IFSOCK)
+    {
         if SOCKETS_COUNTED.load() == 0
             && let Some(sock) = file.socket()
         {
@@ -36,15 +26,25 @@ fn put(task: Task, file: File, bytes: u64) {
         }
         return;
     }
-    let Some((holder, row)) = hold::held(task) else { return };
+    carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put(task: u64, file: u64, bytes: u64) -> u64 {
+    put(Task(task), File(file).backing(), bytes).unwrap_or(0)
+}
+
+/// Returns the assets that the process spreads.
+#[inline(always)]
+fn put(task: Task, file: File, bytes: u64) -> Option<u64> {
+    let inode = file.inode()?;
+    let (holder, row) = hold::held(task)?;
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
-    let Some(sink) = sink_of(inode) else { return };
-    count(&FlowKey { holder, assets, sink }, bytes, Some((file, inode)));
-    if spreads != 0 {
-        carrier::feed_file(file, spreads, bytes);
-    }
+    count(&FlowKey { holder, assets, sink: sink_of(inode)? }, bytes, Some((file, inode)));
     wake();
+    Some(spreads)
 }
 
 /// The sink that an inode is.

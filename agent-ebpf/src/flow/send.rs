@@ -30,18 +30,24 @@ fn send(task: Task, sock: Sock, bytes: u64) {
     let Some((holder, row)) = hold::held(task) else { return };
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
-    put::count(&FlowKey { holder, assets, sink: sink_of(sock) }, bytes, None);
+    let receiver = carrier::receiver(sock);
     if spreads != 0
-        && let Some(object) = carrier::receiver(sock)
+        && let Some(object) = &receiver
     {
-        carrier::feed(&object, OBJECT_STREAM, spreads, bytes);
+        carrier::feed(object, OBJECT_STREAM, spreads, bytes);
     }
+    let sink = match receiver {
+        Some(object) => put::of_object(SINK_PROCESS, &object),
+        None => peer_of(sock),
+    };
+    put::count(&FlowKey { holder, assets, sink }, bytes, None);
     wake();
 }
 
-/// Where bytes sent through `sock` go. What cannot be read is a sink of kind other, which nobody lists as controlled.
+/// Where bytes sent through `sock` go when no carrier takes them. What cannot be read is a sink of kind other, which nobody
+/// lists as controlled.
 #[inline(always)]
-fn sink_of(sock: Sock) -> SinkKey {
+fn peer_of(sock: Sock) -> SinkKey {
     let unknown = SinkKey {
         kind: SINK_OTHER,
         protocol: sock.protocol(),
@@ -52,9 +58,6 @@ fn sink_of(sock: Sock) -> SinkKey {
         id: [0; 16],
     };
     let Some(family) = sock.family() else { return unknown };
-    if let Some(object) = carrier::receiver(sock) {
-        return put::of_object(SINK_PROCESS, &object);
-    }
     let mut sink = SinkKey { kind: SINK_PEER, port: sock.peer_port(), dev: u32::from(family), ..unknown };
     match family {
         // Not connected (a datagram to a path) or not accepted yet: the peer is not in the socket.

@@ -1,6 +1,6 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{hold, now, object, wake};
+use super::{carrier, hold, now, object, wake};
 use crate::{
     kernel::{File, Task},
     maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, lose},
@@ -12,28 +12,27 @@ use agent_ebpf::{
 /// `task` read `bytes` from `file`; nothing happens unless it is protected or a carrier.
 #[inline(always)]
 pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
-    flow_take(task.0, file.0, bytes);
+    carrier::adopt(task, flow_take(task.0, file.0, bytes));
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u32 {
-    if bytes != 0
-        && let Some((key, object)) = object::source(File(file))
-    {
-        take(Task(task), key, object, bytes);
+extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
+    match object::source(File(file)) {
+        Some((key, object)) if bytes != 0 => take(Task(task), key, object, bytes),
+        _ => 0,
     }
-    0
 }
 
+/// Counts a take and returns the assets that the process spreads from now on, see [`hold::spread`].
 #[inline(always)]
-pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) {
+pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) -> u64 {
     if task.tgid() == Some(AGENT_TGID.load()) {
-        return;
+        return 0;
     }
     let Some((holder, row)) = hold::hold(task, object.assets) else {
         lose(LOSS_HOLDERS_FULL, bytes);
-        return;
+        return 0;
     };
     let source = if object.kind == OBJECT_FILE {
         ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(object.asset) }
@@ -41,14 +40,17 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
         key
     };
     // SAFETY: the row stays valid until the program ends.
-    unsafe {
+    let spreads = unsafe {
         add(&raw mut (*row).taken, bytes);
         if object.kind == OBJECT_FILE || (*row).taken >= PROPAGATION_FLOOR.load() {
-            hold::spread(task, row, object.assets);
+            hold::spread(row, object.assets)
+        } else {
+            0
         }
-    }
+    };
     count(&TakeKey { holder, source }, bytes);
     wake();
+    spreads
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ use super::word;
 use crate::{
     flow::{carrier, hold, now, process, wake},
     kernel::Task,
+    log,
     maps::{HOLDERS, PROCESSES, mark, marks, set_marks},
 };
 
@@ -46,6 +47,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         // A read that another thread is in has filled memory that the child gets, and is not counted yet.
         let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
         hold::inherit(&from, &to, &row, row.taken + u64::from(running) * MOST);
+        log::log_forked(from.tgid, to.tgid, row.taken);
         process::report(child);
         wake();
     }
@@ -80,7 +82,9 @@ fn execed(task: Task) -> Option<()> {
         };
         // Nothing of the old image's memory outlives an exec but its arguments and environment.
         let carried = task.mm()?.carried_bytes()?;
-        hold::inherit(&before, &key, &old, if old.taken < carried { old.taken } else { carried });
+        let inherited = if old.taken < carried { old.taken } else { carried };
+        hold::inherit(&before, &key, &old, inherited);
+        log::log_execed(key.tgid, inherited);
         process::report(task);
         wake();
     }
@@ -106,8 +110,12 @@ fn exited(task: Task) -> Option<()> {
         && let Some(row) = HOLDERS.get_ptr_mut(&key)
     {
         // SAFETY: the row stays valid until the program ends.
-        unsafe { (*row).ended = now() };
+        let taken = unsafe {
+            (*row).ended = now();
+            (*row).taken
+        };
         wake();
+        log::log_ended(key.tgid, taken);
     }
     let _ = PROCESSES.remove(key.tgid);
     Some(())

@@ -9,7 +9,7 @@ use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, map, object, process, take},
+    flow::{carrier, hold, map, object, process, take::on_take},
     kernel::{File, Task, Vma},
     maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, marks, set_marks, shared},
 };
@@ -54,22 +54,26 @@ fn note_process(task: Task) -> Option<()> {
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn scan_files(ctx: *mut c_void) -> i32 {
     let ctx = IterContext(ctx);
-    note_file(Task(word(&ctx, TASK)), File(word(&ctx, FILE)));
+    let (task, file) = (Task(word(&ctx, TASK)), File(word(&ctx, FILE)));
+    on_take(task, file, note_file(task, file));
     0
 }
 
+/// The bytes that `task` can have taken through `file` before we looked.
+#[inline(never)]
+fn note_file(task: Task, file: File) -> u64 {
+    taken_before(task, file).unwrap_or(0)
+}
+
 #[inline(always)]
-fn note_file(task: Task, file: File) -> Option<()> {
+fn taken_before(task: Task, file: File) -> Option<u64> {
     let tgid = task.tgid()?;
     if tgid == AGENT_TGID.load() {
         return None;
     }
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
-        let spreads = unsafe { (*row).spreads };
-        if spreads != 0 {
-            carrier::keep(file, spreads);
-        }
+        carrier::keep(file, unsafe { (*row).spreads });
     }
     let (key, value) = match object::source(file) {
         Some(found) => found,
@@ -85,10 +89,10 @@ fn note_file(task: Task, file: File) -> Option<()> {
             unsafe { (*row).seen = shared(SHARED_EPOCH) as u32 };
         }
     } else if value.kind == OBJECT_FILE && first_scan() {
-        // It may have read the whole file before we looked.
-        take::take(task, key, value, file.backing().inode()?.size());
+        // It may have read the whole file.
+        return Some(file.backing().inode()?.size());
     }
-    Some(())
+    None
 }
 
 /// Takes the mark off who was watched for something that is gone.

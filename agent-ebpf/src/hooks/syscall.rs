@@ -137,22 +137,14 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
                 on_open(task, tgid, result as u32, file);
             }
         }
-        syscalls::READ => {
-            if let Some(file) = call.file(call.argument(0)) {
-                on_take(task, file, result);
-            }
-        }
+        syscalls::READ => take_from(&call, call.argument(0), result),
         syscalls::RECEIVE => received(&call, result),
         // It returns messages, not bytes: each counts for the most that one can carry.
         syscalls::RECEIVE_MANY => received(&call, (result & 0xffff) * MOST),
         // Its arguments lie in user memory; watching costs little and misses nothing.
         syscalls::SOCKETCALL => mark(tgid, MARK_WATCHED),
         syscalls::WRITE => wrote(&call),
-        syscalls::SEND => {
-            if let Some(file) = call.file(call.argument(0)) {
-                on_put(task, file, result);
-            }
-        }
+        syscalls::SEND => put_into(&call, call.argument(0), result),
         syscalls::SENDMMSG => sent_many(&call),
         syscalls::MAP => mapped(&call),
         syscalls::MAP_OLD => mapped_old(&call),
@@ -268,20 +260,27 @@ fn submitted(call: &Call) {
 fn reach(task: Task) {
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
-        let spreads = unsafe { (*row).spreads };
-        if spreads != 0 {
-            carrier::adopt(task, spreads);
-        }
+        carrier::adopt(task, unsafe { (*row).spreads });
     }
 }
 
 /// From one descriptor to another inside the kernel.
-#[inline(never)]
+#[inline(always)]
 fn through(call: &Call, from: u64, to: u64, bytes: u64) {
-    if let Some(file) = call.file(from) {
+    take_from(call, from, bytes);
+    put_into(call, to, bytes);
+}
+
+#[inline(never)]
+fn take_from(call: &Call, descriptor: u64, bytes: u64) {
+    if let Some(file) = call.file(descriptor) {
         on_take(call.task, file, bytes);
     }
-    let Some(file) = call.file(to) else { return };
+}
+
+#[inline(never)]
+fn put_into(call: &Call, descriptor: u64, bytes: u64) {
+    let Some(file) = call.file(descriptor) else { return };
     // Sockets are counted while they send, but only a holder's; who became one by this very call was none then.
     if call.marks & MARK_HOLDER == 0
         && let Some(inode) = file.inode()
@@ -359,7 +358,7 @@ const FICLONE: u64 = 0x4004_9409;
 const FICLONERANGE: u64 = 0x4020_940d;
 
 /// A reflink: no byte is read or written, and yet the whole file is there.
-#[inline(never)]
+#[inline(always)]
 fn cloned(call: &Call) {
     let argument = call.argument(2);
     let (source, length) = match call.argument(1) & 0xffff_ffff {

@@ -89,7 +89,10 @@ pub fn main() -> ExitCode {
     let code = match &cli.command {
         Command::Run { config, show_alerts } => agent(config, *show_alerts, cli.output),
         Command::Check { config } => check::check(config, cli.output),
-        Command::Doctor => doctor::doctor(cli.output, colour),
+        Command::Doctor => {
+            log();
+            doctor::doctor(cli.output, colour)
+        }
         Command::Inventory { config } => inventory::inventory(config, cli.output),
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };

@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_unmapped_and_loopback_is_a_process() {
+    fn peers_are_unmapped_and_nobody_lists_loopback() {
         let (classifier, _) = classifier(&[]);
         let peer = |ip: &str, proto| {
             let sink = classifier.peer(ip.parse().unwrap(), 443, proto);
@@ -575,9 +575,10 @@ mod tests {
         assert_eq!(peer("::ffff:10.20.1.1", Proto::Tcp), text(Control::Controlled, "10.20.1.1:443/tcp"));
         assert_eq!(peer("2001:db8::1", Proto::Udp), text(Control::Controlled, "[2001:db8::1]:443/udp"));
         assert_eq!(peer("2001:db9::1", Proto::Udp), text(Control::Uncontrolled, "[2001:db9::1]:443/udp"));
-        assert_eq!(peer("127.8.9.1", Proto::Tcp), text(Control::Process, "loopback"));
-        assert_eq!(peer("::1", Proto::Udp), text(Control::Process, "loopback"));
-        assert_eq!(peer("::ffff:127.0.0.1", Proto::Tcp), text(Control::Process, "loopback"));
+        assert_eq!(peer("127.8.9.1", Proto::Udp), text(Control::Uncontrolled, "127.8.9.1:443/udp"));
+        assert_eq!(peer("::1", Proto::Udp), text(Control::Uncontrolled, "[::1]:443/udp"));
+        assert_eq!(peer("::ffff:127.0.0.1", Proto::Udp), text(Control::Uncontrolled, "127.0.0.1:443/udp"));
+        assert_eq!(peer("10.20.1.1", Proto::Vsock), text(Control::Uncontrolled, "10.20.1.1:443/vsock"));
         assert_eq!(peer("0.0.0.0", Proto::Udp), text(Control::Uncontrolled, "0.0.0.0:443/udp"));
         assert_eq!(peer("::", Proto::Raw), text(Control::Uncontrolled, "[::]:443/raw"));
     }

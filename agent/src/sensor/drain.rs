@@ -8,7 +8,7 @@ use agent_ebpf as abi;
 
 use super::{
     SensorError, facts,
-    maps::{Maps, Raw, rows},
+    maps::{Maps, Raw, rows, walk},
     reading::{self, Reading},
 };
 use crate::event::{AssetSet, BootNs, Loss};
@@ -63,7 +63,8 @@ impl Drain {
     }
 
     fn holders(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        for (key, Raw(value)) in rows(&maps.holders, WALK)? {
+        for row in walk(&maps.holders, WALK) {
+            let (key, Raw(value)) = row?;
             if value.ended != 0 && !self.ended.contains(&key) {
                 self.ended.push(key);
             }
@@ -84,7 +85,8 @@ impl Drain {
     }
 
     fn takes(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        for (key, Raw(value)) in rows(&maps.takes, WALK)? {
+        for row in walk(&maps.takes, WALK) {
+            let (key, Raw(value)) = row?;
             if self.takes.insert(key, value.bytes) == Some(value.bytes) || value.bytes == 0 {
                 continue;
             }
@@ -95,7 +97,9 @@ impl Drain {
     }
 
     fn flows(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        for (key, Raw(value)) in rows(&maps.flows, WALK)? {
+        let from = readings.len();
+        for row in walk(&maps.flows, WALK) {
+            let (key, Raw(value)) = row?;
             // A mapping of a process that holds nothing (yet) says nothing.
             if key.assets == abi::ALL_ASSETS && !self.holders.contains_key(&key.holder) {
                 continue;
@@ -112,6 +116,11 @@ impl Drain {
                 at: BootNs(value.last),
             });
         }
+        // The map has no order, and whoever is told of several wants the one that moved last to come last.
+        readings[from..].sort_by_key(|reading| match reading {
+            Reading::Flow { at, .. } => *at,
+            _ => BootNs(0),
+        });
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    path::Path,
 };
 
 use agent_ebpf::fields::PROTOTYPES;
@@ -14,11 +15,12 @@ use aya::{
 use super::{
     SensorError,
     btf::{self, Btf},
+    log::{self, KernelLog},
     offsets,
 };
 
 /// The programs, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
 
 /// Where the kernel says what it is made of.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -78,12 +80,14 @@ pub struct HookReport {
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) hooks: Vec<HookReport>,
+    /// `None` when nobody wants to see it.
+    pub(super) log: Option<KernelLog>,
 }
 
 /// Loads the programs into the kernel; attaches them too when `attach` is set.
 pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, SensorError> {
     raise_memlock();
-    let raw = kernel_btf().map_err(SensorError::NoBtf)?;
+    let raw = btf_of("vmlinux").map_err(SensorError::NoBtf)?;
     let kernel = Btf::parse(&raw).map_err(offsets::OffsetError::Btf)?;
     let offsets = offsets::resolve(&kernel)?;
     // aya keeps a reading of its own, from which it takes the numbers of tracepoints.
@@ -91,13 +95,19 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         .map_err(|error| SensorError::Refused(error.into()))?;
     let tgid = std::process::id();
     let sockets_counted = u32::from(fits(&kernel, SENDS).is_ok());
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
+    let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
+    let log_level: u8 = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AGENT_TGID", &tgid, true)
         .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
-        .override_global("SOCKETS_COUNTED", &sockets_counted, true);
+        .override_global("SOCKETS_COUNTED", &sockets_counted, true)
+        .override_global("OVERLAY_WRAPS", &overlay_wraps, true)
+        .override_global(aya_log::LEVEL, &log_level, true);
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }
@@ -114,14 +124,38 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         }
         hooks.push(HookReport { hook, result });
     }
-    Ok(Loaded { ebpf, hooks })
+    let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
+    Ok(Loaded { ebpf, hooks, log })
 }
 
-/// What the kernel says about itself, up to [`btf::LARGEST`] and one byte more, which the parser refuses.
-fn kernel_btf() -> io::Result<Vec<u8>> {
+/// What the kernel or one of its modules says about itself, up to [`btf::LARGEST`] and one byte more, which the parser
+/// refuses.
+fn btf_of(part: &str) -> io::Result<Vec<u8>> {
     let mut raw = Vec::new();
-    File::open(KERNEL_BTF)?.take(btf::LARGEST as u64 + 1).read_to_end(&mut raw)?;
+    File::open(Path::new(KERNEL_BTF).with_file_name(part))?
+        .take(btf::LARGEST as u64 + 1)
+        .read_to_end(&mut raw)?;
     Ok(raw)
+}
+
+/// Whether overlayfs wraps the real file in a `struct ovl_file`, which came in 6.13.
+///
+/// Where overlayfs is a module, its types are not in the kernel's BTF, and the module's own, which builds on the kernel's, is
+/// not parsed yet: that it names the struct is enough. A module that is not loaded says nothing, so that only the release is
+/// left, which a distribution's backport can prove wrong.
+pub(super) fn overlay_wraps(kernel: &Btf<'_>, module: Option<&[u8]>, release: &str) -> bool {
+    const STRUCT: &str = "ovl_file";
+    if kernel.structs(STRUCT).next().is_some() {
+        return true;
+    }
+    if let Some(module) = module {
+        return module.split(|&byte| byte == 0).any(|name| name == STRUCT.as_bytes());
+    }
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 13),
+        _ => true,
+    }
 }
 
 /// Whether the running kernel has this tracepoint with the arguments that our program reads; if not, why.

@@ -80,16 +80,22 @@ fn named(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, SensorEr
     ebpf.take_map(name).ok_or(SensorError::NoMap(name))
 }
 
-/// All rows of a map as they are now. Rows that come or go meanwhile may or may not be among them; a walk that restarts
+/// The rows of a map as they are met. Rows that come or go meanwhile may or may not be among them; a walk that restarts
 /// because its row was deleted is cut at `limit` steps.
+pub(super) fn walk<K: Abi, V: Pod>(
+    map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
+    limit: usize,
+) -> impl Iterator<Item = Result<(K, V), SensorError>> {
+    map.iter().take(limit).map(|row| {
+        let (key, value) = row?;
+        Ok((key.0, value))
+    })
+}
+
+/// The same, all at once: for who changes the map meanwhile.
 pub(super) fn rows<K: Abi, V: Pod>(
     map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
     limit: usize,
 ) -> Result<Vec<(K, V)>, SensorError> {
-    let mut rows = Vec::new();
-    for row in map.iter().take(limit) {
-        let (key, value) = row?;
-        rows.push((key.0, value));
-    }
-    Ok(rows)
+    walk(map, limit).collect()
 }

@@ -7,6 +7,7 @@ mod canary;
 mod drain;
 mod facts;
 mod load;
+mod log;
 mod maps;
 pub mod offsets;
 mod protect;
@@ -29,7 +30,7 @@ pub use self::{
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading},
 };
-use self::{drain::Drain, maps::Maps};
+use self::{drain::Drain, log::KernelLog, maps::Maps};
 
 #[derive(Debug, Error)]
 pub enum SensorError {
@@ -47,6 +48,8 @@ pub enum SensorError {
     NoMap(&'static str),
     #[error("a map of the sensor cannot be used: {0}")]
     Map(#[from] MapError),
+    #[error("the log of the kernel side cannot be read: {0}")]
+    Log(#[from] aya_log::Error),
     #[error("{what} {path}: {error}")]
     File { what: &'static str, path: String, error: io::Error },
     #[error("the kernel did not report the identity of {0}: the hook sys_exit does not fire")]
@@ -66,6 +69,7 @@ pub struct Sensor {
     maps: Maps,
     drain: Drain,
     hooks: Vec<HookReport>,
+    log: Option<KernelLog>,
     /// Propagation floor, bytes.
     floor: u64,
     /// Carriers, with the epoch of the first scan that saw them.
@@ -79,10 +83,10 @@ impl Sensor {
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a hook that is required.
     pub fn start(propagation_floor: u64) -> Result<Self, SensorError> {
-        let load::Loaded { mut ebpf, hooks } = load::load(propagation_floor, true)?;
+        let load::Loaded { mut ebpf, hooks, log } = load::load(propagation_floor, true)?;
         let maps = Maps::take(&mut ebpf)?;
         let (drain, carriers) = (Drain::default(), HashMap::new());
-        Ok(Self { ebpf, maps, drain, hooks, floor: propagation_floor, carriers })
+        Ok(Self { ebpf, maps, drain, hooks, log, floor: propagation_floor, carriers })
     }
 
     /// Loads every hook and attaches none: what `doctor` shows.
@@ -105,6 +109,9 @@ impl Sensor {
     ///
     /// When a map cannot be read.
     pub fn drain(&mut self, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
+        if let Some(log) = &mut self.log {
+            log.forward();
+        }
         self.drain.run(&mut self.maps, readings)
     }
 
@@ -128,5 +135,7 @@ impl Sensor {
     }
 }
 
+#[cfg(test)]
+mod stack;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ fn every_kernel_has_every_required_field() {
         let expected: &[&str] = match release {
             "6.18.44-fc-v657" => &[],
             // Debian builds vsock and overlayfs as modules, whose types are not among those of the kernel.
-            _ => &["VSOCK_CID", "VSOCK_PORT", "OVL_FILE_REAL", "OVL_INODE_VFS"],
+            _ => &["VSOCK_CID", "VSOCK_PORT", "OVL_FILE_REAL"],
         };
         assert_eq!(absent, expected, "{release}");
     }
@@ -118,6 +118,26 @@ fn a_hook_attaches_only_where_its_prototype_fits() {
     6.18.44-fc-v657: fits
     7.2.13+deb14-amd64: fits
     "#);
+}
+
+#[test]
+fn whether_overlayfs_wraps_its_file_is_known_where_it_is_a_module() {
+    let wraps = |release: &str, module: Option<&[u8]>| {
+        let bytes = fixture(release);
+        let (name, _) = KERNELS.iter().find(|(name, _)| name.starts_with(release)).unwrap();
+        load::overlay_wraps(&Btf::parse(&bytes).unwrap(), module, name)
+    };
+    let by_release = KERNELS.map(|(release, _)| wraps(release, None));
+    assert_eq!(by_release, [false, false, false, true, true]);
+    // The module knows better than the release, and the kernel better than both.
+    assert!(wraps("6.12", Some(b"\0ovl_fs\0ovl_file\0")));
+    assert!(!wraps("7.2", Some(b"\0ovl_fs\0ovl_file_operations\0")));
+    assert!(wraps("6.18", Some(b"")));
+    let bytes = fixture("6.12");
+    let kernel = Btf::parse(&bytes).unwrap();
+    let by_name =
+        ["6.13", "6.9-rc1", "10.0.0", "5.19+", ""].map(|name| load::overlay_wraps(&kernel, None, name));
+    assert_eq!(by_name, [true, false, true, false, true]);
 }
 
 #[test]
