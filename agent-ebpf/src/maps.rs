@@ -5,7 +5,7 @@
 
 use agent_ebpf::{
     FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact,
-    ObjectKey, ObjectValue, ProcessFact, SHARED_WORDS, SinkFact, TakeKey, TakeValue,
+    ObjectKey, ObjectValue, ProcessFact, SHARED_WORDS, SinkFact, SinkKey, TakeKey, TakeValue,
 };
 use aya_ebpf::{
     Global,
@@ -81,6 +81,9 @@ pub(crate) static OBJECT_SCRATCH: PerCpuArray<ObjectFact> = PerCpuArray::with_ma
 
 #[map]
 pub(crate) static NAME_SCRATCH: PerCpuArray<NameKey> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static ADDRESS_SCRATCH: PerCpuArray<SinkKey> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static SINK_SCRATCH: PerCpuArray<SinkFact> = PerCpuArray::with_max_entries(1, 0);

@@ -68,6 +68,22 @@ pub(crate) unsafe fn spread(row: *mut HolderValue, assets: u64) -> u64 {
     assets
 }
 
+/// Assets of which all that `task`'s process can write into are carriers.
+#[inline(always)]
+pub(crate) fn spreads(task: Task) -> u64 {
+    flow_spreads(task.0)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_spreads(task: u64) -> u64 {
+    match held(Task(task)) {
+        // SAFETY: the row stays valid until the program ends.
+        Some((_, row)) => unsafe { (*row).spreads },
+        None => 0,
+    }
+}
+
 /// The row of `task`'s process if it is a holder.
 #[inline(always)]
 pub(crate) fn held(task: Task) -> Option<(HolderKey, *mut HolderValue)> {

@@ -11,6 +11,7 @@ use agent_ebpf::{IDENTITIES, Identity, OBJECT_FILE};
 #[inline(always)]
 pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
     carrier::adopt(task, flow_open(task.0, tgid, descriptor, file.0));
+    carrier::adopt_file(file, hold::spreads(task));
 }
 
 #[unsafe(no_mangle)]
@@ -36,10 +37,6 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
             return unsafe { hold::spread(row, object.assets) };
         }
         return 0;
-    }
-    if let Some((_, row)) = hold::held(task) {
-        // SAFETY: the row stays valid until the program ends.
-        carrier::adopt_file(file, unsafe { (*row).spreads });
     }
     // A carrier: who has it open can read and send it on in one call.
     if let Some((_, object)) = object::source(file) {

@@ -9,12 +9,14 @@ use super::{carrier, hold, put, wake};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
+    maps::ADDRESS_SCRATCH,
 };
 use agent_ebpf::{DEV_UNIX, FlowKey, OBJECT_STREAM, ObjectKey, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey};
 
 /// `task` sent `bytes` through `sock`; nothing happens unless its process is a holder.
 #[inline(always)]
 pub(crate) fn on_send(task: Task, sock: Sock, bytes: u64) {
+    flow_address(sock.0);
     flow_send(task.0, sock.0, bytes);
 }
 
@@ -92,8 +94,54 @@ const MESSAGE_BYTES: u64 = 64;
 /// It lies in user memory, where another thread can change it: what it says is for people, and an address that cannot be
 /// read stays 0.0.0.0, which nobody lists as controlled. So does one of several in a `sendmmsg`: which of them this send is
 /// for is not told, and a controlled one must not cover the others.
+// VERIFIER: read by a function of its own before `flow_send`, so that neither is on the other's stack («combined stack size»);
+// it answers in scratch memory, because a global function takes no pointer.
 #[inline(always)]
 fn address_of_call(sink: &mut SinkKey) {
+    if let Some(found) = ADDRESS_SCRATCH.get_ptr(0) {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        let found = unsafe { &*found };
+        if found.kind == SINK_PEER {
+            (sink.dev, sink.port, sink.id) = (found.dev, found.port, found.id);
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_address(sock: u64) -> u32 {
+    if let Some(scratch) = ADDRESS_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        let sink = unsafe { &mut *scratch };
+        // Of a kind that says that nothing was found.
+        *sink = SinkKey {
+            kind: SINK_OTHER,
+            protocol: 0,
+            port: 0,
+            dev: 0,
+            generation: 0,
+            reserved: 0,
+            id: [0; 16],
+        };
+        if !has_peer(Sock(sock)) {
+            read_address(sink);
+        }
+    }
+    0
+}
+
+/// Whether a socket is connected, so that its peer is in it and not in the call.
+#[inline(always)]
+fn has_peer(sock: Sock) -> bool {
+    match sock.family() {
+        Some(AF_INET) => sock.peer_v4().is_some_and(|peer| peer != [0; 4]),
+        Some(AF_INET6) => sock.peer_v6().is_some_and(|peer| u128::from_ne_bytes(peer) != 0),
+        _ => true,
+    }
+}
+
+#[inline(always)]
+fn read_address(sink: &mut SinkKey) {
     const SENDTO: u64 = 44;
     const SENDMSG: u64 = 46;
     const SENDMMSG: u64 = 307;
@@ -155,6 +203,7 @@ fn fill(sink: &mut SinkKey, name: u64) {
         AF_INET => {
             // SAFETY: the helper checks the address.
             if let Ok(ip) = unsafe { bpf_probe_read_user((name + 4) as *const [u8; 4]) } {
+                sink.kind = SINK_PEER;
                 sink.dev = u32::from(AF_INET);
                 sink.id[..4].copy_from_slice(&ip);
                 sink.port = u16::from_be(port);
@@ -163,6 +212,8 @@ fn fill(sink: &mut SinkKey, name: u64) {
         AF_INET6 => {
             // SAFETY: the helper checks the address.
             if let Ok(ip) = unsafe { bpf_probe_read_user((name + 8) as *const [u8; 16]) } {
+                sink.kind = SINK_PEER;
+                sink.dev = u32::from(AF_INET6);
                 sink.id = ip;
                 sink.port = u16::from_be(port);
             }

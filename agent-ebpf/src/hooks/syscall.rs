@@ -48,6 +48,9 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) {
         return 0;
     }
+    if SUBMITS[number as usize] {
+        submitted(word(&ctx, 0), number as usize, result as u64, tgid, marks);
+    }
     moved(word(&ctx, 0), number as usize, result as u64, tgid, marks);
     0
 }
@@ -159,25 +162,31 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
         syscalls::CONNECT => reach(task),
-        syscalls::SUBMIT => submitted(&call),
         _ => {}
     }
 }
 
+/// Numbers of either ABI that submit asynchronous requests.
+const SUBMITS: [bool; TABLE] = {
+    let mut submits = [false; TABLE];
+    let mut number = 0;
+    while number < TABLE {
+        submits[number] = CALLS_64[number] == syscalls::SUBMIT || CALLS_32[number] == syscalls::SUBMIT;
+        number += 1;
+    }
+    submits
+};
+
 /// A call that returned an error and can have moved all that it was asked to.
-#[inline(never)]
+#[inline(always)]
 fn failed(call: &Call, kind: u8, number: usize) {
     match kind {
         syscalls::CONNECT => reach(call.task),
         syscalls::READ | syscalls::RECEIVE | syscalls::RECEIVE_MANY => {
-            if let Some(file) = call.file(call.argument(0)) {
-                on_take(call.task, file, asked(call, number));
-            }
+            take_from(call, call.argument(0), asked(call, number));
         }
         syscalls::WRITE | syscalls::SEND => {
-            if let Some(file) = call.file(call.argument(0)) {
-                on_put(call.task, file, asked(call, number));
-            }
+            put_into(call, call.argument(0), asked(call, number));
         }
         syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
         syscalls::SPLICE => through(call, call.argument(0), call.argument(2), at_most(call.argument(4))),
@@ -211,8 +220,19 @@ const REQUESTS: u64 = 128;
 
 /// Asynchronous requests (`struct iocb`, `include/uapi/linux/aio_abi.h`): their results come by another way, so they count
 /// when they are accepted, for what they ask.
+///
+/// VERIFIER: called beside `moved`, not by it, so that its vectors are not on the stack of deeper calls («combined stack
+/// size»).
 #[inline(never)]
-fn submitted(call: &Call) {
+fn submitted(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
+    let task = Task::current();
+    let call = &Call { task, registers, compat: task.is_compat(), result, tgid, marks };
+    if number >= TABLE || (result as i64) < 0 {
+        return;
+    }
+    if (if call.compat { CALLS_32[number] } else { CALLS_64[number] }) != syscalls::SUBMIT {
+        return;
+    }
     const PREAD: u64 = 0;
     const PWRITE: u64 = 1;
     const PREADV: u64 = 7;
