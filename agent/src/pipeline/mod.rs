@@ -8,11 +8,7 @@ mod identities;
 mod prepare;
 mod run;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use self::{destinations::Destinations, identities::Identities};
 pub use self::{
@@ -21,7 +17,7 @@ pub use self::{
 };
 use crate::{
     alerts::{Alert, Alerts},
-    event::{Asset, AssetId, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
+    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
     ledger::Ledger,
     metrics::{Metrics, Outcome},
     rules::{Engine, Match, Mode, Resolved},
@@ -40,8 +36,6 @@ pub struct Pipeline {
     metrics: Arc<Metrics>,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
     known: AssetSet,
-    /// The largest that each asset was since the start.
-    sizes: HashMap<AssetId, u64>,
     /// The assets' own files.
     protected: HashSet<ObjectId>,
     records: Vec<Record>,
@@ -53,11 +47,6 @@ impl Pipeline {
     pub(crate) fn assets(&mut self, assets: &[Asset], now: BootNs) {
         for asset in assets {
             self.known = AssetSet(self.known.0 | 1 << asset.id.0);
-            // Never smaller than it was: what vanished from its path is still open, mapped or elsewhere on its filesystem, and
-            // a bound is capped by this. An asset that was moved away must not shrink to nothing.
-            let largest = self.sizes.entry(asset.id).or_default();
-            *largest = asset.bytes.max(*largest);
-            let asset = &Asset { bytes: *largest, ..asset.clone() };
             self.metrics.set_asset(asset);
             self.apply(Event::Asset(Arc::new(asset.clone())), now);
         }

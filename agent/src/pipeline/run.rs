@@ -25,12 +25,12 @@ use super::{Failure, Pipeline, Prepared, Unfit, destinations::Destinations, iden
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
-    event::{AssetSet, BootNs},
+    event::{AssetId, AssetSet, BootNs},
     host::{
         self,
         hash::{HashQueue, Hasher},
         mounts::MountWatch,
-        registry::{ChangeKind, Registry},
+        registry::{ChangeKind, Object, Registry},
         state::StateDir,
     },
     ledger::Ledger,
@@ -96,6 +96,9 @@ struct Agent {
     sensor: Sensor,
     pipeline: Pipeline,
     registry: Registry,
+    /// Files that left their asset's place and lie nowhere else in it, with their sizes. Whoever moved them away can still
+    /// read them, and a bound is capped by its asset's size: an asset that was moved must not shrink to nothing.
+    gone: HashMap<Object, (AssetId, u64)>,
     metrics: Arc<Metrics>,
     mounts: MountWatch,
     /// The end of the last scan of the registry, and how long it took.
@@ -186,7 +189,6 @@ impl Agent {
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
-            sizes: HashMap::new(),
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),
@@ -227,6 +229,7 @@ impl Agent {
             sensor,
             pipeline,
             registry,
+            gone: HashMap::new(),
             metrics,
         })
     }
@@ -328,6 +331,7 @@ impl Agent {
         for change in changes {
             tracing::info!(path = %change.path.display(), kind = ?change.kind, "a protected file changed");
             if matches!(change.kind, ChangeKind::Removed) {
+                self.gone.insert(change.object, (change.asset, change.size));
                 // Whoever has it open still reads it: its inode stays protected.
                 continue;
             }
@@ -338,7 +342,15 @@ impl Agent {
                 }
             }
         }
-        self.pipeline.assets(&self.registry.assets(&self.config), now());
+        let present: HashSet<Object> = self.registry.files().iter().map(|file| file.object).collect();
+        self.gone.retain(|object, _| !present.contains(object));
+        let mut assets = self.registry.assets(&self.config);
+        for (asset, size) in self.gone.values() {
+            if let Some(asset) = assets.iter_mut().find(|known| known.id == *asset) {
+                asset.bytes = asset.bytes.saturating_add(*size);
+            }
+        }
+        self.pipeline.assets(&assets, now());
         self.metrics.set_asset_files(self.registry.files().len() as u64);
         if let Err(error) = self.registry.save(&self.state, &self.config) {
             tracing::error!(%error, "the registry could not be stored");
@@ -368,7 +380,7 @@ fn protect(
     registry: &Registry,
 ) -> Result<(), Failure> {
     for (asset, configured) in config.assets.iter().enumerate() {
-        let asset = crate::event::AssetId(u8::try_from(asset).context("more assets than an id can name")?);
+        let asset = AssetId(u8::try_from(asset).context("more assets than an id can name")?);
         for path in &configured.paths {
             let real = path.value.canonicalize().unwrap_or_else(|_| path.value.clone());
             if real.is_dir() {
