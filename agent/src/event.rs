@@ -23,6 +23,11 @@ pub struct HolderId {
     pub start: BootNs,
 }
 
+impl HolderId {
+    /// The host itself, where no process can be named.
+    pub const HOST: Self = Self { tgid: 0, exec: 0, start: BootNs(0) };
+}
+
 /// A kernel identity of a file, directory, pipe or socket: never a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -111,6 +116,20 @@ pub struct Asset {
     pub bytes: u64,
     /// Whether a reader list is configured (without one WB-0004 only learns).
     pub has_readers: bool,
+}
+
+impl Asset {
+    /// Stands where an act touched no asset: the host itself. Its name is empty and its size 0.
+    #[must_use]
+    pub const fn host() -> Self {
+        Self {
+            id: AssetId(u8::MAX),
+            name: String::new(),
+            kind: AssetKind::Associated,
+            bytes: 0,
+            has_readers: false,
+        }
+    }
 }
 
 /// Where a holder got bytes from.
@@ -291,6 +310,26 @@ pub struct Process {
     pub ancestry: Vec<Ancestor>,
 }
 
+impl Process {
+    /// The host itself, where no process can be named. Its pid is 0, and alerts leave it out.
+    #[must_use]
+    pub const fn host() -> Self {
+        Self {
+            pid: 0,
+            start: 0,
+            exe: String::new(),
+            exe_sha256: None,
+            cmdline: String::new(),
+            uid: 0,
+            auid: None,
+            cgroup: None,
+            container: None,
+            unit: None,
+            ancestry: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ancestor {
     pub pid: u32,
@@ -315,13 +354,127 @@ pub enum Event {
     Take { holder: HolderId, source: Source, bytes: u64, listed: AssetSet, at: BootNs },
     /// `holder` has put `bytes` in all into `sink` while it held exactly `assets`.
     Flow { holder: HolderId, sink: SinkKey, assets: AssetSet, bytes: u64, at: BootNs },
+    /// `holder` did something that matters by itself, whatever bytes moved; `assets` are those that it touched.
+    Act { holder: HolderId, act: Act, assets: AssetSet, at: BootNs },
+    /// This host has sent `bytes` in all to a remote address, whoever sent them; control says whether it is a listed one.
+    Egress { peer: IpAddr, control: Control, bytes: u64, at: BootNs },
     /// The process is gone and all its bytes were reported.
     Exit { holder: HolderId, at: BootNs },
     /// Something was lost.
     Loss(Loss),
 }
 
-/// What rules see: the growth of one bound. One asset each; several assets in one flow give one record each.
+/// An act: no bytes are counted, that it happened is what rules want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    pub kind: ActKind,
+    /// Whose memory or descriptors were reached into; `None` where there is no second process.
+    pub victim: Option<HolderId>,
+    /// What it was done to, in the words of people: a device, a path, a channel.
+    pub target: Option<String>,
+}
+
+/// What was done. A new one is one row of [`ACTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ActKind {
+    Ptrace,
+    ProcessVmRead,
+    ProcessVmWrite,
+    ProcMem,
+    PidfdGetfd,
+    CoreDump,
+    RawDevice,
+    LoopSetup,
+    NbdSetup,
+    Snapshot,
+    Packet,
+    Xdp,
+    Rdma,
+    Vfio,
+    GpuDirect,
+    Gpu,
+    Signalled,
+    Stopped,
+    LinksTouched,
+    PinsTouched,
+    MapsTouched,
+    FilesChanged,
+    ClockSet,
+    HookSilent,
+    Lost,
+    Restarted,
+}
+
+/// Which family of rules an act belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActClass {
+    /// Another process reached into a holder (WB-0006).
+    Reach,
+    /// Below the filesystem that stores an asset (WB-0005).
+    Below,
+    /// A channel whose bytes cannot be counted was opened by a holder (WB-0008).
+    Channel,
+    /// Against the agent, or a loss that it noticed (WB-0010).
+    Tamper,
+}
+
+impl ActClass {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reach => "reach",
+            Self::Below => "below",
+            Self::Channel => "channel",
+            Self::Tamper => "tamper",
+        }
+    }
+}
+
+/// Every act: the word that rules use, and its class.
+pub const ACTS: [(ActKind, &str, ActClass); 26] = [
+    (ActKind::Ptrace, "ptrace", ActClass::Reach),
+    (ActKind::ProcessVmRead, "process_vm_readv", ActClass::Reach),
+    (ActKind::ProcessVmWrite, "process_vm_writev", ActClass::Reach),
+    (ActKind::ProcMem, "proc_mem", ActClass::Reach),
+    (ActKind::PidfdGetfd, "pidfd_getfd", ActClass::Reach),
+    (ActKind::CoreDump, "core_dump", ActClass::Reach),
+    (ActKind::RawDevice, "raw_device", ActClass::Below),
+    (ActKind::LoopSetup, "loop_setup", ActClass::Below),
+    (ActKind::NbdSetup, "nbd_setup", ActClass::Below),
+    (ActKind::Snapshot, "snapshot", ActClass::Below),
+    (ActKind::Packet, "af_packet", ActClass::Channel),
+    (ActKind::Xdp, "af_xdp", ActClass::Channel),
+    (ActKind::Rdma, "rdma", ActClass::Channel),
+    (ActKind::Vfio, "vfio", ActClass::Channel),
+    (ActKind::GpuDirect, "gpu_direct", ActClass::Channel),
+    (ActKind::Gpu, "gpu", ActClass::Channel),
+    (ActKind::Signalled, "signalled", ActClass::Tamper),
+    (ActKind::Stopped, "stopped", ActClass::Tamper),
+    (ActKind::LinksTouched, "links_touched", ActClass::Tamper),
+    (ActKind::PinsTouched, "pins_touched", ActClass::Tamper),
+    (ActKind::MapsTouched, "maps_touched", ActClass::Tamper),
+    (ActKind::FilesChanged, "files_changed", ActClass::Tamper),
+    (ActKind::ClockSet, "clock_set", ActClass::Tamper),
+    (ActKind::HookSilent, "hook_silent", ActClass::Tamper),
+    (ActKind::Lost, "lost", ActClass::Tamper),
+    (ActKind::Restarted, "restarted", ActClass::Tamper),
+];
+
+impl ActKind {
+    /// The word that rules use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        ACTS.iter().find(|(kind, ..)| *kind == self).map_or("unknown", |(_, word, _)| word)
+    }
+
+    #[must_use]
+    pub fn class(self) -> ActClass {
+        ACTS.iter().find(|(kind, ..)| *kind == self).map_or(ActClass::Tamper, |(.., class)| *class)
+    }
+}
+
+/// What rules see: the growth of one bound, an act, or the growth of what the host sent. One asset each; several assets
+/// in one flow give one record each.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub kind: RecordKind,
@@ -329,10 +482,14 @@ pub struct Record {
     pub asset: Arc<Asset>,
     pub holder: HolderId,
     pub process: Arc<Process>,
-    /// Where to; `None` for a take.
+    /// Where to; `None` for a take and for an act.
     pub sink: Option<Arc<Sink>>,
-    /// Growth, in bytes, of the flow's bound (kind flow) or of what the holder took (kind take).
+    /// Growth, in bytes, of the flow's bound (kind flow), of what the holder took (kind take) or of what the host sent
+    /// (kind egress); for an act what the process that was reached into had taken.
     pub bytes: u64,
+    /// What was done (kind act), and to whom.
+    pub act: Option<Act>,
+    pub victim: Option<Arc<Process>>,
     /// Whether the process is on the asset's reader list.
     pub listed: bool,
     /// Edges from asset to sink, in order.
@@ -344,6 +501,26 @@ pub struct Record {
 pub enum RecordKind {
     Flow,
     Take,
+    /// Something that matters by itself ([`Act`]).
+    Act,
+    /// What the whole host sent to addresses that are not controlled, with no holder: one record for each asset.
+    Egress,
+}
+
+impl RecordKind {
+    /// Every value, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Flow, Self::Take, Self::Act, Self::Egress];
+
+    /// The word of `on:`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Flow => "flow",
+            Self::Take => "take",
+            Self::Act => "act",
+            Self::Egress => "egress",
+        }
+    }
 }
 
 /// One step from asset to sink.

@@ -103,6 +103,8 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
                 channel: None,
             })),
             bytes: MIB,
+            act: None,
+            victim: None,
             listed: false,
             lineage: Arc::new(lineage),
         },

@@ -15,6 +15,7 @@
 //! Every contribution is cached where it is used, so an event costs only what it changes (`spread`), and what feeds a
 //! value may be forgotten without the value falling (`forget`).
 
+mod acts;
 mod domain;
 mod forget;
 mod lineage;
@@ -24,6 +25,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -47,6 +49,8 @@ pub struct Ledger {
     sinks: HashMap<SinkKey, KnownSink>,
     holders: HashMap<HolderId, Holder>,
     carriers: HashMap<ObjectId, Carrier>,
+    /// What the host has sent in all to each remote address.
+    egress: HashMap<IpAddr, u64>,
     /// What events said was lost, and what this module had to evict.
     loss: Loss,
     /// The latest time that any event carried.
@@ -169,6 +173,7 @@ impl Ledger {
             sinks: HashMap::new(),
             holders: HashMap::new(),
             carriers: HashMap::new(),
+            egress: HashMap::new(),
             loss: Loss::new(),
             now: BootNs::default(),
             swept: BootNs::default(),
@@ -201,6 +206,14 @@ impl Ledger {
             Event::Flow { holder, sink, assets, bytes, at } => {
                 self.now = self.now.max(at);
                 self.flow(holder, sink, assets, bytes, &mut grown);
+            }
+            Event::Act { holder, act, assets, at } => {
+                self.now = self.now.max(at);
+                self.act(holder, &act, assets, out);
+            }
+            Event::Egress { peer, control, bytes, at } => {
+                self.now = self.now.max(at);
+                self.egress(peer, control, bytes, out);
             }
             Event::Exit { holder, at } => {
                 self.now = self.now.max(at);
@@ -343,6 +356,8 @@ impl Ledger {
             process: self.process(id),
             sink: sink.map(|key| self.sink(key)),
             bytes,
+            act: None,
+            victim: None,
             listed: holder.listed.contains(asset),
             lineage: Arc::new(self.lineage(id, asset, sink)),
         })

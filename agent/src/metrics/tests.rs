@@ -64,6 +64,8 @@ fn record(kind: SinkKind, control: Control, removable: Option<bool>, bytes: u64)
         process: Arc::new(process),
         sink: Some(Arc::new(sink)),
         bytes,
+        act: None,
+        victim: None,
         listed: false,
         lineage: Arc::new(Vec::new()),
     }

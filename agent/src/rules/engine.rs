@@ -61,9 +61,8 @@ pub struct Resolved {
 #[derive(Debug)]
 pub struct Engine {
     rules: Arc<RuleSet>,
-    /// Indexes of the rules for each event kind; rules that are off are in neither.
-    on_flow: Vec<usize>,
-    on_take: Vec<usize>,
+    /// Indexes of the rules for each event kind, by its place in [`RecordKind::ALL`]; rules that are off are in none.
+    by_kind: [Vec<usize>; RecordKind::ALL.len()],
     /// The groups of each rule, by the values of its fields.
     groups: Vec<HashMap<Vec<String>, Group>>,
     /// The group's values while it is looked for; kept to reuse its memory.
@@ -97,8 +96,7 @@ impl Engine {
     #[must_use]
     pub fn new(rules: Arc<RuleSet>) -> Self {
         Self {
-            on_flow: indexes(&rules, RecordKind::Flow),
-            on_take: indexes(&rules, RecordKind::Take),
+            by_kind: RecordKind::ALL.map(|kind| indexes(&rules, kind)),
             groups: rules.rules().iter().map(|_| HashMap::new()).collect(),
             key: Vec::new(),
             resolved: Vec::new(),
@@ -150,11 +148,7 @@ impl Engine {
 
     /// Counts a record and pushes a match for every rule whose sum is at or above its lowest line after it.
     pub fn observe(&mut self, record: &Record, matches: &mut Vec<Match>) {
-        let indexes = match record.kind {
-            RecordKind::Flow => &self.on_flow,
-            RecordKind::Take => &self.on_take,
-        };
-        for &index in indexes {
+        for &index in &self.by_kind[record.kind as usize] {
             let rule = &self.rules.rules()[index];
             if !rule.matcher.matches(record) {
                 continue;

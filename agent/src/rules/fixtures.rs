@@ -51,6 +51,8 @@ pub(super) fn record(kind: RecordKind, write: impl FnOnce(&mut Draft)) -> Record
         process: Arc::new(draft.process),
         sink,
         bytes: 1,
+        act: None,
+        victim: None,
         listed: draft.listed,
         lineage: Arc::new(Vec::new()),
     }

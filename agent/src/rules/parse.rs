@@ -256,6 +256,7 @@ fn aggregate<'n>(reader: &mut MatchReader<'_, 'n>, node: &'n Node) -> Option<Agg
     let (sum, wrong) = match reader.on {
         RecordKind::Flow => ("bound", "taken"),
         RecordKind::Take => ("taken", "bound"),
+        RecordKind::Act | RecordKind::Egress => ("bytes", "bound"),
     };
     fields.not_built(reader.check, "count", "write `sum`");
     fields.not_built(reader.check, "distinct", "write `sum`");

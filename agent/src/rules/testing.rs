@@ -269,6 +269,8 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
             process: Arc::new(draft.process),
             sink,
             bytes,
+            act: None,
+            victim: None,
             listed: draft.listed,
             lineage: Arc::new(Vec::new()),
         },
