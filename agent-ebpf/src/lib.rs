@@ -106,6 +106,8 @@ pub struct HolderValue {
     pub ended: u64,
     /// Not 0 when what it can write into are carriers: it opened an asset, or took as much as the propagation floor.
     pub spreads: u64,
+    /// [`SHARED_LOOK`] when user space was last told that rows of this holder grew.
+    pub told: u64,
 }
 
 /// (source → holder).
@@ -195,6 +197,7 @@ pub const FACT_PROCESS: u32 = 1;
 pub const FACT_OBJECT: u32 = 2;
 pub const FACT_SINK: u32 = 3;
 pub const FACT_WAKE: u32 = 4;
+pub const FACT_ROW: u32 = 5;
 
 /// A path as the kernel walks it: components leaf first, each ended by a NUL, up to the root of the filesystem.
 #[repr(C)]
@@ -260,6 +263,27 @@ pub struct WakeFact {
     pub at: u64,
 }
 
+/// A map has a new row; of a holder also: its rows grew. User space looks up what it was told of, and walks the maps only
+/// after a fact was lost: to walk a hash map costs as much as it has buckets, however few rows there are.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RowFact {
+    pub fact: u32,
+    /// One of the `ROW_` constants; it says which of the rest have a meaning.
+    pub map: u32,
+    pub holder: HolderKey,
+    /// Source of a take, or the carrier.
+    pub object: ObjectKey,
+    /// Of a flow, with `sink`.
+    pub assets: u64,
+    pub sink: SinkKey,
+}
+
+pub const ROW_HOLDER: u32 = 1;
+pub const ROW_TAKE: u32 = 2;
+pub const ROW_FLOW: u32 = 3;
+pub const ROW_CARRIER: u32 = 4;
+
 /// Words shared through the `SHARED` array.
 /// Not 0 while user space sleeps: the next byte that a holder moves wakes it.
 pub const SHARED_ASLEEP: u32 = 0;
@@ -272,7 +296,9 @@ pub const SHARED_EPOCH: u32 = 3;
 /// Not 0 once a watched process sent to a Unix datagram socket that it is not connected to: then whoever receives from one
 /// is watched, because it is not told to whom that went.
 pub const SHARED_DATAGRAMS: u32 = 4;
-pub const SHARED_WORDS: u32 = 5;
+/// Counts the looks of user space, from 1. A holder that moves bytes says so once for each.
+pub const SHARED_LOOK: u32 = 5;
+pub const SHARED_WORDS: u32 = 6;
 
 /// Bits of a process in `MARKS`, indexed by its thread group id.
 pub const MARK_WATCHED: u8 = 1;

@@ -71,7 +71,7 @@ pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENT
 pub(crate) static FACTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
 #[map]
-pub(crate) static LOSSES_OF: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES.len() as u32, 0);
+pub(crate) static LOSSES_OF: PerCpuArray<[u64; LOSSES.len()]> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static PROCESS_SCRATCH: PerCpuArray<ProcessFact> = PerCpuArray::with_max_entries(1, 0);
@@ -128,9 +128,11 @@ pub(crate) fn mark(tgid: u32, bits: u8) {
 /// Counts a loss of `amount` (bytes, or 1 for a fact).
 #[inline(always)]
 pub(crate) fn lose(slot: u32, amount: u64) {
-    if let Some(count) = LOSSES_OF.get_ptr_mut(slot) {
-        // SAFETY: a per-CPU slot; programs on one CPU do not interleave within an addition.
-        unsafe { *count += amount };
+    if let Some(counts) = LOSSES_OF.get_ptr_mut(0)
+        && (slot as usize) < LOSSES.len()
+    {
+        // SAFETY: a per-CPU word within the array; programs on one CPU do not interleave within an addition.
+        unsafe { *(counts as *mut u64).add(slot as usize) += amount };
     }
 }
 

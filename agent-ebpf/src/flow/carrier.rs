@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{object, wake};
+use super::{object, row, wake};
 use crate::{
     kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
     log,
@@ -170,6 +170,7 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
         lose(LOSS_OBJECTS_FULL, 1);
         return false;
     }
+    row::carrier(object);
     // Nobody reads bytes of an asset out of a pathway.
     if kind == OBJECT_PATHWAY {
         return true;

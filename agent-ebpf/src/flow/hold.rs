@@ -1,11 +1,13 @@
 //! Becoming a holder.
 
-use super::{now, process};
+use super::{now, process, row, wake};
 use crate::{
     kernel::Task,
-    maps::{HOLDERS, join, lose, mark},
+    maps::{HOLDERS, join, lose, mark, shared},
 };
-use agent_ebpf::{HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_WATCHED};
+use agent_ebpf::{
+    HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_WATCHED, SHARED_LOOK,
+};
 
 const NO_PARENT: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
 /// `BPF_NOEXIST`: another thread that was first wins, with what it counted.
@@ -42,11 +44,20 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
         mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
         return 0;
     }
-    let value =
-        HolderValue { assets, parent: NO_PARENT, taken: 0, inherited: 0, since: now(), ended: 0, spreads: 0 };
+    let value = HolderValue {
+        assets,
+        parent: NO_PARENT,
+        taken: 0,
+        inherited: 0,
+        since: now(),
+        ended: 0,
+        spreads: 0,
+        told: 0,
+    };
     insert(&key, &value);
     mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
     process::report(task);
+    row::holder(&key);
     0
 }
 
@@ -84,6 +95,25 @@ extern "C" fn flow_spreads(task: u64) -> u64 {
     }
 }
 
+/// Says that a row of this holder grew, after it did: once for each look of user space, which counts its looks between
+/// reading what it was told and reading the rows.
+///
+/// # Safety
+///
+/// `row` is the live row of `key` in `HOLDERS`.
+#[inline(always)]
+pub(crate) unsafe fn moved(key: &HolderKey, row: *mut HolderValue) {
+    let look = shared(SHARED_LOOK);
+    // SAFETY: the caller's. Two CPUs that both see it differ send two facts, which does no harm.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*row).told) != look {
+            core::ptr::write_volatile(&raw mut (*row).told, look);
+            row::holder(key);
+        }
+    }
+    wake();
+}
+
 /// The row of `task`'s process if it is a holder.
 #[inline(always)]
 pub(crate) fn held(task: Task) -> Option<(HolderKey, *mut HolderValue)> {
@@ -102,6 +132,7 @@ pub(crate) fn inherit(parent: &HolderKey, child: &HolderKey, row: &HolderValue, 
         since: now(),
         ended: 0,
         spreads: row.spreads,
+        told: 0,
     };
     insert(child, &value);
 }

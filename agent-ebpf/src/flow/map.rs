@@ -1,6 +1,6 @@
 //! A process mapped a file: loads and stores cannot be counted, so the whole length is.
 
-use super::{carrier, hold, put, take, wake};
+use super::{carrier, hold, put, take};
 use crate::{
     kernel::{File, S_IFREG, Task},
     maps::mark,
@@ -43,7 +43,8 @@ fn map_sink(task: Task, file: File, bytes: u64) {
         if spreads != 0 {
             carrier::feed(&object, OBJECT_CARRIER, spreads, bytes);
         }
-        wake();
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { hold::moved(&holder, row) };
     }
 }
 

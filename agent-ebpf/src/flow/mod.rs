@@ -14,6 +14,7 @@ pub(crate) mod open;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod put;
+pub(crate) mod row;
 pub(crate) mod send;
 pub(crate) mod take;
 
@@ -21,6 +22,9 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 
 use crate::maps::{FACTS, SHARED, lose};
 use agent_ebpf::{FACT_WAKE, LOSS_RING_FULL, SHARED_ASLEEP, WakeFact};
+
+/// `BPF_RB_FORCE_WAKEUP`: facts that wake nobody may lie before this one, and then the kernel would not wake for it either.
+const FORCE_WAKEUP: u64 = 2;
 
 /// ns since boot.
 #[inline(always)]
@@ -38,7 +42,7 @@ pub(crate) fn wake() {
             if core::ptr::read_volatile(asleep) != 0 {
                 core::ptr::write_volatile(asleep, 0);
                 let fact = WakeFact { fact: FACT_WAKE, reserved: 0, at: now() };
-                if FACTS.output::<WakeFact>(&fact, 0).is_err() {
+                if FACTS.output::<WakeFact>(&fact, FORCE_WAKEUP).is_err() {
                     // A full ring wakes the reader by itself.
                     lose(LOSS_RING_FULL, 1);
                 }

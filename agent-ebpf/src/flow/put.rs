@@ -1,6 +1,6 @@
 //! A process put bytes into a sink.
 
-use super::{carrier, hold, now, path, send, wake};
+use super::{carrier, hold, now, path, row, send};
 use crate::{
     kernel::{Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
     maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
@@ -43,7 +43,8 @@ fn put(task: Task, file: File, bytes: u64) -> Option<u64> {
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
     count(&FlowKey { holder, assets, sink: sink_of(inode)? }, bytes, Some((file, inode)));
-    wake();
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
     Some(spreads)
 }
 
@@ -91,13 +92,16 @@ pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
         Some((_, inode)) => inode.magic().unwrap_or(0),
         None => 0,
     };
-    let _ = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1);
+    let is_new = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1).is_ok();
     let Some(row) = FLOWS.get_ptr_mut(key) else {
         lose(LOSS_FLOWS_FULL, bytes);
         return;
     };
     if let Some((file, _)) = place {
         describe(&key.sink, magic, file);
+    }
+    if is_new {
+        row::flow(key);
     }
     // SAFETY: the row stays valid until the program ends.
     unsafe { grow(row, bytes) };

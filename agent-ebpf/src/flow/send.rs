@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
-use super::{carrier, hold, put, wake};
+use super::{carrier, hold, put};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
@@ -43,7 +43,8 @@ fn send(task: Task, sock: Sock, bytes: u64) {
         None => peer_of(sock),
     };
     put::count(&FlowKey { holder, assets, sink }, bytes, None);
-    wake();
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
 }
 
 /// Where bytes sent through `sock` go when no carrier takes them. What cannot be read is a sink of kind other, which nobody

@@ -1,6 +1,6 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{carrier, hold, now, object, wake};
+use super::{carrier, hold, now, object, row};
 use crate::{
     kernel::{File, Task},
     maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, lose},
@@ -49,18 +49,20 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
         }
     };
     count(&TakeKey { holder, source }, bytes);
-    wake();
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
     spreads
 }
 
 #[inline(always)]
 fn count(key: &TakeKey, bytes: u64) {
-    if TAKES.get_ptr(key).is_none()
-        && TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_err()
-        && TAKES.get_ptr(key).is_none()
-    {
-        lose(LOSS_TAKES_FULL, bytes);
-        return;
+    if TAKES.get_ptr(key).is_none() {
+        if TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_ok() {
+            row::take(key);
+        } else if TAKES.get_ptr(key).is_none() {
+            lose(LOSS_TAKES_FULL, bytes);
+            return;
+        }
     }
     if let Some(row) = TAKES.get_ptr_mut(key) {
         // SAFETY: the row stays valid until the program ends; `last` is a hint, torn by nobody on 64-bit machines.

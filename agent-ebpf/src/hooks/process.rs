@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, now, process, wake},
+    flow::{carrier, hold, now, process, row, wake},
     kernel::Task,
     log,
     maps::{HOLDERS, PROCESSES, mark, marks, set_marks},
@@ -49,6 +49,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         hold::inherit(&from, &to, &row, row.taken + u64::from(running) * MOST);
         log::log_forked(from.tgid, to.tgid, row.taken);
         process::report(child);
+        row::holder(&to);
         wake();
     }
     Some(())
@@ -86,6 +87,8 @@ fn execed(task: Task) -> Option<()> {
         hold::inherit(&before, &key, &old, inherited);
         log::log_execed(key.tgid, inherited);
         process::report(task);
+        row::holder(&before);
+        row::holder(&key);
         wake();
     }
     Some(())
@@ -114,6 +117,7 @@ fn exited(task: Task) -> Option<()> {
             (*row).ended = now();
             (*row).taken
         };
+        row::holder(&key);
         wake();
         log::log_ended(key.tgid, taken);
     }

@@ -1,79 +1,159 @@
-//! From maps and ring to readings: what changed since the last look.
+//! From ring and maps to readings: what changed since the last look.
+//!
+//! The ring tells of each new row, and once for each look of each holder whose rows grew: a look costs what moved, not what
+//! the maps could hold. Walking them costs as much as they have buckets; that is done after a fact was lost, and seldom
+//! all the same.
 //!
 //! Rows of an image that ended are read once more after its end was seen, then removed: nothing can be added to them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use agent_ebpf as abi;
 
 use super::{
-    SensorError, facts,
-    maps::{Maps, Raw, rows, walk},
+    SensorError,
+    facts::{self, Fact, Row},
+    maps::{Maps, Raw, row, rows},
     reading::{self, Reading},
 };
 use crate::event::{AssetSet, BootNs, Loss};
 
 /// Steps of one walk over a map: twice its size, because a walk restarts when its row is deleted under it.
 const WALK: usize = 1 << 19;
-/// Looks between two sweeps of rows that belong to nobody.
-const SWEEP: u32 = 1024;
+/// Between two walks that nothing asks for.
+const WALK_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Drain {
-    holders: HashMap<abi::HolderKey, u64>,
-    takes: HashMap<abi::TakeKey, u64>,
-    flows: HashMap<abi::FlowKey, u64>,
+    images: HashMap<abi::HolderKey, Image>,
+    /// Images to look up.
+    grown: HashSet<abi::HolderKey>,
+    /// Images whose end was seen in the last look.
     ended: Vec<abi::HolderKey>,
+    /// Carriers that were told of; for the scan, which takes them out.
+    pub(super) carriers: Vec<abi::ObjectKey>,
+    /// Facts lost: the scan has to walk. It puts this back.
+    pub(super) carriers_lost: bool,
     losses: Loss,
+    losses_told: bool,
     malformed: u64,
-    looks: u32,
+    /// Facts lost as of the last walk, and when that was.
+    lost: u64,
+    walked: Option<Instant>,
+}
+
+/// A process image that has rows, and what they held when they were last read.
+#[derive(Default)]
+struct Image {
+    /// `None` before its row in `HOLDERS` was read: so far it only has mappings that can be written.
+    inherited: Option<u64>,
+    takes: HashMap<abi::ObjectKey, u64>,
+    flows: HashMap<(u64, abi::SinkKey), u64>,
 }
 
 impl Drain {
     pub(super) fn run(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
         let before = readings.len();
-        // Rows first and the ring after them, but the ring's facts in front: whoever counts has sent who it is and where to
-        // before, so no row is told of without its facts.
         let leaving = std::mem::take(&mut self.ended);
-        let mut rows = Vec::new();
-        self.holders(maps, &mut rows)?;
-        self.takes(maps, &mut rows)?;
-        self.flows(maps, &mut rows)?;
-        // A walk has the order of the hash; the newest flow of a group is the one that its alert names.
-        rows.sort_by_key(moved_at);
+        self.grown.extend(&leaving);
+        let lost = self.losses(maps)?;
+        if lost != self.lost || self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
+            self.carriers_lost |= lost != self.lost || self.walked.is_none();
+            self.lost = lost;
+            self.walked = Some(Instant::now());
+            self.walk(maps)?;
+        }
+        // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it. What
+        // grows from here on is told again, because the count of looks has changed.
         self.facts(maps, readings);
+        if !self.grown.is_empty() {
+            let looks = maps.shared(abi::SHARED_LOOK)?;
+            maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
+        }
+        let mut rows = Vec::new();
+        for key in std::mem::take(&mut self.grown) {
+            self.look_up(maps, key, &mut rows)?;
+        }
+        // Rows come in no order; the newest flow of a group is the one that its alert names.
+        rows.sort_by_key(moved_at);
         readings.append(&mut rows);
         self.forget(maps, leaving, readings)?;
-        self.losses(maps, readings)?;
-        self.looks = self.looks.wrapping_add(1);
-        if self.looks.is_multiple_of(SWEEP) {
-            self.sweep(maps)?;
-        }
-        Ok(readings.len() > before || !self.ended.is_empty())
+        let moved = readings.len() > before || !self.ended.is_empty();
+        self.tell_losses(readings);
+        Ok(moved)
     }
 
     fn facts(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) {
         while let Some(record) = maps.facts.next() {
             match facts::parse(&record) {
-                Some(Some(reading)) => readings.push(reading),
-                Some(None) => {}
+                Some(Fact::Reading(reading)) => readings.push(reading),
+                Some(Fact::Row(row)) => self.note(row),
+                Some(Fact::Wake) => {}
                 None => self.malformed += 1,
             }
         }
     }
 
-    fn holders(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        for row in walk(&maps.holders, WALK) {
-            let (key, Raw(value)) = row?;
-            if value.ended != 0 && !self.ended.contains(&key) {
-                self.ended.push(key);
+    fn note(&mut self, row: Row) {
+        match row {
+            Row::Holder(key) => {
+                self.images.entry(key).or_default();
+                self.grown.insert(key);
             }
-            let state = value.inherited;
-            if self.holders.insert(key, state) == Some(state) {
-                continue;
+            Row::Take(key) => {
+                self.images.entry(key.holder).or_default().takes.entry(key.source).or_insert(0);
+                self.grown.insert(key.holder);
             }
+            Row::Flow(key) => {
+                self.images.entry(key.holder).or_default().flows.entry((key.assets, key.sink)).or_insert(0);
+                self.grown.insert(key.holder);
+            }
+            Row::Carrier(key) => self.carriers.push(key),
+        }
+    }
+
+    /// Notes every row that there is, and removes writable mappings of processes that ended without ever holding anything.
+    fn walk(&mut self, maps: &mut Maps) -> Result<(), SensorError> {
+        for (key, _) in rows(&maps.holders, WALK)? {
+            self.note(Row::Holder(key));
+        }
+        for (key, _) in rows(&maps.takes, WALK)? {
+            self.note(Row::Take(key));
+        }
+        for (key, _) in rows(&maps.flows, WALK)? {
+            self.note(Row::Flow(key));
+        }
+        let holds = |key: &abi::HolderKey| row(&maps.holders, *key).is_ok_and(|row| row.is_some());
+        let lives = |key: &abi::HolderKey| {
+            maps.processes.get(&key.tgid, 0).is_ok_and(|Raw(process)| process.key == *key)
+        };
+        let gone: Vec<abi::HolderKey> =
+            self.images.keys().filter(|key| !holds(key) && !lives(key)).copied().collect();
+        for key in gone {
+            self.remove(maps, &key)?;
+        }
+        Ok(())
+    }
+
+    /// What of one image is not as it was.
+    fn look_up(
+        &mut self,
+        maps: &Maps,
+        key: abi::HolderKey,
+        readings: &mut Vec<Reading>,
+    ) -> Result<(), SensorError> {
+        let Some(image) = self.images.get_mut(&key) else { return Ok(()) };
+        // A mapping of a process that holds nothing (yet) says nothing.
+        let Some(Raw(value)) = row(&maps.holders, key)? else { return Ok(()) };
+        if value.ended != 0 && !self.ended.contains(&key) {
+            self.ended.push(key);
+        }
+        let holder = reading::holder(&key);
+        if image.inherited.replace(value.inherited) != Some(value.inherited) {
             let parent = (value.parent.tgid != 0).then(|| reading::holder(&value.parent));
-            let holder = reading::holder(&key);
             readings.push(Reading::Holder {
                 holder,
                 parent,
@@ -81,46 +161,28 @@ impl Drain {
                 at: BootNs(value.since),
             });
         }
-        Ok(())
-    }
-
-    fn takes(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        for row in walk(&maps.takes, WALK) {
-            let (key, Raw(value)) = row?;
-            if self.takes.insert(key, value.bytes) == Some(value.bytes) || value.bytes == 0 {
-                continue;
+        for (&source, known) in &mut image.takes {
+            let Some(Raw(value)) = row(&maps.takes, abi::TakeKey { holder: key, source })? else { continue };
+            if value.bytes != std::mem::replace(known, value.bytes) {
+                let (source, at) = (reading::source(&source), BootNs(value.last));
+                readings.push(Reading::Take { holder, source, bytes: value.bytes, at });
             }
-            let (holder, source) = (reading::holder(&key.holder), reading::source(&key.source));
-            readings.push(Reading::Take { holder, source, bytes: value.bytes, at: BootNs(value.last) });
         }
-        Ok(())
-    }
-
-    fn flows(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        let from = readings.len();
-        for row in walk(&maps.flows, WALK) {
-            let (key, Raw(value)) = row?;
-            // A mapping of a process that holds nothing (yet) says nothing.
-            if key.assets == abi::ALL_ASSETS && !self.holders.contains_key(&key.holder) {
+        for (&(assets, sink), known) in &mut image.flows {
+            let Some(Raw(value)) = row(&maps.flows, abi::FlowKey { holder: key, assets, sink })? else {
                 continue;
+            };
+            if value.bytes != std::mem::replace(known, value.bytes) {
+                readings.push(Reading::Flow {
+                    holder,
+                    sink: reading::sink(&sink),
+                    magic: value.magic,
+                    assets: AssetSet(assets),
+                    bytes: value.bytes,
+                    at: BootNs(value.last),
+                });
             }
-            if self.flows.insert(key, value.bytes) == Some(value.bytes) || value.bytes == 0 {
-                continue;
-            }
-            readings.push(Reading::Flow {
-                holder: reading::holder(&key.holder),
-                sink: reading::sink(&key.sink),
-                magic: value.magic,
-                assets: AssetSet(key.assets),
-                bytes: value.bytes,
-                at: BootNs(value.last),
-            });
         }
-        // The map has no order, and whoever is told of several wants the one that moved last to come last.
-        readings[from..].sort_by_key(|reading| match reading {
-            Reading::Flow { at, .. } => *at,
-            _ => BootNs(0),
-        });
         Ok(())
     }
 
@@ -131,61 +193,43 @@ impl Drain {
         leaving: Vec<abi::HolderKey>,
         readings: &mut Vec<Reading>,
     ) -> Result<(), SensorError> {
-        if leaving.is_empty() {
-            return Ok(());
-        }
-        let gone: HashSet<abi::HolderKey> = leaving.iter().copied().collect();
-        self.ended.retain(|key| !gone.contains(key));
-        for key in
-            self.takes.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>()
-        {
-            absent_is_fine(maps.takes.remove(&Raw(key)))?;
-        }
-        for key in
-            self.flows.extract_if(|key, _| gone.contains(&key.holder)).map(|(key, _)| key).collect::<Vec<_>>()
-        {
-            absent_is_fine(maps.flows.remove(&Raw(key)))?;
-        }
         for key in leaving {
-            let ended = maps.holders.get(&Raw(key), 0).map_or(0, |Raw(value)| value.ended);
-            absent_is_fine(maps.holders.remove(&Raw(key)))?;
-            self.holders.remove(&key);
+            self.ended.retain(|ended| *ended != key);
+            let ended = row(&maps.holders, key)?.map_or(0, |Raw(value)| value.ended);
+            self.remove(maps, &key)?;
             readings.push(Reading::Exit { holder: reading::holder(&key), at: BootNs(ended) });
         }
         Ok(())
     }
 
-    fn losses(&mut self, maps: &Maps, readings: &mut Vec<Reading>) -> Result<(), SensorError> {
-        let mut losses = Loss::new();
-        for (slot, (stage, _)) in (0u32..).zip(abi::LOSSES) {
-            let total: u64 = maps.losses.get(&slot, 0)?.iter().sum();
-            if total != 0 {
-                losses.insert(stage, total);
-            }
+    fn remove(&mut self, maps: &mut Maps, key: &abi::HolderKey) -> Result<(), SensorError> {
+        let Some(image) = self.images.remove(key) else { return Ok(()) };
+        for source in image.takes.into_keys() {
+            absent_is_fine(maps.takes.remove(&Raw(abi::TakeKey { holder: *key, source })))?;
         }
-        if self.malformed != 0 {
-            losses.insert("fact_malformed", self.malformed);
+        for (assets, sink) in image.flows.into_keys() {
+            absent_is_fine(maps.flows.remove(&Raw(abi::FlowKey { holder: *key, assets, sink })))?;
         }
-        if losses != self.losses {
-            self.losses.clone_from(&losses);
-            readings.push(Reading::Loss(losses));
-        }
-        Ok(())
+        absent_is_fine(maps.holders.remove(&Raw(*key)))
     }
 
-    /// Writable mappings of processes that ended without ever holding anything.
-    fn sweep(&mut self, maps: &mut Maps) -> Result<(), SensorError> {
-        for (key, _) in rows(&maps.flows, WALK)? {
-            if key.assets != abi::ALL_ASSETS || self.holders.contains_key(&key.holder) {
-                continue;
-            }
-            let lives =
-                maps.processes.get(&key.holder.tgid, 0).is_ok_and(|Raw(process)| process.key == key.holder);
-            if !lives {
-                absent_is_fine(maps.flows.remove(&Raw(key)))?;
-            }
+    /// Notes what was lost, and returns how many facts.
+    fn losses(&mut self, maps: &Maps) -> Result<u64, SensorError> {
+        let totals = maps.losses()?;
+        let stages = abi::LOSSES.iter().map(|(stage, _)| *stage).zip(totals);
+        let losses: Loss =
+            stages.chain([("fact_malformed", self.malformed)]).filter(|&(_, total)| total != 0).collect();
+        if losses != self.losses {
+            self.losses = losses;
+            self.losses_told = false;
         }
-        Ok(())
+        Ok(totals[abi::LOSS_RING_FULL as usize] + self.malformed)
+    }
+
+    fn tell_losses(&mut self, readings: &mut Vec<Reading>) {
+        if !std::mem::replace(&mut self.losses_told, true) && !self.losses.is_empty() {
+            readings.push(Reading::Loss(self.losses.clone()));
+        }
     }
 }
 

@@ -7,13 +7,30 @@ use agent_ebpf as abi;
 use super::reading::{self, FsPath, ProcessReading, Reading};
 use crate::event::AssetId;
 
-/// The readings in one record of the ring. `None`: it makes no sense, and the caller counts it.
-pub(super) fn parse(bytes: &[u8]) -> Option<Option<Reading>> {
+/// What one record of the ring says.
+pub(super) enum Fact {
+    Reading(Reading),
+    Row(Row),
+    /// Nothing but that bytes move.
+    Wake,
+}
+
+/// A row to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    Holder(abi::HolderKey),
+    Take(abi::TakeKey),
+    Flow(abi::FlowKey),
+    Carrier(abi::ObjectKey),
+}
+
+/// `None`: it makes no sense, and the caller counts it.
+pub(super) fn parse(bytes: &[u8]) -> Option<Fact> {
     match u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) {
-        abi::FACT_PROCESS => Some(Some(Reading::Process(Box::new(process(&copy(bytes)?))))),
+        abi::FACT_PROCESS => Some(Fact::Reading(Reading::Process(Box::new(process(&copy(bytes)?))))),
         abi::FACT_OBJECT => {
             let fact: abi::ObjectFact = copy(bytes)?;
-            Some(Some(Reading::Object {
+            Some(Fact::Reading(Reading::Object {
                 asset: AssetId(u8::try_from(fact.asset).ok()?),
                 object: reading::object(&fact.key),
                 size: fact.size,
@@ -22,29 +39,42 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Option<Reading>> {
         }
         abi::FACT_SINK => {
             let fact: abi::SinkFact = copy(bytes)?;
-            Some(Some(Reading::SinkPath {
+            Some(Fact::Reading(Reading::SinkPath {
                 sink: reading::sink(&fact.sink),
                 magic: fact.magic,
                 path: path(&fact.path),
             }))
         }
-        abi::FACT_WAKE => Some(None),
+        abi::FACT_WAKE => Some(Fact::Wake),
+        abi::FACT_ROW => row(&copy(bytes)?).map(Fact::Row),
         _ => None,
     }
 }
 
-/// Facts that can be copied out of bytes: integers and arrays of them.
-trait Fact: Copy {}
+const fn row(fact: &abi::RowFact) -> Option<Row> {
+    let abi::RowFact { holder, object, assets, sink, .. } = *fact;
+    Some(match fact.map {
+        abi::ROW_HOLDER => Row::Holder(holder),
+        abi::ROW_TAKE => Row::Take(abi::TakeKey { holder, source: object }),
+        abi::ROW_FLOW => Row::Flow(abi::FlowKey { holder, assets, sink }),
+        abi::ROW_CARRIER => Row::Carrier(object),
+        _ => return None,
+    })
+}
 
-impl Fact for abi::ProcessFact {}
-impl Fact for abi::ObjectFact {}
-impl Fact for abi::SinkFact {}
+/// What can be copied out of bytes: integers and arrays of them.
+trait Plain: Copy {}
 
-fn copy<T: Fact>(bytes: &[u8]) -> Option<T> {
+impl Plain for abi::ProcessFact {}
+impl Plain for abi::ObjectFact {}
+impl Plain for abi::SinkFact {}
+impl Plain for abi::RowFact {}
+
+fn copy<T: Plain>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
         return None;
     }
-    // SAFETY: long enough, read unaligned, and any bytes are a value of a `Fact`.
+    // SAFETY: long enough, read unaligned, and any bytes are a value of a `Plain`.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
@@ -96,12 +126,12 @@ mod tests {
         assert!(parse(&[1, 0, 0]).is_none());
         assert!(parse(&abi::FACT_PROCESS.to_ne_bytes()).is_none());
         assert!(parse(&99u32.to_ne_bytes()).is_none());
-        assert!(matches!(parse(&abi::FACT_WAKE.to_ne_bytes()), Some(None)));
+        assert!(matches!(parse(&abi::FACT_WAKE.to_ne_bytes()), Some(Fact::Wake)));
     }
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..2400), kind in 0u32..6) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..2400), kind in 0u32..8) {
             let mut bytes = bytes;
             if bytes.len() >= 4 {
                 bytes[..4].copy_from_slice(&kind.to_ne_bytes());

@@ -5,7 +5,7 @@ use std::borrow::BorrowMut;
 use agent_ebpf as abi;
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 
 use super::SensorError;
@@ -46,7 +46,7 @@ pub(super) struct Maps {
     pub(super) processes: HashMap<MapData, u32, Raw<abi::ProcessFact>>,
     pub(super) identities: Array<MapData, Raw<abi::Identity>>,
     pub(super) shared: Array<MapData, u64>,
-    pub(super) losses: PerCpuArray<MapData, u64>,
+    pub(super) losses: PerCpuArray<MapData, [u64; abi::LOSSES.len()]>,
     pub(super) facts: RingBuf<MapData>,
 }
 
@@ -67,6 +67,17 @@ impl Maps {
         })
     }
 
+    /// Per stage, the sum over all CPUs.
+    pub(super) fn losses(&self) -> Result<[u64; abi::LOSSES.len()], SensorError> {
+        let mut sums = [0; abi::LOSSES.len()];
+        for cpu in self.losses.get(&0, 0)?.iter() {
+            for (sum, count) in sums.iter_mut().zip(cpu) {
+                *sum += count;
+            }
+        }
+        Ok(sums)
+    }
+
     pub(super) fn shared(&self, word: u32) -> Result<u64, SensorError> {
         Ok(self.shared.get(&word, 0)?)
     }
@@ -80,22 +91,27 @@ fn named(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, SensorEr
     ebpf.take_map(name).ok_or(SensorError::NoMap(name))
 }
 
-/// The rows of a map as they are met. Rows that come or go meanwhile may or may not be among them; a walk that restarts
-/// because its row was deleted is cut at `limit` steps.
-pub(super) fn walk<K: Abi, V: Pod>(
-    map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
-    limit: usize,
-) -> impl Iterator<Item = Result<(K, V), SensorError>> {
-    map.iter().take(limit).map(|row| {
-        let (key, value) = row?;
-        Ok((key.0, value))
-    })
-}
-
-/// The same, all at once: for who changes the map meanwhile.
+/// The rows of a map, all of them: this costs as much as the map has buckets. Rows that come or go meanwhile may or may not
+/// be among them; a walk that restarts because its row was deleted is cut at `limit` steps.
 pub(super) fn rows<K: Abi, V: Pod>(
     map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
     limit: usize,
 ) -> Result<Vec<(K, V)>, SensorError> {
-    walk(map, limit).collect()
+    let rows = map.iter().take(limit).map(|row| {
+        let (key, value) = row?;
+        Ok((key.0, value))
+    });
+    rows.collect()
+}
+
+/// The row of `key`, if there is one.
+pub(super) fn row<K: Abi, V: Pod>(
+    map: &HashMap<impl BorrowMut<MapData>, Raw<K>, V>,
+    key: K,
+) -> Result<Option<V>, SensorError> {
+    match map.get(&Raw(key), 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -84,7 +84,10 @@ impl Sensor {
     /// When the kernel has no BTF, lacks a field, or refuses a hook that is required.
     pub fn start(propagation_floor: u64) -> Result<Self, SensorError> {
         let load::Loaded { mut ebpf, hooks, log } = load::load(propagation_floor, true)?;
-        let maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        // From 1: a holder that was never told of has 0.
+        let looks = maps.shared(abi::SHARED_LOOK)?;
+        maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
         let (drain, carriers) = (Drain::default(), HashMap::new());
         Ok(Self { ebpf, maps, drain, hooks, log, floor: propagation_floor, carriers })
     }

@@ -8,7 +8,7 @@ use aya::programs::Iter;
 
 use super::{
     Sensor, SensorError,
-    maps::{Raw, rows},
+    maps::{Raw, row, rows},
 };
 
 /// Carriers looked at in one scan.
@@ -65,13 +65,20 @@ impl Sensor {
     /// has open; pathways that nobody used for a while. What is younger than two scans stays: a connection may not be
     /// accepted yet.
     fn forget_carriers(&mut self, epoch: u64) -> Result<usize, SensorError> {
+        if std::mem::take(&mut self.drain.carriers_lost) {
+            let rows = rows(&self.maps.objects, CARRIERS)?;
+            self.drain.carriers.extend(rows.into_iter().map(|(key, _)| key));
+        }
+        for key in self.drain.carriers.drain(..) {
+            self.carriers.entry(key).or_insert(epoch);
+        }
         let mut ages = HashMap::new();
         let mut forgotten = 0;
-        for (key, Raw(value)) in rows(&self.maps.objects, CARRIERS)? {
+        for (key, first) in std::mem::take(&mut self.carriers) {
+            let Some(Raw(value)) = row(&self.maps.objects, key)? else { continue };
             if value.kind < abi::OBJECT_CARRIER {
                 continue;
             }
-            let first = self.carriers.get(&key).copied().unwrap_or(epoch);
             let since = |last: u32| epoch.saturating_sub(u64::from(last));
             let empty = since(value.held) > 1 && value.fed < self.floor;
             let closed = since(value.seen.max(value.held)) > 3;
