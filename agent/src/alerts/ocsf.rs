@@ -2,13 +2,13 @@
 //!
 //! Must not decide when a line is due; `schema` has the fields.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Activity, Context, Open,
     chain::{hex, sha256},
     schema::{
-        Actor, Analytic, Attack, Chain, Contributor, Contributors, DetectionFinding, Device, Endpoint,
+        Actor, Analytic, Attack, Chain, Contributor, Contributors, DetectionFinding, Device, Done, Endpoint,
         Evidence, File, FindingInfo, Fingerprint, Metadata, Mover, OcsfProcess, Os, Product, Remediation,
         Resource, Uid, Unmapped, Weighbridge,
     },
@@ -30,6 +30,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
     let seq = context.head.seq + 1;
     let time = context.wall_ms(now);
     let techniques: Vec<String> = rule.techniques().collect();
+    let asset = (!record.asset.name.is_empty()).then_some(&*record.asset);
     let process = match matched.contributors.top.first() {
         Some((_, process, _)) if matched.contributors.count > 1 => Arc::clone(process),
         _ => Arc::clone(&record.process),
@@ -109,8 +110,11 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
         action: "Observed",
         disposition_id: 17,
         disposition: "Logged",
-        evidences: [evidence(context, &process, record.sink.as_deref())],
-        resources: [Resource { name: record.asset.name.clone(), kind: "asset" }],
+        evidences: evidence(context, &process, record.sink.as_deref()).into_iter().collect(),
+        resources: asset
+            .map(|asset| Resource { name: asset.name.clone(), kind: "asset" })
+            .into_iter()
+            .collect(),
         remediation: Remediation {
             desc: format!("follow the runbook; the rule is owned by {}", rule.owner),
             references: [rule.runbook.clone()],
@@ -120,12 +124,19 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                 rule: rule.id.clone(),
                 severity: matched.severity,
                 mode: matched.mode,
-                asset: record.asset.name.clone(),
-                asset_bytes: record.asset.bytes,
+                asset: asset.map(|asset| asset.name.clone()),
+                asset_bytes: asset.map(|asset| asset.bytes),
                 bound_bytes: matched.bound_bytes,
-                share: matched.share,
+                share: asset.map(|_| matched.share),
                 sink: record.sink.clone(),
-                process: Mover { process, contributors: contributors(matched) },
+                act: record.act.as_ref().map(|act| Done {
+                    kind: act.kind.as_str(),
+                    class: act.kind.class().as_str(),
+                    target: act.target.clone(),
+                }),
+                process: (process.pid != 0)
+                    .then(|| Mover { process: Arc::clone(&process), contributors: contributors(matched) }),
+                victim: record.victim.clone(),
                 lineage: Arc::clone(&record.lineage),
                 technique: techniques.into_iter().next(),
                 loss: open.loss.clone(),
@@ -154,14 +165,18 @@ fn contributors(matched: &Match) -> Option<Contributors> {
     })
 }
 
-fn evidence(context: &Context, process: &Process, sink: Option<&Sink>) -> Evidence {
+/// `None` when there is nothing to show, for the schema has no empty one.
+fn evidence(context: &Context, process: &Process, sink: Option<&Sink>) -> Option<Evidence> {
     let path = sink.filter(|sink| sink.kind == SinkKind::File).and_then(|sink| sink.path.as_deref());
-    Evidence {
-        actor: Actor { user: Uid { uid: process.uid.to_string() }, process: ocsf_process(context, process) },
-        file: path.map(|path| file(path, None)),
-        dst_endpoint: sink.and_then(|sink| sink.peer.as_deref()).and_then(endpoint),
-        container: process.container.clone().map(|uid| Uid { uid }),
-    }
+    let actor = (process.pid != 0).then(|| Actor {
+        user: Uid { uid: process.uid.to_string() },
+        process: ocsf_process(context, process),
+    });
+    let file = path.map(|path| file(path, None));
+    let dst_endpoint = sink.and_then(|sink| sink.peer.as_deref()).and_then(endpoint);
+    let container = process.container.clone().map(|uid| Uid { uid });
+    let is_empty = actor.is_none() && file.is_none() && dst_endpoint.is_none();
+    (!is_empty).then_some(Evidence { actor, file, dst_endpoint, container })
 }
 
 fn ocsf_process(context: &Context, process: &Process) -> OcsfProcess {
@@ -202,10 +217,13 @@ fn base_name(path: &str) -> String {
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// The parts of `203.0.113.9:443/tcp`; `None` for anything else, such as a vsock address.
+/// The parts of `203.0.113.9:443/tcp`, or an address alone; `None` for anything else, such as a vsock address.
 fn endpoint(peer: &str) -> Option<Endpoint> {
-    let address: std::net::SocketAddr = peer.split('/').next()?.parse().ok()?;
-    Some(Endpoint { ip: address.ip(), port: address.port() })
+    let text = peer.split('/').next()?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) => Some(Endpoint { ip: address.ip(), port: Some(address.port()) }),
+        Err(_) => text.parse().ok().map(|ip| Endpoint { ip, port: None }),
+    }
 }
 
 fn attack(id: &str) -> Attack {

@@ -33,12 +33,28 @@ pub fn render(alert: &Alert, colour: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "    {} {text}", paint("2", &format!("{label:<8}")));
     };
-    line("how much", &format!("up to {}", words::how_much(matched)));
-    match matched.record.sink.as_deref() {
-        Some(sink) => line("where to", &words::destination(sink)),
-        None => line("where to", "nowhere yet: it was taken"),
+    let record = &matched.record;
+    if let Some(act) = &record.act {
+        line("what", &words::deed(act, record.victim.as_deref()));
     }
-    line("by", &words::who(process));
+    match (&record.act, record.asset.name.is_empty()) {
+        (_, true) => {}
+        (Some(_), false) if matched.bound_bytes == 0 => {
+            line("asset", &words::printable(&record.asset.name));
+        }
+        (Some(_), false) => line("in reach", &format!("up to {}", words::how_much(matched))),
+        (None, false) => line("how much", &format!("up to {}", words::how_much(matched))),
+    }
+    match record.sink.as_deref() {
+        Some(sink) => line("where to", &words::destination(sink)),
+        None if record.act.is_none() => line("where to", "nowhere yet: it was taken"),
+        None => {}
+    }
+    if process.pid == 0 {
+        line("by", "the host as a whole");
+    } else {
+        line("by", &words::who(process));
+    }
     if !process.cmdline.is_empty() {
         line("command", &short(&words::printable(&process.cmdline)));
     }

@@ -40,8 +40,10 @@ pub struct DetectionFinding {
     pub(super) action: &'static str,
     pub(super) disposition_id: u32,
     pub(super) disposition: &'static str,
-    pub(super) evidences: [Evidence; 1],
-    pub(super) resources: [Resource; 1],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) evidences: Vec<Evidence>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) resources: Vec<Resource>,
     pub(super) remediation: Remediation,
     pub(super) unmapped: Unmapped,
 }
@@ -120,7 +122,9 @@ pub(super) struct Os {
 
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Evidence {
-    pub(super) actor: Actor,
+    /// Absent where no process can be named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) actor: Option<Actor>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) file: Option<File>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,7 +174,8 @@ pub(super) struct Fingerprint {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Endpoint {
     pub(super) ip: IpAddr,
-    pub(super) port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -197,13 +202,24 @@ pub(super) struct Weighbridge {
     pub(super) rule: String,
     pub(super) severity: Severity,
     pub(super) mode: Mode,
-    pub(super) asset: String,
-    pub(super) asset_bytes: u64,
+    /// These three are absent when an act touched no asset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) asset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) asset_bytes: Option<u64>,
     pub(super) bound_bytes: u64,
-    pub(super) share: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) share: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
     pub(super) sink: Option<Arc<Sink>>,
-    pub(super) process: Mover,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) act: Option<Done>,
+    /// Absent where no process can be named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) process: Option<Mover>,
+    /// Whose memory or descriptors were reached into.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
+    pub(super) victim: Option<Arc<Process>>,
     #[serde(serialize_with = "shared")]
     pub(super) lineage: Arc<Vec<Edge>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +228,15 @@ pub(super) struct Weighbridge {
     pub(super) sensor: String,
     pub(super) rules_digest: String,
     pub(super) chain: Chain,
+}
+
+/// What was done, in the words of rules.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Done {
+    pub(super) kind: &'static str,
+    pub(super) class: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target: Option<String>,
 }
 
 /// A process with, for a sum over several, who else there was.

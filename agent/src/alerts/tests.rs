@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::*;
 use crate::{
     event::{
-        Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, Process, Record, RecordKind,
-        Sink, SinkKind,
+        Act, ActKind, Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, Process, Record,
+        RecordKind, Sink, SinkKind,
     },
     rules::{Contributors, RuleFacts, Status},
 };
@@ -235,6 +235,118 @@ fn a_peer_becomes_an_endpoint() {
     sent.record.sink = Some(Arc::new(sink));
     let line = parsed(&Alerts::new(context()).observe(&sent, BootNs(SECOND), &Loss::new())[0]);
     assert_eq!(line["evidences"][0]["dst_endpoint"], serde_json::json!({"ip": "2001:db8::1", "port": 443}));
+}
+
+/// vLLM is traced by gdb, which could read all that vLLM had taken.
+fn traced() -> Match {
+    let mut act = matched(Severity::Critical, 2048 * MIB, 240 * SECOND);
+    let vllm = Process { pid: 812, exe: "/usr/bin/vllm".to_owned(), ..rsync() };
+    let gdb = Process { exe: "/usr/bin/gdb".to_owned(), cmdline: "gdb -p 812".to_owned(), ..rsync() };
+    act.record = Record {
+        kind: RecordKind::Act,
+        sink: None,
+        process: Arc::new(gdb),
+        act: Some(Act {
+            kind: ActKind::Ptrace,
+            victim: Some(HolderId { tgid: 812, exec: 0, start: BootNs(SECOND) }),
+            target: None,
+        }),
+        victim: Some(Arc::new(vllm)),
+        ..act.record
+    };
+    act
+}
+
+/// The agent lost facts: nobody did it, and no asset was touched.
+fn lost() -> Match {
+    let mut act = traced();
+    act.record.act = Some(Act { kind: ActKind::Lost, victim: None, target: Some("ringbuf".to_owned()) });
+    act.record.asset = Arc::new(Asset::host());
+    act.record.process = Arc::new(Process::host());
+    (act.record.victim, act.bound_bytes, act.record.lineage) = (None, 0, Arc::default());
+    act
+}
+
+/// What the host sent as a whole.
+fn egress() -> Match {
+    let mut sent = matched(Severity::High, 2048 * MIB, 240 * SECOND);
+    sent.record.kind = RecordKind::Egress;
+    sent.record.process = Arc::new(Process::host());
+    sent.record.lineage = Arc::default();
+    sent.record.sink = Some(Arc::new(Sink {
+        kind: SinkKind::Peer,
+        path: None,
+        device: None,
+        fstype: None,
+        mount: None,
+        removable: None,
+        peer: Some("203.0.113.9".to_owned()),
+        ..Sink::clone(sent.record.sink.as_ref().unwrap())
+    }));
+    sent
+}
+
+fn one(matched: &Match) -> Alert {
+    let mut made = Alerts::new(context()).observe(matched, BootNs(240 * SECOND), &Loss::new());
+    made.pop().unwrap()
+}
+
+#[test]
+fn an_act_names_who_did_it_and_to_whom() {
+    let line = parsed(&one(&traced()));
+    let ours = &line["unmapped"]["weighbridge"];
+    assert_eq!(ours["act"], serde_json::json!({"kind": "ptrace", "class": "reach"}));
+    assert_eq!(ours["process"]["exe"], "/usr/bin/gdb");
+    assert_eq!(ours["victim"]["exe"], "/usr/bin/vllm");
+    assert_eq!(ours["victim"]["pid"], 812);
+    assert_eq!(ours["asset"], "llm-70b");
+    assert_eq!(ours["bound_bytes"], 2048 * MIB);
+    assert_eq!(
+        line["message"],
+        "/usr/bin/gdb (pid 48213) traced /usr/bin/vllm (pid 812); up to 2.0 GiB (2147483648 bytes, 1.52 %) of llm-70b \
+         in reach"
+    );
+    insta::assert_snapshot!(render(&one(&traced()), false), @r"
+    2026-11-22 03:14:00.000Z  critical  WB-0001  Weights copied to a device that is not controlled
+        what     traced /usr/bin/vllm (pid 812)
+        in reach up to 2.0 GiB (2147483648 bytes, 1.52 %) of llm-70b
+        by       /usr/bin/gdb (pid 48213)
+        command  gdb -p 812
+        below    bash 48102 < init 1
+    ");
+}
+
+#[test]
+fn an_act_of_the_host_has_no_process_and_no_asset() {
+    let line = parsed(&one(&lost()));
+    let ours = line["unmapped"]["weighbridge"].as_object().unwrap();
+    for key in ["process", "victim", "asset", "asset_bytes", "share", "sink"] {
+        assert!(!ours.contains_key(key), "{key}");
+    }
+    assert_eq!(ours["act"], serde_json::json!({"kind": "lost", "class": "tamper", "target": "ringbuf"}));
+    assert_eq!(line.get("resources"), None);
+    assert_eq!(line.get("evidences"), None);
+    assert_eq!(line["message"], "the host lost facts: ringbuf");
+    insta::assert_snapshot!(render(&one(&lost()), false), @r"
+    2026-11-22 03:14:00.000Z  critical  WB-0001  Weights copied to a device that is not controlled
+        what     lost facts: ringbuf
+        by       the host as a whole
+    ");
+}
+
+#[test]
+fn what_the_host_sent_has_a_peer_and_no_process() {
+    let line = parsed(&one(&egress()));
+    let ours = line["unmapped"]["weighbridge"].as_object().unwrap();
+    assert!(!ours.contains_key("process") && !ours.contains_key("act"));
+    assert_eq!(ours["sink"]["peer"], "203.0.113.9");
+    assert_eq!(line["evidences"], serde_json::json!([{"dst_endpoint": {"ip": "203.0.113.9"}}]));
+    insta::assert_snapshot!(render(&one(&egress()), false), @r"
+    2026-11-22 03:14:00.000Z  high  WB-0001  Weights copied to a device that is not controlled
+        how much up to 2.0 GiB (2147483648 bytes, 1.52 %) of llm-70b
+        where to uncontrolled peer 203.0.113.9
+        by       the host as a whole
+    ");
 }
 
 fn chained(count: u64) -> Vec<String> {

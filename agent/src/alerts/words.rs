@@ -3,7 +3,7 @@
 //! Names come from whoever ran the process, so everything here is safe to print on a terminal.
 
 use crate::{
-    event::{Control, Process, Sink, SinkKind},
+    event::{Act, ActKind, Control, Process, RecordKind, Sink, SinkKind},
     rules::Match,
 };
 
@@ -40,6 +40,23 @@ pub(super) fn percent(share: f64) -> String {
 
 /// What happened: `up to 200.0 MiB (209715200 bytes, 0.15 %) of llm-70b written to …, by …`.
 pub(super) fn sentence(matched: &Match) -> String {
+    let record = &matched.record;
+    if let Some(act) = &record.act {
+        let doer = largest(matched);
+        let who = if doer.pid == 0 { "the host".to_owned() } else { who(doer) };
+        let touched = if record.asset.name.is_empty() {
+            String::new()
+        } else if matched.bound_bytes > 0 {
+            format!("; up to {} in reach", how_much(matched))
+        } else {
+            format!("; {} is touched", printable(&record.asset.name))
+        };
+        return format!("{who} {}{touched}", deed(act, record.victim.as_deref()));
+    }
+    if record.kind == RecordKind::Egress {
+        let to = record.sink.as_deref().map_or_else(|| "unknown peers".to_owned(), destination);
+        return format!("this host sent up to {} to uncontrolled peers, last to {to}", how_much(matched));
+    }
     let by = if matched.contributors.count > 1 {
         let others = matched.contributors.count - 1;
         let s = if others == 1 { "" } else { "es" };
@@ -47,12 +64,55 @@ pub(super) fn sentence(matched: &Match) -> String {
     } else {
         who(largest(matched))
     };
-    match matched.record.sink.as_deref() {
+    match record.sink.as_deref() {
         Some(sink) => {
             format!("up to {} {} {}, by {by}", how_much(matched), verb(sink.kind), destination(sink))
         }
         None => format!("up to {} taken by {by}", how_much(matched)),
     }
+}
+
+/// What an act was: `traced /usr/bin/vllm (pid 812)`.
+pub(super) fn deed(act: &Act, victim: Option<&Process>) -> String {
+    let verb = match act.kind {
+        ActKind::Ptrace => "traced",
+        ActKind::ProcessVmRead => "read the memory of",
+        ActKind::ProcessVmWrite => "wrote into the memory of",
+        ActKind::ProcMem => "opened the memory or the files in /proc of",
+        ActKind::PidfdGetfd => "took a descriptor of",
+        ActKind::CoreDump => "dumped the core of",
+        ActKind::RawDevice => "opened a device below an asset:",
+        ActKind::LoopSetup => "set up a loop device over",
+        ActKind::NbdSetup => "set up a network block device over",
+        ActKind::Snapshot => "made a snapshot of",
+        ActKind::Packet => "opened a packet socket:",
+        ActKind::Xdp => "opened an XDP socket:",
+        ActKind::Rdma => "opened an RDMA device:",
+        ActKind::Vfio => "opened a VFIO device:",
+        ActKind::GpuDirect => "opened a GPU direct channel:",
+        ActKind::Gpu => "opened a GPU that a holder has open:",
+        ActKind::Signalled => "signalled the agent:",
+        ActKind::Stopped => "stopped the agent:",
+        ActKind::LinksTouched => "touched the agent's links:",
+        ActKind::PinsTouched => "touched the agent's pins:",
+        ActKind::MapsTouched => "touched the agent's maps:",
+        ActKind::FilesChanged => "changed files of the agent:",
+        ActKind::ClockSet => "set the clock:",
+        ActKind::HookSilent => "has a hook that is silent:",
+        ActKind::Lost => "lost facts:",
+        ActKind::Restarted => "restarted the agent:",
+    };
+    let mut text = verb.to_owned();
+    if let Some(victim) = victim {
+        text += &format!(" {}", who(victim));
+    }
+    match (&act.target, victim) {
+        (Some(target), Some(_)) => text += &format!(" ({})", printable(target)),
+        (Some(target), None) => text += &format!(" {}", printable(target)),
+        (None, Some(_)) => {}
+        (None, None) => text = text.trim_end_matches(':').to_owned(),
+    }
+    text
 }
 
 /// `200.0 MiB (209715200 bytes, 0.15 %) of llm-70b`.

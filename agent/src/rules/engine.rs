@@ -75,6 +75,8 @@ pub struct Engine {
 #[derive(Debug)]
 struct Group {
     window: Window,
+    /// Of acts, whose bytes are no growth: the most that one of them reached.
+    largest: u64,
     contributors: Vec<Contributor>,
     /// Contributors that had to make room.
     forgotten: u64,
@@ -157,7 +159,7 @@ impl Engine {
             let groups = &mut self.groups[index];
             if !groups.contains_key(self.key.as_slice()) {
                 let group = if groups.len() < MAX_GROUPS {
-                    Group::new(Window::new(rule.aggregate.over), record)
+                    Group::new(Window::new(rule.over()), record)
                 } else {
                     self.evicted += 1;
                     replace_smallest(rule, groups, record, &mut self.resolved)
@@ -168,7 +170,7 @@ impl Engine {
             self.evicted += group.add(rule, record);
             let bound_bytes = group.bound(record.at);
             // A sum that fell below its line since the last match stays marked: `expire` resolves it.
-            if let Some(severity) = rule.aggregate.severity(bound_bytes, &group.asset) {
+            if let Some(severity) = rule.severity(bound_bytes, &group.asset) {
                 group.is_matching = true;
                 matches.push(Match {
                     rule: rule.facts.clone(),
@@ -192,7 +194,8 @@ impl Engine {
         for (rule, groups) in self.rules.rules().iter().zip(&mut self.groups) {
             groups.retain(|key, group| {
                 let bound = group.bound(now);
-                if group.is_matching && rule.aggregate.severity(bound, &group.asset).is_none() {
+                let has_reached = !group.window.is_empty() && rule.severity(bound, &group.asset).is_some();
+                if group.is_matching && !has_reached {
                     group.is_matching = false;
                     resolved.push(Resolved { rule: rule.facts.clone(), group: identity(rule, key), at: now });
                 }
@@ -211,11 +214,12 @@ fn indexes(rules: &RuleSet, kind: RecordKind) -> Vec<usize> {
 /// Whether the groups of one rule are those of another. What it matches and its lines may have changed: the sums were
 /// right when they were made, and bytes that left do not come back.
 fn sums_the_same(before: &Rule, after: &Rule) -> bool {
-    let names = |rule: &Rule| rule.aggregate.by.iter().map(|field| field.name).collect::<Vec<_>>();
+    let names = |rule: &Rule| rule.group_by.iter().map(|field| field.name).collect::<Vec<_>>();
     before.facts.id == after.facts.id
         && before.on == after.on
         && after.facts.mode != Mode::Off
-        && before.aggregate.over == after.aggregate.over
+        && before.over() == after.over()
+        && before.aggregate.is_some() == after.aggregate.is_some()
         && names(before) == names(after)
 }
 
@@ -229,7 +233,7 @@ fn replace_smallest(
 ) -> Group {
     let smallest = groups.iter_mut().map(|(key, group)| (group.window.sum(record.at), key)).min();
     let taken = smallest.map(|(_, key)| key.clone()).and_then(|key| groups.remove_entry(&key));
-    let Some((key, old)) = taken else { return Group::new(Window::new(rule.aggregate.over), record) };
+    let Some((key, old)) = taken else { return Group::new(Window::new(rule.over()), record) };
     if old.is_matching {
         resolved.push(Resolved { rule: rule.facts.clone(), group: identity(rule, &key), at: record.at });
     }
@@ -238,8 +242,8 @@ fn replace_smallest(
 
 /// Writes the values of the rule's `by` fields; an absent one is empty.
 fn write_key(rule: &Rule, record: &Record, key: &mut Vec<String>) {
-    key.resize_with(rule.aggregate.by.len(), String::new);
-    for (field, text) in rule.aggregate.by.iter().zip(key) {
+    key.resize_with(rule.group_by.len(), String::new);
+    for (field, text) in rule.group_by.iter().zip(key) {
         text.clear();
         if let Some(value) = (field.get)(record) {
             value.write_to(text);
@@ -248,7 +252,7 @@ fn write_key(rule: &Rule, record: &Record, key: &mut Vec<String>) {
 }
 
 fn identity(rule: &Rule, key: &[String]) -> Vec<(&'static str, String)> {
-    rule.aggregate.by.iter().zip(key).map(|(field, text)| (field.name, text.clone())).collect()
+    rule.group_by.iter().zip(key).map(|(field, text)| (field.name, text.clone())).collect()
 }
 
 fn share(bound: u64, asset_bytes: u64) -> f64 {
@@ -259,6 +263,7 @@ impl Group {
     fn new(window: Window, record: &Record) -> Self {
         Self {
             window,
+            largest: 0,
             contributors: Vec::new(),
             forgotten: 0,
             asset: record.asset.clone(),
@@ -273,15 +278,18 @@ impl Group {
         // A window that ran empty unseen starts anew, as if `expire` had come in between.
         self.window.sum(record.at);
         if self.window.is_empty() {
-            (self.first_at, self.forgotten) = (record.at, 0);
+            (self.first_at, self.forgotten, self.largest) = (record.at, 0, 0);
             self.contributors.clear();
         }
-        self.window.add(record.at, record.bytes);
+        // An empty entry keeps the window from being empty.
+        let growth = if record.kind == RecordKind::Act { 0 } else { record.bytes };
+        self.largest = self.largest.max(record.bytes - growth);
+        self.window.add(record.at, growth);
         self.asset.clone_from(&record.asset);
         self.first_at = self.first_at.min(record.at);
         self.last_at = self.last_at.max(record.at);
         if let Some(known) = self.contributors.iter_mut().find(|known| known.holder == record.holder) {
-            known.window.add(record.at, record.bytes);
+            known.window.add(record.at, growth);
             known.process.clone_from(&record.process);
             return 0;
         }
@@ -295,8 +303,8 @@ impl Group {
                 self.forgotten += made_room;
             }
         }
-        let mut window = Window::new(rule.aggregate.over);
-        window.add(record.at, record.bytes);
+        let mut window = Window::new(rule.over());
+        window.add(record.at, growth);
         self.contributors.push(Contributor {
             holder: record.holder,
             process: record.process.clone(),
@@ -307,12 +315,15 @@ impl Group {
 
     /// The window's sum, at most the asset's size where that is known.
     fn bound(&mut self, now: BootNs) -> u64 {
-        let sum = self.window.sum(now);
+        let sum = self.window.sum(now).max(self.largest);
         if self.asset.bytes == 0 { sum } else { sum.min(self.asset.bytes) }
     }
 
     fn contributors(&mut self, now: BootNs) -> Contributors {
-        self.contributors.retain_mut(|known| known.window.sum(now) > 0);
+        self.contributors.retain_mut(|known| {
+            known.window.sum(now);
+            !known.window.is_empty()
+        });
         let mut top: Vec<_> = self
             .contributors
             .iter_mut()

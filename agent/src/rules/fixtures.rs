@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{RuleSet, field::Draft};
 use crate::{
-    event::{BootNs, Control, HolderId, Record, RecordKind, Sink, SinkKind},
+    event::{Act, BootNs, Control, HolderId, Record, RecordKind, Sink, SinkKind},
     yaml::render,
 };
 
@@ -51,8 +51,8 @@ pub(super) fn record(kind: RecordKind, write: impl FnOnce(&mut Draft)) -> Record
         process: Arc::new(draft.process),
         sink,
         bytes: 1,
-        act: None,
-        victim: None,
+        act: draft.act.map(|kind| Act { kind, victim: None, target: draft.act_target }),
+        victim: draft.victim.map(Arc::new),
         listed: draft.listed,
         lineage: Arc::new(Vec::new()),
     }

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use regex::RegexSetBuilder;
 
 use super::{
-    field::{FIELDS, Field, FieldType, find},
+    field::{Field, FieldType, find},
     matcher::{Condition, Matcher, Test},
+    table::FIELDS,
 };
 use crate::{
     event::RecordKind,
@@ -114,7 +115,7 @@ impl<'n> MatchReader<'_, 'n> {
             return None;
         };
         if !field.on.contains(&self.on) {
-            let message = format!("events of kind `{}` have no `{name}`", super::kind_word(self.on));
+            let message = format!("events of kind `{}` have no `{name}`", self.on.as_str());
             self.check.error(at, message, "remove it or change `on`");
             return None;
         }

@@ -13,20 +13,13 @@ mod matcher;
 mod parse;
 mod rule;
 mod set;
+mod table;
 mod testing;
 mod window;
 
 pub use engine::{Contributors, Engine, Match, Resolved};
-pub use field::{FIELDS, Field, FieldType, FieldValue};
+pub use field::{Field, FieldType, FieldValue};
 pub use rule::{Mode, Rule, RuleFacts, Severity, Status};
 pub use set::RuleSet;
+pub use table::FIELDS;
 pub use testing::{TestOutcome, run_tests};
-
-use crate::event::RecordKind;
-
-/// The words of `on:`.
-const KINDS: [(&str, RecordKind); 2] = [("flow", RecordKind::Flow), ("take", RecordKind::Take)];
-
-fn kind_word(kind: RecordKind) -> &'static str {
-    KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word)
-}

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    KINDS,
     field::Field,
     match_parse::{Lists, MatchReader, Purpose},
     rule::{Aggregate, Mode, Rule, RuleFacts, Severity, Status, Tier},
@@ -121,7 +120,9 @@ fn rule<'n>(check: &mut Check, lists: &Lists<'n>, node: &'n Node) -> Option<Rule
     let mut fields = check.fields(node, "the rule")?;
     let span = fields.get("id").map_or_else(|| fields.span(), |node| node.span);
     let facts = facts(check, &mut fields);
-    let on = fields.need(check, "on").and_then(|node| check.choice(node, "`on`", &KINDS));
+    let on = fields
+        .need(check, "on")
+        .and_then(|node| check.choice(node, "`on`", &RecordKind::ALL.map(|kind| (kind.as_str(), kind))));
     // The rest is checked even when `on` is wrong, as far as it can be.
     let mut reader = MatchReader { check, lists, on: on.unwrap_or(RecordKind::Flow) };
     let matcher = match fields.need(reader.check, "match") {
@@ -134,14 +135,19 @@ fn rule<'n>(check: &mut Check, lists: &Lists<'n>, node: &'n Node) -> Option<Rule
     };
     fields.not_built(reader.check, "budgets", "write `aggregate` with a window of at most 24h");
     fields.not_built(reader.check, "sequence", "write `aggregate`");
-    let aggregate = match fields.need(reader.check, "aggregate") {
-        Some(node) if on.is_some() => aggregate(&mut reader, node),
+    // Without one the rule fires at once.
+    let aggregate_node = fields.get("aggregate");
+    let aggregate = match aggregate_node {
+        Some(node) if on.is_some() => aggregate(&mut reader, node).map(Some),
+        Some(_) => None,
+        None => Some(None),
+    };
+    let group_by = match fields.need(reader.check, "group_by") {
+        Some(node) if on.is_some() => {
+            group_by(&mut reader, node, aggregate.as_ref().and_then(Option::as_ref))
+        }
         _ => None,
     };
-    let group_by = fields.need(reader.check, "group_by");
-    if let (Some(node), Some(aggregate)) = (group_by, &aggregate) {
-        check_group_by(&mut reader, node, aggregate);
-    }
     let tests_node = fields.get("tests");
     let tests = match tests_node {
         Some(node) => testing::read(reader.check, node),
@@ -158,6 +164,7 @@ fn rule<'n>(check: &mut Check, lists: &Lists<'n>, node: &'n Node) -> Option<Rule
         matcher: matcher?,
         shadow_if,
         aggregate: aggregate?,
+        group_by: group_by?,
         tests,
         source: check.source().clone(),
         span,
@@ -253,17 +260,24 @@ fn tags(check: &mut Check, node: &Node) -> Option<Vec<String>> {
 
 fn aggregate<'n>(reader: &mut MatchReader<'_, 'n>, node: &'n Node) -> Option<Aggregate> {
     let mut fields = reader.check.fields(node, "`aggregate`")?;
-    let (sum, wrong) = match reader.on {
-        RecordKind::Flow => ("bound", "taken"),
-        RecordKind::Take => ("taken", "bound"),
-        RecordKind::Act | RecordKind::Egress => ("bytes", "bound"),
+    let sum = match reader.on {
+        RecordKind::Flow => "bound",
+        RecordKind::Take => "taken",
+        RecordKind::Egress => "bytes",
+        RecordKind::Act => {
+            let message = "events of kind `act` have no bytes to sum";
+            reader.check.error(node.span, message, "remove `aggregate`: the rule then fires at once");
+            return None;
+        }
     };
     fields.not_built(reader.check, "count", "write `sum`");
     fields.not_built(reader.check, "distinct", "write `sum`");
+    let sums = ["bound", "taken", "bytes"].map(|word| (word, word == sum));
     if let Some(node) = fields.need(reader.check, "sum")
-        && reader.check.choice(node, "`sum`", &[(sum, true), (wrong, false)]) == Some(false)
+        && reader.check.choice(node, "`sum`", &sums) == Some(false)
     {
-        let message = format!("events of kind `{}` have no `{wrong}`", super::kind_word(reader.on));
+        let wrong = reader.check.text(node, "`sum`").unwrap_or_default();
+        let message = format!("events of kind `{}` have no `{wrong}`", reader.on.as_str());
         reader.check.error(node.span, message, format!("write `{sum}`"));
     }
     let by = match fields.need(reader.check, "by") {
@@ -320,18 +334,24 @@ fn field_list<'n>(
 
 /// The identity of an alert is the group of its sum. Another one would make one alert out of several sums, and then no
 /// number in it would be exact.
-fn check_group_by<'n>(reader: &mut MatchReader<'_, 'n>, node: &'n Node, aggregate: &Aggregate) {
-    let Some(list) = field_list(reader, node, "`group_by`") else { return };
+fn group_by<'n>(
+    reader: &mut MatchReader<'_, 'n>,
+    node: &'n Node,
+    aggregate: Option<&Aggregate>,
+) -> Option<Vec<&'static Field>> {
+    let list = field_list(reader, node, "`group_by`")?;
     let names = |fields: &[&'static Field]| -> Vec<&'static str> {
         let mut names: Vec<_> = fields.iter().map(|field| field.name).collect();
         names.sort_unstable();
         names
     };
+    let Some(aggregate) = aggregate else { return Some(list) };
     if names(&list) != names(&aggregate.by) {
         let by: Vec<&str> = aggregate.by.iter().map(|field| field.name).collect();
         let message = "a `group_by` that differs from the aggregate's `by` is not built yet";
         reader.check.error(node.span, message, format!("write `[{}]`", by.join(", ")));
     }
+    Some(aggregate.by.clone())
 }
 
 fn tiers(check: &mut Check, node: &Node) -> Option<Vec<Tier>> {

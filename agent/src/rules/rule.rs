@@ -127,14 +127,36 @@ pub struct Rule {
     pub(crate) matcher: Matcher,
     /// While this holds, the rule's matches are shadow.
     pub(crate) shadow_if: Option<Matcher>,
-    pub(crate) aggregate: Aggregate,
+    /// `None` for a rule that fires at once.
+    pub(crate) aggregate: Option<Aggregate>,
+    /// The alert's identity.
+    pub(crate) group_by: Vec<&'static Field>,
     pub(crate) tests: Vec<RuleTest>,
     /// Where its id stands.
     pub(crate) source: Arc<Source>,
     pub(crate) span: Span,
 }
 
+/// How long a rule without an aggregate keeps a finding open that nothing adds to, unless it has a `suppress`.
+const AT_ONCE_OVER: Duration = Duration::from_secs(600);
+
 impl Rule {
+    /// The length of its window.
+    pub(crate) fn over(&self) -> Duration {
+        match &self.aggregate {
+            Some(aggregate) => aggregate.over,
+            None => self.facts.suppress.unwrap_or(AT_ONCE_OVER),
+        }
+    }
+
+    /// The severity that a group with this sum has reached, while anything is in its window.
+    pub(crate) fn severity(&self, sum: u64, asset: &Asset) -> Option<Severity> {
+        match &self.aggregate {
+            Some(aggregate) => aggregate.severity(sum, asset),
+            None => Some(self.facts.severity),
+        }
+    }
+
     /// What a match of this record would be: alert or shadow.
     pub(crate) fn mode_of(&self, record: &Record) -> Mode {
         match &self.shadow_if {
@@ -147,7 +169,7 @@ impl Rule {
 /// A sum of bytes per group over a sliding window, and the lines that it can cross.
 #[derive(Debug)]
 pub(crate) struct Aggregate {
-    /// One sum for each combination of these; also the alert's identity.
+    /// One sum for each combination of these.
     pub(crate) by: Vec<&'static Field>,
     pub(crate) over: Duration,
     /// At least one, severities rising.

@@ -178,6 +178,71 @@ mod tests {
         }
     }
 
+    /// Rules for acts and for what the host sent, with tests that fire and tests that stay silent.
+    #[test]
+    fn rules_without_bytes() {
+        let text = r#"
+schema: 1
+pack: test
+rules:
+  - id: TEST-0006
+    revision: 1
+    title: Somebody reached into a holder
+    severity: high
+    status: stable
+    mode: alert
+    owner: soc
+    runbook: none
+    on: act
+    match: {act.class: reach, victim.user.id|not: 0}
+    group_by: [asset.name, act.kind, process.executable, victim.executable]
+    tests:
+      - name: each identity fires once
+        events:
+          - {at: 0s, act: {kind: ptrace}, asset: {name: llm, bytes: 141GB}, process: {executable: /usr/bin/gdb}, victim: {executable: /usr/bin/vllm, user: {id: 7}}, taken: 2GiB}
+          - {at: 1s, act: {kind: ptrace}, asset: {name: llm, bytes: 141GB}, process: {executable: /usr/bin/gdb}, victim: {executable: /usr/bin/vllm, user.id: 7}, taken: 2GiB}
+          - {at: 2s, act: {kind: proc_mem}, asset: {name: llm, bytes: 141GB}, process: {executable: /usr/bin/gdb}, victim: {executable: /usr/bin/vllm}}
+        expect: [{rule: TEST-0006, severity: high, count: 1, between: [0s, 0s]}]
+      - name: a victim that is not known still fires
+        events: [{at: 0s, act: {kind: core_dump}, asset: {name: llm, bytes: 141GB}}]
+        expect: [{rule: TEST-0006, severity: high}]
+      - name: another class is silent, and so is a flow
+        events:
+          - {at: 0s, act: {kind: lost, target: ringbuf}}
+          - {at: 0s, bound: 2GiB, asset: {name: llm, bytes: 141GB}}
+        expect: []
+  - id: TEST-0009
+    revision: 1
+    title: The host sent a lot
+    severity: high
+    status: stable
+    mode: alert
+    owner: soc
+    runbook: none
+    on: egress
+    match: {sink.control|not: controlled, sink.address|not_cidr: 10.0.0.0/8}
+    aggregate: {sum: bytes, by: [asset.name], over: 1h, tiers: [{gte_share: 0.01, floor: 1GiB, severity: high}]}
+    group_by: [asset.name]
+    tests:
+      - name: two peers add up
+        events:
+          - {at: 0s, egress: 700MB, asset: {name: llm, bytes: 141GB}, sink: {peer: 203.0.113.9}}
+          - {at: 1s, egress: 800MB, asset: {name: llm, bytes: 141GB}, sink: {peer: "2001:db8::1"}}
+        expect: [{rule: TEST-0009, severity: high, between: [1s, 1s]}]
+      - name: inside is silent
+        events:
+          - {at: 0s, egress: 2GiB, asset: {name: llm, bytes: 141GB}, sink: {peer: 10.1.2.3}}
+          - {at: 0s, egress: 2GiB, asset: {name: llm, bytes: 141GB}, sink: {control: controlled, peer: 203.0.113.9}}
+        expect: []
+"#;
+        let set = RuleSet::parse(&[("test.yaml".into(), text.to_owned())])
+            .unwrap_or_else(|faults| panic!("{}", render(&faults, false)));
+        let outcomes = run_tests(&set);
+        assert_eq!(outcomes.len(), 5);
+        let failures: Vec<Diagnostic> = outcomes.into_iter().filter_map(|outcome| outcome.failure).collect();
+        assert!(failures.is_empty(), "{}", render(&failures, false));
+    }
+
     #[test]
     fn the_digest_is_of_the_rules_and_not_of_their_place() {
         let text = std::fs::read_to_string("../rules/core.yaml").expect("the built-in rules");

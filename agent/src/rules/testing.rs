@@ -19,7 +19,7 @@ use super::{
     rule::{Mode, Rule, Severity},
 };
 use crate::{
-    event::{BootNs, HolderId, Record, RecordKind, Sink},
+    event::{Act, Asset, BootNs, Control, HolderId, Process, Record, RecordKind, Sink, SinkKind},
     yaml::{Check, Diagnostic, Entry, Fields, Node, Span, Value, format_duration, suggest},
 };
 
@@ -211,27 +211,16 @@ fn repeat(check: &mut Check, node: &Node) -> Option<Repeated> {
     Some(Repeated { every: every?, times: times?, ..record? })
 }
 
-/// `{at, bound | taken, asset: {…}, sink: {…}, process: {…}, …}`: the parts are the fields of the table, nested at
-/// their dots.
+/// `{at, bound | taken | egress | act: {…}, asset: {…}, sink: {…}, process: {…}, …}`: the parts are the fields of the
+/// table, nested at their dots.
 fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
     let mut fields = check.fields(node, "the event")?;
     let at = if has_time { need_time(check, &mut fields) } else { Some(Duration::ZERO) };
-    let bound = fields.get("bound").map(|node| (RecordKind::Flow, check.size(node, "`bound`")));
-    let taken = fields.get("taken").map(|node| (RecordKind::Take, check.size(node, "`taken`")));
-    let (kind, bytes) = match (bound, taken) {
-        (Some((kind, bytes)), None) | (None, Some((kind, bytes))) => (kind, bytes?),
-        _ => {
-            check.error(
-                node.span,
-                "the event has not one amount",
-                "write `bound` for a flow or `taken` for a take",
-            );
-            return None;
-        }
-    };
+    let (kind, bytes) = kind_and_bytes(check, node, &mut fields)?;
     let mut draft = Draft::new();
     let mut is_right = true;
-    for part in ["asset", "sink", "process", "user", "cgroup", "container", "service"] {
+    let parts = ["asset", "sink", "process", "user", "cgroup", "container", "service", "act", "victim"];
+    for part in parts {
         if let Some(node) = fields.get(part) {
             is_right &= event_part(check, node, part, kind, &mut draft);
         }
@@ -240,16 +229,34 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
     if !is_right {
         return None;
     }
-    if draft.asset.name.is_empty() || draft.asset.bytes == 0 {
-        check.error(
-            node.span,
-            "the event has no `asset.name` or no `asset.bytes`",
-            "add both: a share needs the size",
-        );
+    let has_no_asset = draft.asset.name.is_empty() && draft.asset.bytes == 0;
+    if kind == RecordKind::Act && has_no_asset {
+        draft.asset = Asset::host();
+    } else if draft.asset.name.is_empty() || draft.asset.bytes == 0 {
+        let help = "add both: a share needs the size";
+        check.error(node.span, "the event has no `asset.name` or no `asset.bytes`", help);
         return None;
     }
+    let act = match (kind, draft.act) {
+        (RecordKind::Act, Some(kind)) => Some(Act {
+            kind,
+            victim: draft.victim.as_ref().map(|victim| holder(victim.pid)),
+            target: draft.act_target,
+        }),
+        (RecordKind::Act, None) => {
+            check.error(node.span, "the event's act has no `kind`", "add it, such as `act: {kind: ptrace}`");
+            return None;
+        }
+        _ => None,
+    };
     let sink = match (draft.sink_kind, draft.sink_control) {
         (Some(kind), Some(control)) => Some(Arc::new(Sink { kind, control, ..draft.sink })),
+        // What the host sends goes to peers; control is the only thing that can differ.
+        (None, control) if kind == RecordKind::Egress => Some(Arc::new(Sink {
+            kind: SinkKind::Peer,
+            control: control.unwrap_or(Control::Uncontrolled),
+            ..draft.sink
+        })),
         // A flow whose sink was not resolved: every field of it is absent.
         (None, None) if draft.sink == Draft::new().sink => None,
         _ => {
@@ -257,6 +264,7 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
             return None;
         }
     };
+    let process = if kind == RecordKind::Egress { Process::host() } else { draft.process };
     Some(Repeated {
         at: at?,
         every: Duration::ZERO,
@@ -265,16 +273,45 @@ fn event(check: &mut Check, node: &Node, has_time: bool) -> Option<Repeated> {
             kind,
             at: BootNs(0),
             asset: Arc::new(draft.asset),
-            holder: HolderId { tgid: draft.process.pid, exec: 0, start: BootNs(0) },
-            process: Arc::new(draft.process),
+            holder: holder(process.pid),
+            process: Arc::new(process),
             sink,
             bytes,
-            act: None,
-            victim: None,
+            act,
+            victim: draft.victim.map(Arc::new),
             listed: draft.listed,
             lineage: Arc::new(Vec::new()),
         },
     })
+}
+
+const fn holder(tgid: u32) -> HolderId {
+    HolderId { tgid, exec: 0, start: BootNs(0) }
+}
+
+/// The key with the amount says what kind of event it is. An act has none of its own: `taken` is there what the process
+/// that was reached into had taken.
+fn kind_and_bytes(check: &mut Check, node: &Node, fields: &mut Fields<'_>) -> Option<(RecordKind, u64)> {
+    let is_act = fields.get("act").is_some();
+    let mut amounts = Vec::new();
+    for (key, what, kind) in [
+        ("bound", "`bound`", RecordKind::Flow),
+        ("taken", "`taken`", if is_act { RecordKind::Act } else { RecordKind::Take }),
+        ("egress", "`egress`", RecordKind::Egress),
+    ] {
+        if let Some(node) = fields.get(key) {
+            amounts.push((kind, check.size(node, what)));
+        }
+    }
+    match (amounts.as_slice(), is_act) {
+        ([(kind, bytes)], false) | ([(kind @ RecordKind::Act, bytes)], true) => Some((*kind, (*bytes)?)),
+        ([], true) => Some((RecordKind::Act, 0)),
+        _ => {
+            let help = "write `bound` for a flow, `taken` for a take, `egress` for what the host sent, or `act: {kind: …}`";
+            check.error(node.span, "the event has not one amount", help);
+            None
+        }
+    }
 }
 
 fn need_time(check: &mut Check, fields: &mut Fields<'_>) -> Option<Duration> {
@@ -301,15 +338,20 @@ fn event_field(
     draft: &mut Draft,
 ) -> Option<()> {
     let name = format!("{part}.{}", entry.key);
+    if let Value::Map(_) = &entry.value.value
+        && super::table::FIELDS.iter().any(|field| is_below(field.name, &name))
+    {
+        return event_part(check, &entry.value, &name, kind, draft).then_some(());
+    }
     let Some((field, set)) = find(&name).and_then(|field| Some((field, field.set?))) else {
-        let of_part = super::FIELDS.iter().filter(|field| field.set.is_some());
+        let of_part = super::table::FIELDS.iter().filter(|field| field.set.is_some());
         let known: Vec<&str> =
             of_part.filter_map(|field| field.name.strip_prefix(part)?.strip_prefix('.')).collect();
         check.error(entry.key_span, format!("an event has no `{name}`"), suggest(&entry.key, &known));
         return None;
     };
     if !field.on.contains(&kind) {
-        let message = format!("events of kind `{}` have no `{name}`", super::kind_word(kind));
+        let message = format!("events of kind `{}` have no `{name}`", kind.as_str());
         check.error(entry.key_span, message, "remove it");
         return None;
     }
@@ -326,6 +368,11 @@ fn event_field(
         .map(|value| set(draft, value))
         .map_err(|(message, help)| check.error(entry.value.span, message, help))
         .ok()
+}
+
+/// Whether `name` is `part` and more, such as `victim.user.id` of `victim.user`.
+fn is_below(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn expected(check: &mut Check, node: &Node) -> Option<Expected> {
