@@ -14,7 +14,10 @@ use tests::lab::{
     volume::Volume,
 };
 
-use crate::world::{ALERT_WITHIN, ASSET, MARKER, Scene};
+use crate::{
+    score,
+    world::{ALERT_WITHIN, ASSET, MARKER, Scene},
+};
 
 /// What the configuration leaves at its default.
 const PROPAGATION_FLOOR: u64 = 64 * KIB;
@@ -181,6 +184,15 @@ impl Expected {
             }
     }
 
+    /// For the score: the finding that is this one, if any.
+    fn score(&self, alerts: &[Alert]) {
+        let first = alerts.iter().find(|alert| alert.alarms() && self.concerns(alert));
+        let lines: Vec<&Alert> = first.map_or_else(Vec::new, |first| {
+            alerts.iter().filter(|alert| alert.uid() == first.uid()).collect()
+        });
+        score::note(self.rule, self.bound, &lines);
+    }
+
     fn compare(&self, alert: &Alert, faults: &mut Vec<String>) {
         let mut check = |what: &str, got: &dyn std::fmt::Debug, wanted: &dyn std::fmt::Debug, same: bool| {
             if !same {
@@ -280,6 +292,7 @@ impl Scene<'_> {
         let mut rest: Vec<Alert> =
             findings(&alerts).into_iter().filter(|alert| alert.alarms() && alert.asset() != MARKER).collect();
         for one in expected {
+            one.score(&alerts);
             match rest.iter().position(|alert| one.concerns(alert)) {
                 Some(at) => one.compare(&rest.remove(at), &mut faults),
                 None => faults.push(format!("{} for asset {} was not raised", one.rule, one.asset)),

@@ -9,6 +9,7 @@ mod expect;
 mod lab_checks;
 mod life;
 mod moves;
+mod score;
 mod techniques;
 mod work;
 mod world;
@@ -152,10 +153,11 @@ fn run(options: &Options) -> Result<ExitCode> {
             Some(world) => one(test, world),
             None => (Outcome::Skipped, "needs root".to_owned()),
         };
+        let findings = score::take();
         let seconds = start.elapsed().as_secs_f64();
         println!("{} {name} ({seconds:.1} s){}", outcome.word(colour), after(&reason));
         if let Some(report) = &mut report {
-            let line = json!({"name": name, "outcome": outcome.word(false).trim(), "reason": reason, "seconds": seconds});
+            let line = json!({"name": name, "outcome": outcome.word(false).trim(), "reason": reason, "seconds": seconds, "findings": findings});
             writeln!(report, "{line}").context("cannot write the report")?;
         }
         if outcome == Outcome::Skipped {

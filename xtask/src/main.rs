@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod demo;
 mod libtest;
+mod score;
 mod setup;
 mod shell;
 mod test;
@@ -52,6 +53,9 @@ enum Chore {
     /// Set up, build, then weigh thefts on scratch volumes and show the alerts as they arrive (as root)
     #[command(after_help = "Example: sudo -E cargo xtask demo")]
     Demo,
+    /// Stage every technique and every look-alike that this machine can, and write docs/coverage.md (as root)
+    #[command(after_help = "Example: sudo -E cargo xtask score")]
+    Score(score::Args),
     /// What the agent costs: with and without it, in interleaved rounds (as root)
     #[command(after_help = "Example: sudo -E cargo xtask bench --quick -o json")]
     Bench(bench::Args),
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Chore::Check => check::run(),
         Chore::Test(args) => test::run(&args),
         Chore::Demo => demo::run(),
+        Chore::Score(args) => score::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::BtfFixture(args) => btf_fixture::run(&args),
     };

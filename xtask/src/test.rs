@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
@@ -135,8 +135,16 @@ fn kernel_refusal() -> Option<String> {
     None
 }
 
-/// The live tests. Their runner knows what cannot run here and why, root or not.
-fn end_to_end(binary: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+/// What a run of the live tests left.
+pub(crate) struct Live {
+    succeeded: bool,
+    path: PathBuf,
+    /// One JSON object per test; `None` when the runner wrote none.
+    pub(crate) report: Option<String>,
+}
+
+/// Runs the live tests whose name contains one of the filters, or all.
+pub(crate) fn live(binary: &Path, filters: &[&str]) -> Result<Live> {
     let report = shell::target_dir()?.join("e2e-report.ndjson");
     // The report of an earlier run must never count.
     if let Err(error) = fs::remove_file(&report) {
@@ -144,15 +152,19 @@ fn end_to_end(binary: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<
     }
     let mut command = shell::cargo();
     command.args(["run", "--release", "--locked", "--quiet", "-p", "tests", "--bin", "e2e", "--"]);
-    command.arg("--agent").arg(binary).arg("--report").arg(&report).args(filter);
+    command.arg("--agent").arg(binary).arg("--report").arg(&report).args(filters);
     let succeeded = shell::aloud(command)?;
-    let counted = match fs::read_to_string(&report) {
-        Ok(text) => read_report(&text).with_context(|| format!("cannot use {}", report.display()))?,
-        Err(_) => {
-            Tally { failed: vec!["the end-to-end runner left no report".to_owned()], ..Tally::default() }
-        }
+    Ok(Live { succeeded, report: fs::read_to_string(&report).ok(), path: report })
+}
+
+/// The live tests. Their runner knows what cannot run here and why, root or not.
+fn end_to_end(binary: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let live = live(binary, filter.as_slice())?;
+    let counted = match &live.report {
+        Some(text) => read_report(text).with_context(|| format!("cannot use {}", live.path.display()))?,
+        None => Tally { failed: vec!["the end-to-end runner left no report".to_owned()], ..Tally::default() },
     };
-    if !succeeded && counted.failed.is_empty() {
+    if !live.succeeded && counted.failed.is_empty() {
         tally.failed.push("the end-to-end runner itself".to_owned());
     }
     add(tally, counted);
