@@ -11,6 +11,7 @@ pub mod host;
 pub mod ledger;
 pub mod metrics;
 pub mod pipeline;
+pub mod recording;
 pub mod rules;
 pub mod sensor;
 pub mod sinks;

@@ -3,11 +3,13 @@
 mod check;
 mod doctor;
 mod inventory;
+mod recording;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,6 +21,7 @@ use crate::{
 
 /// Exit codes, stable.
 const OK: u8 = 0;
+const FOUND: u8 = 1;
 const INVALID: u8 = 3;
 const UNFIT: u8 = 4;
 const INTERNAL: u8 = 70;
@@ -76,6 +79,38 @@ enum Command {
         #[arg(short, long, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Write down what the ledger is told on this host, to judge rules by later; raises nothing, and may run beside the agent.
+    #[command(
+        after_help = "Example: weighbridge record --config agent.yaml --for 1h --hide-names monday.wbrec"
+    )]
+    Record {
+        /// The configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Replace paths, command lines, cgroups and units by keyed hashes.
+        #[arg(long)]
+        hide_names: bool,
+        /// Stop after this long (90s, 15m, 8h, 2d); without it at SIGTERM or SIGINT.
+        #[arg(long = "for", value_name = "TIME", value_parser = yaml::parse_duration)]
+        length: Option<Duration>,
+        /// The recording; must not be there yet.
+        file: PathBuf,
+    },
+    /// Put a recording through rules, with the recording's own clock; no rights are needed. Ends with 1 when the recording is
+    /// damaged, or when anything differs from --baseline.
+    #[command(
+        after_help = "Example: weighbridge replay monday.wbrec --rules rules/ --baseline /usr/share/weighbridge/rules"
+    )]
+    Replay {
+        /// Files or folders of rules.
+        #[arg(short, long, required = true, num_args = 1..)]
+        rules: Vec<PathBuf>,
+        /// Files or folders of the rules before a change: only what appears, vanishes or changes is shown.
+        #[arg(short, long, num_args = 1..)]
+        baseline: Vec<PathBuf>,
+        /// The recording.
+        file: PathBuf,
+    },
     /// The child of the self-test: moves a file into another and into a socket.
     #[command(hide = true)]
     Canary { path: PathBuf, copy: PathBuf },
@@ -94,6 +129,12 @@ pub fn main() -> ExitCode {
             doctor::doctor(cli.output, colour)
         }
         Command::Inventory { config } => inventory::inventory(config, cli.output),
+        Command::Record { config, hide_names, length, file } => {
+            recording::record(config, file.clone(), *hide_names, *length, cli.output)
+        }
+        Command::Replay { rules, baseline, file } => {
+            recording::replay_file(file, rules, baseline, cli.output, colour)
+        }
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };
     ExitCode::from(code)
@@ -101,7 +142,7 @@ pub fn main() -> ExitCode {
 
 fn agent(config: &Path, show_alerts: bool, output: Output) -> u8 {
     log();
-    let options = Options { show_alerts: show_alerts || io::stderr().is_terminal() };
+    let options = Options { show_alerts: show_alerts || io::stderr().is_terminal(), ..Options::default() };
     let ran = doctor::rights().and_then(|()| prepare(config)).and_then(|prepared| run(prepared, options));
     match ran {
         Ok(()) => OK,

@@ -6,13 +6,15 @@
 mod destinations;
 mod identities;
 mod prepare;
+mod recorder;
 mod run;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use self::{destinations::Destinations, identities::Identities};
+use self::{destinations::Destinations, identities::Identities, recorder::Recorder};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},
+    recorder::RecordTo,
     run::{Options, run},
 };
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
     ledger::Ledger,
     metrics::{Metrics, Outcome},
+    recording::RecordingError,
     rules::{Engine, Match, Mode, Resolved},
     sensor::Reading,
     sinks::Sinks,
@@ -40,6 +43,7 @@ pub struct Pipeline {
     protected: HashSet<ObjectId>,
     records: Vec<Record>,
     matches: Vec<Match>,
+    recorder: Option<Recorder>,
 }
 
 impl Pipeline {
@@ -149,6 +153,9 @@ impl Pipeline {
     }
 
     fn apply(&mut self, event: Event, now: BootNs) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.write(now, &event);
+        }
         let mut records = std::mem::take(&mut self.records);
         self.ledger.apply(event, &mut records);
         for record in records.drain(..) {
@@ -190,6 +197,11 @@ impl Pipeline {
         self.metrics.set_active(&self.alerts.active());
         self.metrics.set_sequence(self.alerts.head().seq);
         self.metrics.set_sinks(&self.sinks.counts());
+    }
+
+    /// Why the recording could not be written, once.
+    pub(crate) fn recording_failed(&mut self) -> Option<RecordingError> {
+        self.recorder.as_mut().and_then(Recorder::failed)
     }
 
     /// Mounts changed: what is controlled may have.

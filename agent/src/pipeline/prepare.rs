@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -66,6 +67,16 @@ pub struct Prepared {
     pub registry: Registry,
     /// What the operator should know; nothing that stops the agent.
     pub warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// Raises nothing, listens nowhere that is known, and keeps its state apart from that of an agent that runs.
+    pub fn for_recording(&mut self) {
+        self.config.sinks.clear();
+        self.config.state_dir.push("recording");
+        self.config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        self.config.pin = false;
+    }
 }
 
 /// Reads and checks everything that `run` needs, and starts nothing. Says all that is wrong at once.

@@ -21,7 +21,10 @@ use tokio::{
     time,
 };
 
-use super::{Failure, Pipeline, Prepared, Unfit, destinations::Destinations, identities::Identities};
+use super::{
+    Failure, Pipeline, Prepared, RecordTo, Unfit, destinations::Destinations, identities::Identities,
+    recorder::Recorder,
+};
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
@@ -61,10 +64,12 @@ const CARRIERS_LATE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the command line adds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Show alerts on standard error too, when it is a terminal.
     pub show_alerts: bool,
+    /// Write down what the ledger is told.
+    pub record: Option<RecordTo>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -122,6 +127,7 @@ impl Agent {
         let readiness = Readiness::new("the sensor starts");
         let address = listener.address();
         let server = tokio::spawn(listener.serve(Arc::clone(&metrics), readiness.clone()));
+        let length = options.record.as_ref().and_then(|record| record.length);
         let mut agent = Self::start(prepared, state, metrics, options)?;
         readiness.set_ready();
         tracing::info!(%address, assets = agent.config.assets.len(), files = agent.registry.files().len(), "weighing");
@@ -138,6 +144,7 @@ impl Agent {
             ended = agent.weigh(&facts) => ended,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
+            () = over(length) => Ok(()),
             ended = server => match ended {
                 Ok(Ok(never)) => match never {},
                 Ok(Err(error)) => Err(Unfit::System("serve /metrics", error).into()),
@@ -192,6 +199,7 @@ impl Agent {
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),
+            recorder: options.record.map(|to| Recorder::start(to, config.propagation_floor)).transpose()?,
         };
         let now = now();
         pipeline.assets(&registry.assets(&config), now);
@@ -310,7 +318,10 @@ impl Agent {
             self.pipeline.mounts_changed(now());
         }
         self.pipeline.tick(now());
-        Ok(())
+        match self.pipeline.recording_failed() {
+            Some(error) => Err(anyhow::Error::from(error).into()),
+            None => Ok(()),
+        }
     }
 
     /// Follows files that came, went, grew or were replaced.
@@ -370,6 +381,14 @@ impl Agent {
         if left != 0 {
             tracing::error!(left, "alerts could not be delivered before the end");
         }
+    }
+}
+
+/// Ends when a recording is as long as it was asked to be.
+async fn over(length: Option<Duration>) {
+    match length {
+        Some(length) => time::sleep(length).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,379 @@
+//! One statement to the ledger as bytes: the same as [`Event`], in types whose form only changes with the format's number.
+//!
+//! Kept apart from `event` on purpose: a field that is added there must not silently change what old recordings mean. This
+//! file must not know how statements lie in a file.
+
+use std::{net::IpAddr, sync::Arc};
+
+use agent_ebpf as abi;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{
+    ACTS, Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId,
+    Loss, ObjectId, Process, Proto, Sink, SinkKey, SinkKind, Source,
+};
+
+/// What the first block of a recording says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Of the agent that wrote it.
+    pub agent: String,
+    pub host: String,
+    pub kernel: String,
+    pub sensor: String,
+    /// Milliseconds since 1970 at boot; wall = boot + time of a statement.
+    pub boot_wall_ms: i64,
+    /// Bytes, as configured.
+    pub propagation_floor: u64,
+    /// Whether paths, command lines and names were replaced by hashes.
+    pub hidden: bool,
+}
+
+/// What the ledger was told, and when, ns since boot.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    pub at: BootNs,
+    pub event: Event,
+}
+
+type Holder = (u32, u32, u64);
+type Object = (u32, u64, u32);
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Entry {
+    at: u64,
+    event: Said,
+}
+
+/// New kinds go to the end.
+#[derive(Serialize, Deserialize)]
+enum Said {
+    Process(Holder, Box<Who>),
+    Sink(Key, Where),
+    Asset { id: u8, name: String, associated: bool, bytes: u64, has_readers: bool },
+    Take { holder: Holder, source: Origin, bytes: u64, listed: u64, at: u64 },
+    Flow { holder: Holder, sink: Key, assets: u64, bytes: u64, at: u64 },
+    Exit { holder: Holder, at: u64 },
+    Loss(Vec<(String, u64)>),
+    Act { holder: Holder, kind: String, victim: Option<Holder>, target: Option<String>, assets: u64, at: u64 },
+    Egress { peer: IpAddr, control: u8, bytes: u64, at: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Origin {
+    Asset(u8),
+    Carrier(Object),
+    Parent(Holder),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Key {
+    File(Object),
+    Block(u32),
+    Char(u32),
+    Terminal(u32),
+    Peer(IpAddr, u16, u16),
+    Process(Object),
+    Unmetered,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Where {
+    kind: u8,
+    control: u8,
+    path: Option<String>,
+    device: Option<String>,
+    fstype: Option<String>,
+    mount: Option<String>,
+    removable: Option<bool>,
+    peer: Option<String>,
+    channel: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Who {
+    pid: u32,
+    start: u64,
+    exe: String,
+    exe_sha256: Option<String>,
+    cmdline: String,
+    uid: u32,
+    auid: Option<u32>,
+    cgroup: Option<String>,
+    container: Option<String>,
+    unit: Option<String>,
+    ancestry: Vec<(u32, String, String)>,
+}
+
+/// Protocols by number; [`Proto::Other`] is its own value above these.
+const PROTOS: [Proto; 8] = [
+    Proto::Tcp,
+    Proto::Udp,
+    Proto::Icmp,
+    Proto::Raw,
+    Proto::Sctp,
+    Proto::Vsock,
+    Proto::Packet,
+    Proto::Netlink,
+];
+/// First number of [`Proto::Other`].
+const OTHER: u16 = 0x100;
+
+impl Entry {
+    pub(super) fn of(at: BootNs, event: &Event) -> Self {
+        Self { at: at.0, event: Said::of(event) }
+    }
+
+    /// `None`: a number in it stands for nothing that this version knows.
+    pub(super) fn into_statement(self) -> Option<Statement> {
+        Some(Statement { at: BootNs(self.at), event: self.event.into_event()? })
+    }
+}
+
+impl Said {
+    fn of(event: &Event) -> Self {
+        match event {
+            Event::Process { holder, process } => {
+                Self::Process(from_holder(*holder), Box::new(Who::of(process)))
+            }
+            Event::Sink { key, sink } => Self::Sink(Key::of(*key), Where::of(sink)),
+            Event::Asset(asset) => Self::Asset {
+                id: asset.id.0,
+                name: asset.name.clone(),
+                associated: asset.kind == AssetKind::Associated,
+                bytes: asset.bytes,
+                has_readers: asset.has_readers,
+            },
+            Event::Take { holder, source, bytes, listed, at } => Self::Take {
+                holder: from_holder(*holder),
+                source: match source {
+                    Source::Asset(asset) => Origin::Asset(asset.0),
+                    Source::Carrier(object) => Origin::Carrier(from_object(*object)),
+                    Source::Parent(parent) => Origin::Parent(from_holder(*parent)),
+                },
+                bytes: *bytes,
+                listed: listed.0,
+                at: at.0,
+            },
+            Event::Flow { holder, sink, assets, bytes, at } => Self::Flow {
+                holder: from_holder(*holder),
+                sink: Key::of(*sink),
+                assets: assets.0,
+                bytes: *bytes,
+                at: at.0,
+            },
+            Event::Exit { holder, at } => Self::Exit { holder: from_holder(*holder), at: at.0 },
+            Event::Loss(loss) => {
+                Self::Loss(loss.iter().map(|(stage, count)| ((*stage).to_owned(), *count)).collect())
+            }
+            Event::Act { holder, act, assets, at } => Self::Act {
+                holder: from_holder(*holder),
+                kind: act.kind.as_str().to_owned(),
+                victim: act.victim.map(from_holder),
+                target: act.target.clone(),
+                assets: assets.0,
+                at: at.0,
+            },
+            Event::Egress { peer, control, bytes, at } => Self::Egress {
+                peer: *peer,
+                control: number_of(&Control::ALL, control),
+                bytes: *bytes,
+                at: at.0,
+            },
+        }
+    }
+
+    fn into_event(self) -> Option<Event> {
+        Some(match self {
+            Self::Process(holder, who) => {
+                Event::Process { holder: to_holder(holder), process: Arc::new(who.into_process()) }
+            }
+            Self::Sink(key, place) => {
+                Event::Sink { key: key.into_key()?, sink: Arc::new(place.into_sink()?) }
+            }
+            Self::Asset { id, name, associated, bytes, has_readers } => Event::Asset(Arc::new(Asset {
+                id: AssetId(id),
+                name,
+                kind: if associated { AssetKind::Associated } else { AssetKind::Weights },
+                bytes,
+                has_readers,
+            })),
+            Self::Take { holder, source, bytes, listed, at } => Event::Take {
+                holder: to_holder(holder),
+                source: match source {
+                    Origin::Asset(asset) => Source::Asset(AssetId(asset)),
+                    Origin::Carrier(object) => Source::Carrier(to_object(object)),
+                    Origin::Parent(parent) => Source::Parent(to_holder(parent)),
+                },
+                bytes,
+                listed: AssetSet(listed),
+                at: BootNs(at),
+            },
+            Self::Flow { holder, sink, assets, bytes, at } => Event::Flow {
+                holder: to_holder(holder),
+                sink: sink.into_key()?,
+                assets: AssetSet(assets),
+                bytes,
+                at: BootNs(at),
+            },
+            Self::Exit { holder, at } => Event::Exit { holder: to_holder(holder), at: BootNs(at) },
+            Self::Loss(stages) => Event::Loss(to_loss(stages)),
+            Self::Act { holder, kind, victim, target, assets, at } => Event::Act {
+                holder: to_holder(holder),
+                act: Act { kind: to_act(&kind)?, victim: victim.map(to_holder), target },
+                assets: AssetSet(assets),
+                at: BootNs(at),
+            },
+            Self::Egress { peer, control, bytes, at } => Event::Egress {
+                peer,
+                control: *Control::ALL.get(usize::from(control))?,
+                bytes,
+                at: BootNs(at),
+            },
+        })
+    }
+}
+
+impl Key {
+    fn of(key: SinkKey) -> Self {
+        match key {
+            SinkKey::File(object) => Self::File(from_object(object)),
+            SinkKey::BlockDevice(dev) => Self::Block(dev.0),
+            SinkKey::CharDevice(dev) => Self::Char(dev.0),
+            SinkKey::Terminal(dev) => Self::Terminal(dev.0),
+            SinkKey::Peer { ip, port, proto } => Self::Peer(ip, port, from_proto(proto)),
+            SinkKey::Process(object) => Self::Process(from_object(object)),
+            SinkKey::Unmetered => Self::Unmetered,
+        }
+    }
+
+    fn into_key(self) -> Option<SinkKey> {
+        Some(match self {
+            Self::File(object) => SinkKey::File(to_object(object)),
+            Self::Block(dev) => SinkKey::BlockDevice(Dev(dev)),
+            Self::Char(dev) => SinkKey::CharDevice(Dev(dev)),
+            Self::Terminal(dev) => SinkKey::Terminal(Dev(dev)),
+            Self::Peer(ip, port, proto) => SinkKey::Peer { ip, port, proto: to_proto(proto)? },
+            Self::Process(object) => SinkKey::Process(to_object(object)),
+            Self::Unmetered => SinkKey::Unmetered,
+        })
+    }
+}
+
+impl Where {
+    fn of(sink: &Sink) -> Self {
+        Self {
+            kind: number_of(&SinkKind::ALL, &sink.kind),
+            control: number_of(&Control::ALL, &sink.control),
+            path: sink.path.clone(),
+            device: sink.device.clone(),
+            fstype: sink.fstype.clone(),
+            mount: sink.mount.clone(),
+            removable: sink.removable,
+            peer: sink.peer.clone(),
+            channel: sink.channel.clone(),
+        }
+    }
+
+    fn into_sink(self) -> Option<Sink> {
+        Some(Sink {
+            kind: *SinkKind::ALL.get(usize::from(self.kind))?,
+            control: *Control::ALL.get(usize::from(self.control))?,
+            path: self.path,
+            device: self.device,
+            fstype: self.fstype,
+            mount: self.mount,
+            removable: self.removable,
+            peer: self.peer,
+            channel: self.channel,
+        })
+    }
+}
+
+impl Who {
+    fn of(process: &Process) -> Self {
+        let above = |one: &Ancestor| (one.pid, one.exe.clone(), one.cmdline.clone());
+        Self {
+            pid: process.pid,
+            start: process.start,
+            exe: process.exe.clone(),
+            exe_sha256: process.exe_sha256.clone(),
+            cmdline: process.cmdline.clone(),
+            uid: process.uid,
+            auid: process.auid,
+            cgroup: process.cgroup.clone(),
+            container: process.container.clone(),
+            unit: process.unit.clone(),
+            ancestry: process.ancestry.iter().map(above).collect(),
+        }
+    }
+
+    fn into_process(self) -> Process {
+        let above = |(pid, exe, cmdline)| Ancestor { pid, exe, cmdline };
+        Process {
+            pid: self.pid,
+            start: self.start,
+            exe: self.exe,
+            exe_sha256: self.exe_sha256,
+            cmdline: self.cmdline,
+            uid: self.uid,
+            auid: self.auid,
+            cgroup: self.cgroup,
+            container: self.container,
+            unit: self.unit,
+            ancestry: self.ancestry.into_iter().map(above).collect(),
+        }
+    }
+}
+
+const fn from_holder(holder: HolderId) -> Holder {
+    (holder.tgid, holder.exec, holder.start.0)
+}
+
+const fn to_holder((tgid, exec, start): Holder) -> HolderId {
+    HolderId { tgid, exec, start: BootNs(start) }
+}
+
+const fn from_object(object: ObjectId) -> Object {
+    (object.dev.0, object.ino, object.generation)
+}
+
+const fn to_object((dev, ino, generation): Object) -> ObjectId {
+    ObjectId { dev: Dev(dev), ino, generation }
+}
+
+fn from_proto(proto: Proto) -> u16 {
+    match proto {
+        // An address family or protocol below the offset cannot be told from one above it; none is that large.
+        Proto::Other(number) => number.saturating_add(OTHER),
+        known => number_of(&PROTOS, &known).into(),
+    }
+}
+
+fn to_proto(number: u16) -> Option<Proto> {
+    if number >= OTHER {
+        Some(Proto::Other(number - OTHER))
+    } else {
+        PROTOS.get(usize::from(number)).copied()
+    }
+}
+
+/// The place of a value in the list of all of them, which is its number in a recording.
+fn number_of<T: PartialEq>(all: &[T], value: &T) -> u8 {
+    all.iter().position(|one| one == value).and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
+}
+
+fn to_act(word: &str) -> Option<ActKind> {
+    ACTS.iter().find(|(_, known, _)| *known == word).map(|(kind, ..)| *kind)
+}
+
+/// Stages that this version does not know are added up under one name.
+fn to_loss(stages: Vec<(String, u64)>) -> Loss {
+    let known = |stage: &str| abi::LOSSES.iter().map(|(name, _)| *name).find(|name| *name == stage);
+    let mut loss = Loss::new();
+    for (stage, count) in stages {
+        let total = loss.entry(known(&stage).unwrap_or("other")).or_insert(0);
+        *total = count.saturating_add(*total);
+    }
+    loss
+}
