@@ -15,4 +15,5 @@ pub mod recording;
 pub mod rules;
 pub mod sensor;
 pub mod sinks;
+pub mod status;
 pub mod yaml;

@@ -19,7 +19,7 @@ pub use self::{
     chain::{Broken, Head, read as read_head, verify},
     render::render,
     schema::{DetectionFinding, FindingInfo},
-    words::human_bytes,
+    words::{human_bytes, printable},
 };
 use crate::{
     event::{BootNs, Loss},

@@ -189,7 +189,8 @@ pub(super) fn largest(matched: &Match) -> &Process {
 }
 
 /// `text` without anything that moves a cursor, changes a colour or turns the direction of writing.
-pub(super) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

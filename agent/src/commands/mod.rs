@@ -4,6 +4,7 @@ mod check;
 mod doctor;
 mod inventory;
 mod recording;
+mod status;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -24,6 +25,7 @@ const OK: u8 = 0;
 const FOUND: u8 = 1;
 const INVALID: u8 = 3;
 const UNFIT: u8 = 4;
+const UNREACHABLE: u8 = 5;
 const INTERNAL: u8 = 70;
 
 /// Weighs every byte of AI model weights that can leave this host.
@@ -32,7 +34,7 @@ const INTERNAL: u8 = 70;
     name = "weighbridge",
     version,
     after_help = "Exit codes: 0 ok, 1 found something, 2 usage, 3 configuration or rules invalid, 4 kernel, permissions or \
-                  host unfit, 70 internal.\n\nExample: weighbridge check --config /etc/weighbridge/agent.yaml && weighbridge run"
+                  host unfit, 5 agent not reachable, 70 internal.\n\nExample: weighbridge check --config /etc/weighbridge/agent.yaml && weighbridge run"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -76,6 +78,27 @@ enum Command {
     #[command(after_help = "Example: weighbridge inventory --config agent.yaml -o json")]
     Inventory {
         /// The configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// How the running agent does, on one screen.
+    #[command(after_help = "Example: weighbridge status -o json | jq .open")]
+    Status {
+        /// The configuration file of the agent that runs.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Alerts of the running agent as they are written.
+    #[command(after_help = "Example: weighbridge tail | jq .message")]
+    Tail {
+        /// The configuration file of the agent that runs.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Who holds what and where it can have gone, as it moves.
+    #[command(after_help = "Example: weighbridge top --config agent.yaml")]
+    Top {
+        /// The configuration file of the agent that runs.
         #[arg(short, long, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
@@ -129,6 +152,9 @@ pub fn main() -> ExitCode {
             doctor::doctor(cli.output, colour)
         }
         Command::Inventory { config } => inventory::inventory(config, cli.output),
+        Command::Status { config } => status::status(config, cli.output, colour),
+        Command::Tail { config } => status::tail(config, cli.output, io::stdout().is_terminal()),
+        Command::Top { config } => status::top(config, cli.output, io::stdout().is_terminal(), colour),
         Command::Record { config, hide_names, length, file } => {
             recording::record(config, file.clone(), *hide_names, *length, cli.output)
         }

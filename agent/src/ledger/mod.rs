@@ -22,6 +22,7 @@ mod lineage;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -29,10 +30,13 @@ use std::{
     sync::Arc,
 };
 
-pub use self::forget::Limits;
 use self::{
     domain::Domain,
     spread::{Grown, Pull},
+};
+pub use self::{
+    forget::Limits,
+    view::{FlowView, HolderView},
 };
 use crate::event::{
     Asset, AssetId, AssetSet, BootNs, Edge, Event, HolderId, Loss, ObjectId, Process, Record, RecordKind,

@@ -8,10 +8,11 @@ mod identities;
 mod prepare;
 mod recorder;
 mod run;
+mod snapshot;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use self::{destinations::Destinations, identities::Identities, recorder::Recorder};
+use self::{destinations::Destinations, identities::Identities, recorder::Recorder, snapshot::Standing};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},
     recorder::RecordTo,
@@ -26,6 +27,7 @@ use crate::{
     rules::{Engine, Match, Mode, Resolved},
     sensor::Reading,
     sinks::Sinks,
+    status::Status,
 };
 
 /// Everything between a reading and a line in the alert file.
@@ -44,6 +46,8 @@ pub struct Pipeline {
     records: Vec<Record>,
     matches: Vec<Match>,
     recorder: Option<Recorder>,
+    status: Status,
+    standing: Standing,
 }
 
 impl Pipeline {
@@ -197,6 +201,9 @@ impl Pipeline {
         self.metrics.set_active(&self.alerts.active());
         self.metrics.set_sequence(self.alerts.head().seq);
         self.metrics.set_sinks(&self.sinks.counts());
+        if self.status.is_watched() {
+            self.status.publish(&self.snapshot());
+        }
     }
 
     /// Why the recording could not be written, once.
@@ -230,6 +237,7 @@ impl Pipeline {
     fn send(&self, alerts: Vec<Alert>) {
         for alert in alerts {
             self.metrics.add_alert(&alert);
+            self.status.alert(&alert.line);
             self.sinks.send(&alert);
         }
     }

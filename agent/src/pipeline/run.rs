@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     Failure, Pipeline, Prepared, RecordTo, Unfit, destinations::Destinations, identities::Identities,
-    recorder::Recorder,
+    recorder::Recorder, snapshot::Standing,
 };
 use crate::{
     alerts::{self, Alerts},
@@ -44,6 +44,7 @@ use crate::{
     rules::Engine,
     sensor::{HookKind, Protection, Reading, Sensor},
     sinks::{Sinks, TerminalSink, file, terminal},
+    status::{self, Status},
 };
 
 /// While bytes move.
@@ -127,8 +128,11 @@ impl Agent {
         let readiness = Readiness::new("the sensor starts");
         let address = listener.address();
         let server = tokio::spawn(listener.serve(Arc::clone(&metrics), readiness.clone()));
+        let status = Status::default();
+        let window = status::serve(state.path(), status.clone()).map_err(system("make the status socket"))?;
+        tokio::spawn(window);
         let length = options.record.as_ref().and_then(|record| record.length);
-        let mut agent = Self::start(prepared, state, metrics, options)?;
+        let mut agent = Self::start(prepared, state, metrics, status, options)?;
         readiness.set_ready();
         tracing::info!(%address, assets = agent.config.assets.len(), files = agent.registry.files().len(), "weighing");
         // The line that scripts wait for.
@@ -160,6 +164,7 @@ impl Agent {
         prepared: Prepared,
         state: StateDir,
         metrics: Arc<Metrics>,
+        status: Status,
         options: Options,
     ) -> Result<Self, Failure> {
         let Prepared { config, rules, classifier, registry, warnings } = prepared;
@@ -200,6 +205,8 @@ impl Agent {
             records: Vec::new(),
             matches: Vec::new(),
             recorder: options.record.map(|to| Recorder::start(to, config.propagation_floor)).transpose()?,
+            status,
+            standing: Standing { started_ms: Timestamp::now().as_millisecond(), missing_hooks: Vec::new() },
         };
         let now = now();
         pipeline.assets(&registry.assets(&config), now);
@@ -212,6 +219,8 @@ impl Agent {
             };
             metrics.set_probe(report.hook.name, kind, report.result.is_ok());
             if let Err(reason) = &report.result {
+                let missing = (report.hook.name.to_owned(), reason.clone());
+                pipeline.standing.missing_hooks.push(missing);
                 tracing::warn!(
                     hook = report.hook.name,
                     reason,

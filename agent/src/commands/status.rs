@@ -1,0 +1,222 @@
+//! `weighbridge status`, `tail` and `top`: what the running agent sees, read through its socket.
+
+use std::{fmt::Write as _, path::Path};
+
+use serde_json::Value;
+
+use super::{INTERNAL, INVALID, OK, Output, UNREACHABLE, print};
+use crate::{
+    alerts::{human_bytes, printable},
+    status::{FlowRow, HolderRow, Snapshot, watch},
+    yaml,
+};
+
+/// Rows of each table.
+const ROWS: usize = 12;
+
+/// One screen.
+pub(super) fn status(config: &Path, output: Output, colour: bool) -> u8 {
+    look(config, "status", |line| {
+        if output == Output::Json {
+            print(line);
+            return Ok(());
+        }
+        print(&screen(&serde_json::from_str(line)?, colour));
+        Ok(())
+    })
+}
+
+/// The same once a second until it is interrupted; JSON lines off a terminal.
+pub(super) fn top(config: &Path, output: Output, is_terminal: bool, colour: bool) -> u8 {
+    look(config, "top", |line| {
+        if output == Output::Json || !is_terminal {
+            print(line);
+            return Ok(());
+        }
+        // Home, and clear what is below: no flicker, and nothing of the last picture stays.
+        let text = screen(&serde_json::from_str(line)?, colour);
+        print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
+        Ok(())
+    })
+}
+
+/// Alert lines as they are written.
+pub(super) fn tail(config: &Path, output: Output, is_terminal: bool) -> u8 {
+    look(config, "tail", |line| {
+        if output == Output::Json || !is_terminal {
+            print(line);
+            return Ok(());
+        }
+        let alert: Value = serde_json::from_str(line)?;
+        let text =
+            |pointer: &str| printable(alert.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
+        match alert["skipped"].as_u64() {
+            Some(lines) => print(&format!("({lines} alert lines came too fast and were skipped here)\n")),
+            None => print(&format!(
+                "{:<8}  {}  {}  {}\n",
+                text("/severity"),
+                text("/unmapped/weighbridge/rule"),
+                text("/activity_name"),
+                text("/message"),
+            )),
+        }
+        Ok(())
+    })
+}
+
+fn look(config: &Path, word: &str, mut show: impl FnMut(&str) -> Result<(), serde_json::Error>) -> u8 {
+    let config = match crate::config::load(config) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprint!("{}", yaml::render(&faults, false));
+            return INVALID;
+        }
+    };
+    let lines = match watch(&config.state_dir, word) {
+        Ok(lines) => lines,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return UNREACHABLE;
+        }
+    };
+    let mut seen = false;
+    for line in lines {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                eprintln!("error: the agent went away: {error}");
+                return UNREACHABLE;
+            }
+        };
+        seen = true;
+        if let Err(error) = show(&line) {
+            eprintln!("error: the agent's answer makes no sense, is it of another version? {error}");
+            return INTERNAL;
+        }
+    }
+    if seen && word == "status" {
+        return OK;
+    }
+    eprintln!("error: the agent ended, or does not let this user look");
+    UNREACHABLE
+}
+
+fn screen(now: &Snapshot, colour: bool) -> String {
+    let bold = |text: &str| if colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+    let seconds = (now.at_ms - now.started_ms).max(0) / 1000;
+    let mut out = format!(
+        "{}  pid {}  up {}  sensor {}\n",
+        bold(&format!("weighbridge {}", printable(&now.version))),
+        now.pid,
+        since(seconds),
+        printable(&now.sensor)
+    );
+    let mut line = |label: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{label:<9} {text}");
+    };
+    let list = |pairs: &[(String, u64)], none: &str| {
+        let some: Vec<String> = pairs
+            .iter()
+            .filter(|(_, n)| *n != 0)
+            .map(|(name, n)| format!("{n} {}", printable(name)))
+            .collect();
+        if some.is_empty() { none.to_owned() } else { some.join(", ") }
+    };
+    let total: u64 = now.assets.iter().map(|asset| asset.bytes).sum();
+    line("assets", format!("{}, {}", now.assets.len(), human_bytes(total)));
+    line("findings", format!("{}; {} lines written", list(&now.open, "none open"), now.sequence));
+    line("rules", format!("{}, set {}", now.rules, now.rules_digest.get(..12).unwrap_or_default()));
+    line("lost", list(&now.loss, "nothing"));
+    for (hook, reason) in &now.missing_hooks {
+        line("no hook", format!("{}: {}", printable(hook), printable(reason)));
+    }
+    let _ = writeln!(out, "\n{}", bold(&format!("holders ({})", now.holder_count)));
+    for HolderRow { pid, exe, asset, taken, asset_bytes, exited, .. } in now.holders.iter().take(ROWS) {
+        let share = *taken as f64 * 100.0 / (*asset_bytes).max(1) as f64;
+        let gone = if *exited { " (ended)" } else { "" };
+        let _ = writeln!(
+            out,
+            "  {:>10}  {share:>5.1} % of {:<16} {} (pid {pid}){gone}",
+            human_bytes(*taken),
+            printable(asset),
+            printable(exe)
+        );
+    }
+    let _ = writeln!(out, "\n{}", bold(&format!("can have reached ({})", now.flow_count)));
+    for FlowRow { pid, exe, asset, bound, to, control, .. } in now.flows.iter().take(ROWS) {
+        let _ = writeln!(
+            out,
+            "  {:>10}  {:<12} of {:<16} {}  by {} (pid {pid})",
+            human_bytes(*bound),
+            printable(control),
+            printable(asset),
+            printable(to),
+            printable(exe)
+        );
+    }
+    out
+}
+
+/// `3 d 4 h`, `12 m 7 s`.
+fn since(seconds: i64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes} m {} s", seconds % 60),
+        (0, _) => format!("{hours} h {minutes} m"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_screen_says_it_all_and_cannot_drive_a_terminal() {
+        let now = Snapshot {
+            schema: 1,
+            version: "0.1.0".to_owned(),
+            pid: 812,
+            at_ms: 1_000_000_000 + 11_520_000,
+            started_ms: 1_000_000_000,
+            sensor: "syscall".to_owned(),
+            missing_hooks: vec![],
+            rules: 10,
+            rules_digest: "ab".repeat(32),
+            sequence: 240,
+            open: vec![("critical".to_owned(), 1), ("low".to_owned(), 0)],
+            assets: vec![crate::status::AssetRow {
+                name: "llm".to_owned(),
+                kind: "weights".to_owned(),
+                bytes: 1 << 30,
+            }],
+            holders: vec![HolderRow {
+                pid: 7,
+                exe: "/usr/bin/c\x1b[2Jp".to_owned(),
+                cmdline: String::new(),
+                uid: 0,
+                asset: "llm".to_owned(),
+                taken: 1 << 29,
+                asset_bytes: 1 << 30,
+                exited: true,
+            }],
+            holder_count: 1,
+            flows: vec![],
+            flow_count: 0,
+            loss: vec![],
+        };
+        insta::assert_snapshot!(screen(&now, false), @r#"
+        weighbridge 0.1.0  pid 812  up 3 h 12 m  sensor syscall
+        assets    1, 1.0 GiB
+        findings  1 critical; 240 lines written
+        rules     10, set abababababab
+        lost      nothing
+
+        holders (1)
+           512.0 MiB   50.0 % of llm              /usr/bin/c\u{1b}[2Jp (pid 7) (ended)
+
+        can have reached (0)
+        "#);
+    }
+}

@@ -1,0 +1,74 @@
+//! A window into the running agent: a read-only Unix socket that root and the agent's own user can look through.
+//!
+//! `server` is the agent's end, `client` the commands'. What is said is a [`Snapshot`] once a second, or the alert lines as
+//! they are written. Nothing can be changed through it, and nobody who looks can slow the agent down.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    client::{Unreachable, Watch, watch},
+    server::{Status, serve},
+};
+
+/// Name of the socket in the state directory.
+pub const SOCKET: &str = "status.sock";
+
+/// How the agent does now. Bytes, and milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub schema: u32,
+    pub version: String,
+    pub pid: u32,
+    pub at_ms: i64,
+    pub started_ms: i64,
+    pub sensor: String,
+    /// Hooks that do not run here, with the reason.
+    pub missing_hooks: Vec<(String, String)>,
+    pub rules: usize,
+    pub rules_digest: String,
+    /// Lines in the chain of alerts.
+    pub sequence: u64,
+    /// Findings that are open, by severity.
+    pub open: Vec<(String, u64)>,
+    pub assets: Vec<AssetRow>,
+    pub holders: Vec<HolderRow>,
+    pub holder_count: usize,
+    pub flows: Vec<FlowRow>,
+    pub flow_count: usize,
+    /// By stage; empty when nothing was.
+    pub loss: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetRow {
+    pub name: String,
+    pub kind: String,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderRow {
+    pub pid: u32,
+    pub exe: String,
+    pub cmdline: String,
+    pub uid: u32,
+    pub asset: String,
+    pub taken: u64,
+    pub asset_bytes: u64,
+    pub exited: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    pub pid: u32,
+    pub exe: String,
+    pub asset: String,
+    pub bound: u64,
+    /// `/mnt/usb/w`, `203.0.113.9:443/tcp`, …
+    pub to: String,
+    pub kind: String,
+    pub control: String,
+}

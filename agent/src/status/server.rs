@@ -1,0 +1,191 @@
+//! The agent's end of the window. One word is read from whoever connects, then only written.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, broadcast, watch},
+    time::timeout,
+};
+
+use super::{SOCKET, Snapshot};
+
+const MOST_CONNECTIONS: usize = 16;
+/// To say what is wanted, and to take a line that is written.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Alert lines that wait for one who looks on; what is beyond is skipped, and said.
+const MOST_LINES: usize = 1024;
+/// Longest word that is asked.
+const WORD: usize = 16;
+
+/// What can be seen. Cheap to share.
+#[derive(Clone, Debug)]
+pub struct Status {
+    snapshots: Arc<watch::Sender<Bytes>>,
+    lines: broadcast::Sender<Bytes>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            snapshots: Arc::new(watch::Sender::new(Bytes::new())),
+            lines: broadcast::Sender::new(MOST_LINES),
+        }
+    }
+}
+
+impl Status {
+    /// Whether anybody waits for a snapshot; nobody else needs one made.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.snapshots.receiver_count() != 0
+    }
+
+    /// Shows a snapshot to everybody who waits for one.
+    pub fn publish(&self, snapshot: &Snapshot) {
+        match serde_json::to_vec(snapshot) {
+            Ok(mut line) => {
+                line.push(b'\n');
+                self.snapshots.send_replace(Bytes::from(line));
+            }
+            Err(error) => tracing::error!(%error, "a snapshot cannot be written"),
+        }
+    }
+
+    /// Shows an alert line.
+    pub fn alert(&self, line: &Bytes) {
+        // Nobody looks: that is no error.
+        let _ = self.lines.send(line.clone());
+    }
+}
+
+/// Listens in `state_dir` and answers until it is dropped.
+///
+/// # Errors
+///
+/// When the socket cannot be made.
+pub fn serve(state_dir: &Path, status: Status) -> io::Result<impl Future<Output = ()> + use<>> {
+    let path = state_dir.join(SOCKET);
+    // Of an agent that is gone: whoever runs has the lock of the directory.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(accept(listener, status))
+}
+
+async fn accept(listener: UnixListener, status: Status) {
+    let own = rustix::process::geteuid().as_raw();
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // No descriptors left, for instance: whoever looks has to wait.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        if allowed {
+            let status = status.clone();
+            tokio::spawn(async move {
+                // Whoever went away does not matter.
+                let _ = answer(stream, &status).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, status: &Status) -> io::Result<()> {
+    let mut word = [0; WORD];
+    let mut read = 0;
+    while read < WORD && !word[..read].contains(&b'\n') {
+        match timeout(PATIENCE, stream.read(&mut word[read..])).await?? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    match word[..read].trim_ascii_end() {
+        b"status" => snapshots(stream, status, 1).await,
+        b"top" => snapshots(stream, status, u64::MAX).await,
+        b"tail" => alerts(stream, status).await,
+        _ => timeout(PATIENCE, stream.write_all(b"{\"error\":\"say status, top or tail\"}\n")).await?,
+    }
+}
+
+async fn snapshots(mut stream: UnixStream, status: &Status, count: u64) -> io::Result<()> {
+    let mut receiver = status.snapshots.subscribe();
+    for _ in 0..count {
+        if receiver.changed().await.is_err() {
+            return Ok(());
+        }
+        let line = receiver.borrow_and_update().clone();
+        timeout(PATIENCE, stream.write_all(&line)).await??;
+    }
+    Ok(())
+}
+
+async fn alerts(mut stream: UnixStream, status: &Status) -> io::Result<()> {
+    let mut receiver = status.lines.subscribe();
+    loop {
+        let line = match receiver.recv().await {
+            Ok(line) => line,
+            Err(broadcast::error::RecvError::Lagged(lines)) => {
+                Bytes::from(format!("{{\"skipped\":{lines}}}\n"))
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
+        };
+        timeout(PATIENCE, stream.write_all(&line)).await??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    use super::*;
+
+    fn ask(path: &Path, word: &str) -> std::os::unix::net::UnixStream {
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.write_all(word.as_bytes()).unwrap();
+        stream
+    }
+
+    fn line(stream: std::os::unix::net::UnixStream) -> String {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line
+    }
+
+    #[tokio::test]
+    async fn alerts_and_errors_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Status::default();
+        tokio::spawn(serve(folder.path(), status.clone()).unwrap());
+        let path = folder.path().join(SOCKET);
+        let (asked, strange) = (path.clone(), path.clone());
+        let refused = tokio::task::spawn_blocking(move || line(ask(&strange, "reboot\n"))).await.unwrap();
+        assert_eq!(refused, "{\"error\":\"say status, top or tail\"}\n");
+        let told = tokio::task::spawn_blocking(move || line(ask(&asked, "tail\n")));
+        while status.lines.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        status.alert(&Bytes::from_static(b"{\"n\":1}\n"));
+        assert_eq!(told.await.unwrap(), "{\"n\":1}\n");
+    }
+
+    #[test]
+    fn a_socket_that_was_left_is_replaced_and_nobody_else_may_look() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let folder = tempfile::tempdir().unwrap();
+        drop(serve(folder.path(), Status::default()).unwrap());
+        drop(serve(folder.path(), Status::default()).unwrap());
+        let mode = fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
