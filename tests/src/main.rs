@@ -8,6 +8,7 @@ mod benign;
 mod expect;
 mod lab_checks;
 mod life;
+mod looking;
 mod moves;
 mod score;
 mod techniques;
@@ -51,6 +52,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::amounts", techniques::amounts::TESTS),
     ("benign", benign::TESTS),
     ("life", life::TESTS),
+    ("looking", looking::TESTS),
     ("bad_input", bad_input::TESTS),
 ];
 
