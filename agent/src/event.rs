@@ -277,12 +277,38 @@ pub struct Sink {
     pub mount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removable: Option<bool>,
+    /// Serial number that the disk behind it states of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_serial: Option<String>,
+    /// Whether the file is in the registry of protected files; `None` for what is no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registered: Option<bool>,
     /// `203.0.113.9:443/tcp`, `[2001:db8::1]:443/udp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// For kind `process` and `unmetered`: `pipe`, `unix`, `loopback`, `rdma`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
+}
+
+impl Sink {
+    /// A sink of which nothing else is known.
+    #[must_use]
+    pub const fn new(kind: SinkKind, control: Control) -> Self {
+        Self {
+            kind,
+            control,
+            path: None,
+            device: None,
+            fstype: None,
+            mount: None,
+            removable: None,
+            device_serial: None,
+            registered: None,
+            peer: None,
+            channel: None,
+        }
+    }
 }
 
 /// Who moved bytes. Serialises as the alert's `process`; `None` is «not known».

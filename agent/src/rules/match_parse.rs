@@ -46,8 +46,8 @@ pub(crate) type Lists<'n> = BTreeMap<&'n str, &'n [Node]>;
 pub(crate) struct MatchReader<'c, 'n> {
     pub(crate) check: &'c mut Check,
     pub(crate) lists: &'c Lists<'n>,
-    /// The event kind that the rule looks at.
-    pub(crate) on: RecordKind,
+    /// The event kinds that are looked at: a field must be of one of them. A rule has one.
+    pub(crate) kinds: &'c [RecordKind],
 }
 
 impl<'n> MatchReader<'_, 'n> {
@@ -114,8 +114,9 @@ impl<'n> MatchReader<'_, 'n> {
             self.check.error(at, format!("unknown field `{name}`"), suggest(name, &known));
             return None;
         };
-        if !field.on.contains(&self.on) {
-            let message = format!("events of kind `{}` have no `{name}`", self.on.as_str());
+        if !self.kinds.iter().any(|kind| field.on.contains(kind)) {
+            let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("`{}`", kind.as_str())).collect();
+            let message = format!("events of kind {} have no `{name}`", kinds.join(" or "));
             self.check.error(at, message, "remove it or change `on`");
             return None;
         }

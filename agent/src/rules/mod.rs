@@ -4,7 +4,9 @@
 //! It knows [`Record`](crate::event::Record)s and YAML files. It must not know sensors, alerts, clocks or sinks: time is
 //! what the records say.
 
+mod assemble;
 mod engine;
+mod exception;
 mod field;
 #[cfg(test)]
 mod fixtures;
@@ -12,12 +14,17 @@ mod match_parse;
 mod matcher;
 mod parse;
 mod rule;
+mod rule_parse;
 mod set;
+mod shape;
+mod shape_parse;
 mod table;
 mod testing;
+mod tuning;
 mod window;
 
-pub use engine::{Contributors, Engine, Match, Resolved};
+pub use engine::{Contributors, Crossed, Engine, Match, Resolved, Row};
+pub use exception::{Exception, ExceptionFacts};
 pub use field::{Field, FieldType, FieldValue};
 pub use rule::{Mode, Rule, RuleFacts, Severity, Status};
 pub use set::RuleSet;
