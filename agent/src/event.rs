@@ -429,6 +429,7 @@ pub enum ActKind {
     HookSilent,
     Lost,
     Restarted,
+    RulesRefused,
 }
 
 /// Which family of rules an act belongs to.
@@ -457,7 +458,7 @@ impl ActClass {
 }
 
 /// Every act: the word that rules use, and its class.
-pub const ACTS: [(ActKind, &str, ActClass); 26] = [
+pub const ACTS: [(ActKind, &str, ActClass); 27] = [
     (ActKind::Ptrace, "ptrace", ActClass::Reach),
     (ActKind::ProcessVmRead, "process_vm_readv", ActClass::Reach),
     (ActKind::ProcessVmWrite, "process_vm_writev", ActClass::Reach),
@@ -484,6 +485,7 @@ pub const ACTS: [(ActKind, &str, ActClass); 26] = [
     (ActKind::HookSilent, "hook_silent", ActClass::Tamper),
     (ActKind::Lost, "lost", ActClass::Tamper),
     (ActKind::Restarted, "restarted", ActClass::Tamper),
+    (ActKind::RulesRefused, "rules_refused", ActClass::Tamper),
 ];
 
 impl ActKind {

@@ -7,11 +7,13 @@ mod destinations;
 mod identities;
 mod prepare;
 mod recorder;
+mod reload;
 mod run;
 mod snapshot;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+pub(crate) use self::prepare::today;
 use self::{destinations::Destinations, identities::Identities, recorder::Recorder, snapshot::Standing};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},

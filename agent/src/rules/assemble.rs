@@ -93,7 +93,9 @@ pub(super) fn assemble(sources: &[(PathBuf, String)], today: Date) -> Result<Rul
         let fault = Diagnostic::at(&first_too_many.source, first_too_many.span, message);
         faults.push(fault.help("write fewer rules with more in each"));
     }
-    for (at, exception) in &exceptions {
+    for (at, exception) in
+        exceptions.iter().filter(|(at, _)| !files[*at].check.has_faults()).collect::<Vec<_>>()
+    {
         check_tested(&mut files[*at].check, exception, *at, &rules);
     }
     for file in files {

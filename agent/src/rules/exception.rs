@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde::{Serialize, Serializer};
 
 use super::{matcher::Matcher, testing::RuleTest};
-use crate::yaml::{Source, Span};
+use crate::yaml::{Node, Source, Span};
 
 /// What an alert says of the exception that kept it from being sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,6 +28,8 @@ pub struct ExceptionFacts {
 pub struct Exception {
     pub facts: Arc<ExceptionFacts>,
     pub(crate) matcher: Matcher,
+    /// Its match as it was written.
+    pub(crate) written: Node,
     pub(crate) tests: Arc<[RuleTest]>,
     pub(crate) source: Arc<Source>,
     pub(crate) span: Span,

@@ -31,7 +31,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    const fn inverse(self) -> Self {
+    pub(super) const fn inverse(self) -> Self {
         match self {
             Self::Alert => Self::Silence,
             Self::Silence => Self::Alert,
@@ -319,6 +319,22 @@ pub(crate) fn number(field: &Field, text: &str) -> Result<u64, (String, String)>
 pub(crate) fn flag(field: &Field, text: &str) -> Result<bool, (String, String)> {
     text.parse()
         .map_err(|_| (format!("`{}` is never `{text}`", field.name), "write `true` or `false`".to_owned()))
+}
+
+/// The modifiers that a field of some type takes, in the order of the grammar.
+pub(super) fn modifiers_of(kind: FieldType) -> impl Iterator<Item = &'static str> {
+    use FieldType as T;
+    let applies = move |modifier: Modifier| match modifier {
+        Modifier::In | Modifier::NotIn | Modifier::Exists => true,
+        Modifier::Contains | Modifier::StartsWith | Modifier::EndsWith | Modifier::Glob | Modifier::Regex => {
+            kind == T::Text
+        }
+        Modifier::Cidr | Modifier::NotCidr => kind == T::Address,
+        Modifier::Greater | Modifier::GreaterOrEqual | Modifier::Less | Modifier::LessOrEqual => {
+            matches!(kind, T::Number | T::Size)
+        }
+    };
+    MODIFIERS.into_iter().filter(move |(_, modifier)| applies(*modifier)).map(|(word, _)| word)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

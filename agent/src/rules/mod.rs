@@ -7,12 +7,14 @@
 mod assemble;
 mod engine;
 mod exception;
+pub mod explain;
 mod field;
 #[cfg(test)]
 mod fixtures;
 mod match_parse;
 mod matcher;
 mod parse;
+pub mod reference;
 mod rule;
 mod rule_parse;
 mod set;

@@ -253,6 +253,7 @@ pub(super) fn read_exception<'n>(
     Some(Exception {
         facts: Arc::new(facts),
         matcher: matcher?.0,
+        written: match_node?.clone(),
         tests: tests.unwrap_or(Some(Vec::new()))?.into(),
         source: check.source().clone(),
         span,
