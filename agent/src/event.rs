@@ -277,12 +277,38 @@ pub struct Sink {
     pub mount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removable: Option<bool>,
+    /// Serial number that the disk behind it states of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_serial: Option<String>,
+    /// Whether the file is in the registry of protected files; `None` for what is no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registered: Option<bool>,
     /// `203.0.113.9:443/tcp`, `[2001:db8::1]:443/udp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// For kind `process` and `unmetered`: `pipe`, `unix`, `loopback`, `rdma`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
+}
+
+impl Sink {
+    /// A sink of which nothing else is known.
+    #[must_use]
+    pub const fn new(kind: SinkKind, control: Control) -> Self {
+        Self {
+            kind,
+            control,
+            path: None,
+            device: None,
+            fstype: None,
+            mount: None,
+            removable: None,
+            device_serial: None,
+            registered: None,
+            peer: None,
+            channel: None,
+        }
+    }
 }
 
 /// Who moved bytes. Serialises as the alert's `process`; `None` is «not known».
@@ -403,6 +429,7 @@ pub enum ActKind {
     HookSilent,
     Lost,
     Restarted,
+    RulesRefused,
 }
 
 /// Which family of rules an act belongs to.
@@ -431,7 +458,7 @@ impl ActClass {
 }
 
 /// Every act: the word that rules use, and its class.
-pub const ACTS: [(ActKind, &str, ActClass); 26] = [
+pub const ACTS: [(ActKind, &str, ActClass); 27] = [
     (ActKind::Ptrace, "ptrace", ActClass::Reach),
     (ActKind::ProcessVmRead, "process_vm_readv", ActClass::Reach),
     (ActKind::ProcessVmWrite, "process_vm_writev", ActClass::Reach),
@@ -458,6 +485,7 @@ pub const ACTS: [(ActKind, &str, ActClass); 26] = [
     (ActKind::HookSilent, "hook_silent", ActClass::Tamper),
     (ActKind::Lost, "lost", ActClass::Tamper),
     (ActKind::Restarted, "restarted", ActClass::Tamper),
+    (ActKind::RulesRefused, "rules_refused", ActClass::Tamper),
 ];
 
 impl ActKind {

@@ -2,6 +2,7 @@
 //! alert that nobody expected fails the test.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -106,6 +107,12 @@ impl Expected {
         }
     }
 
+    /// WB-0007: exactly `bytes` of [`ASSET`] went into files of the controlled volume that are not registered.
+    pub(crate) fn unregistered(scene: &Scene<'_>, by: &Identity, path: &Path, bytes: u64) -> Self {
+        let copy = Self::copy_on(scene, &scene.world.controlled, by, path, bytes);
+        Self { rule: "WB-0007", ..copy }
+    }
+
     /// The truth is a lower bound: a mapping counts its whole length, so anything up to the asset is right.
     pub(crate) fn or_up_to_the_asset(mut self) -> Self {
         self.bound.1 = self.asset_bytes.unwrap_or(u64::MAX);
@@ -167,6 +174,7 @@ impl Expected {
             "WB-0001" => &[(share(100).max(16 * MIB), "critical"), (16 * MIB, "high"), (MIB, "medium")],
             "WB-0002" => &[(share(1000).max(64 * MIB), "critical"), (8 * MIB, "high")],
             "WB-0004" => &[(share(100).max(MIB), "high"), (MIB, "low")],
+            "WB-0007" => &[(MIB, "low")],
             rule => panic!("no tiers are known for {rule}"),
         };
         tiers.iter().find(|(line, _)| bound >= *line).map(|(_, severity)| *severity)
@@ -207,7 +215,8 @@ impl Expected {
             ExpectedSink::None => {}
             ExpectedSink::File { places, device, fstype } => {
                 equal("/sink/kind", "file");
-                equal("/sink/control", "uncontrolled");
+                let control = if self.rule == "WB-0007" { "controlled" } else { "uncontrolled" };
+                equal("/sink/control", control);
                 let said = |pointer: &str| Path::new(alert.text(pointer)).to_path_buf();
                 let place = (said("/sink/path"), said("/sink/mount"));
                 if let Some(place) = places.iter().find(|one| **one == place).or_else(|| places.first()) {
@@ -298,6 +307,7 @@ impl Scene<'_> {
                 None => faults.push(format!("{} for asset {} was not raised", one.rule, one.asset)),
             }
         }
+        drips(expected, &mut rest, &mut faults);
         faults.extend(rest.iter().map(|alert| format!("nobody expected {}", summary(alert))));
         if !in_time && faults.is_empty() {
             faults.push(format!(
@@ -311,6 +321,33 @@ impl Scene<'_> {
     pub(crate) fn expect_silence(mut self) {
         self.mark();
         self.expect(&[]);
+    }
+}
+
+/// WB-0003 sums what the other rules found of an asset, so what it says follows from what was expected of them. Takes its
+/// findings out of `rest`.
+fn drips(expected: &[Expected], rest: &mut Vec<Alert>, faults: &mut Vec<String>) {
+    let assets: BTreeSet<&str> = expected.iter().map(|one| one.asset).collect();
+    for asset in assets {
+        let leaving =
+            || expected.iter().filter(|one| one.asset == asset && ["WB-0001", "WB-0002"].contains(&one.rule));
+        let size = leaving().filter_map(|one| one.asset_bytes).max().unwrap_or(u64::MAX);
+        let sum = |of: fn(&Expected) -> u64| {
+            leaving().fold(0, |sum: u64, one| sum.saturating_add(of(one))).min(size)
+        };
+        let (from, to) = (sum(|one| one.bound.0), sum(|one| one.bound.1));
+        let line = (size.div_ceil(2000)).max(32 * MIB);
+        match rest.iter().position(|alert| alert.rule() == "WB-0003" && alert.asset() == asset) {
+            Some(at) => {
+                let bound = rest.remove(at).bound();
+                // What is below the lines of the other rules counts too, up to a megabyte for each place.
+                if bound < line || !(from..=to.saturating_add(4 * MIB)).contains(&bound) {
+                    faults.push(format!("WB-0003 bound_bytes is {bound}, should be {from}..={to}"));
+                }
+            }
+            None if from >= line => faults.push(format!("WB-0003 for asset {asset} was not raised")),
+            None => {}
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     event::{BootNs, Loss},
-    rules::{Match, Mode, Severity},
+    rules::{Match, Mode, Resolved, Severity},
 };
 
 /// The least time between two lines of one finding that differ in bytes only.
@@ -83,8 +83,8 @@ pub struct Alerts {
     open: BTreeMap<Identity, Open>,
 }
 
-/// The rule's id, and its `group_by` fields with their values.
-type Identity = (String, Vec<(&'static str, String)>);
+/// The rule's id, the exception's, and the rule's `group_by` fields with their values.
+type Identity = (String, Option<String>, Vec<(&'static str, String)>);
 
 #[derive(Debug)]
 struct Open {
@@ -107,7 +107,8 @@ impl Alerts {
     /// Takes a verdict. Returns a line if it opens a finding or raises its severity, or if the last line is a second
     /// old; otherwise [`Alerts::tick`] writes it when that second is over.
     pub fn observe(&mut self, matched: &Match, now: BootNs, loss: &Loss) -> Vec<Alert> {
-        let identity = (matched.rule.id.clone(), matched.group.clone());
+        let exception = matched.exception.as_ref().map(|exception| exception.id.clone());
+        let identity = (matched.rule.id.clone(), exception, matched.group.clone());
         let mut alerts = Vec::new();
         if let Some(open) = self.open.get_mut(&identity) {
             open.renew(matched, loss);
@@ -138,8 +139,9 @@ impl Alerts {
     }
 
     /// The group fell below every line, or nobody asks any more: closes its finding, if one is open.
-    pub fn resolved(&mut self, rule: &str, group: &[(&'static str, String)], now: BootNs) -> Vec<Alert> {
-        let closed = self.open.remove(&(rule.to_owned(), group.to_vec()));
+    pub fn resolved(&mut self, resolved: &Resolved, now: BootNs) -> Vec<Alert> {
+        let Resolved { rule, exception, group, .. } = resolved;
+        let closed = self.open.remove(&(rule.id.clone(), exception.clone(), group.clone()));
         closed.map(|mut open| self.context.write(&mut open, Activity::Close, now)).into_iter().collect()
     }
 

@@ -8,9 +8,9 @@ use super::{
     Activity, Context, Open,
     chain::{hex, sha256},
     schema::{
-        Actor, Analytic, Attack, Chain, Contributor, Contributors, DetectionFinding, Device, Done, Endpoint,
-        Evidence, File, FindingInfo, Fingerprint, Metadata, Mover, OcsfProcess, Os, Product, Remediation,
-        Resource, Uid, Unmapped, Weighbridge,
+        Actor, Analytic, Attack, Chain, Contributor, Contributors, Crossed, DetectionFinding, Device, Done,
+        Endpoint, Evidence, File, FindingInfo, Fingerprint, Metadata, Mover, OcsfProcess, Os, Product,
+        Remediation, Resource, Uid, Unmapped, Weighbridge,
     },
     words,
 };
@@ -124,10 +124,18 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                 rule: rule.id.clone(),
                 severity: matched.severity,
                 mode: matched.mode,
+                exception: matched.exception.as_deref().cloned(),
                 asset: asset.map(|asset| asset.name.clone()),
                 asset_bytes: asset.map(|asset| asset.bytes),
                 bound_bytes: matched.bound_bytes,
                 share: asset.map(|_| matched.share),
+                crossed: Crossed {
+                    budget: matched.crossed.budget.clone(),
+                    measure: matched.crossed.measure,
+                    value: matched.crossed.value,
+                    line: matched.crossed.line,
+                    over_seconds: matched.crossed.over.as_secs_f64(),
+                },
                 sink: record.sink.clone(),
                 act: record.act.as_ref().map(|act| Done {
                     kind: act.kind.as_str(),
@@ -235,6 +243,10 @@ fn attack(id: &str) -> Attack {
 /// `wb-0001:llm-70b:8:16`: the same over all findings of one group.
 fn correlation(matched: &Match) -> String {
     let mut uid = matched.rule.id.to_lowercase();
+    if let Some(exception) = &matched.exception {
+        uid.push(':');
+        uid.push_str(&exception.id);
+    }
     for (_, value) in &matched.group {
         uid.push(':');
         uid.push_str(value);
@@ -246,7 +258,8 @@ fn correlation(matched: &Match) -> String {
 fn finding_uid(context: &Context, open: &Open) -> String {
     let mut input = Vec::new();
     let group = open.matched.group.iter().flat_map(|(key, value)| [*key, value.as_str()]);
-    for part in [context.host.as_str(), &open.matched.rule.id].into_iter().chain(group) {
+    let exception = open.matched.exception.as_ref().map(|exception| exception.id.as_str());
+    for part in [context.host.as_str(), &open.matched.rule.id].into_iter().chain(exception).chain(group) {
         // The length keeps ("ab", "c") and ("a", "bc") apart.
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part.as_bytes());

@@ -20,7 +20,11 @@ pub fn render(alert: &Alert, colour: bool) -> String {
         Activity::Update => " (update)",
         Activity::Close => " (closed)",
     };
-    let shadow = if matched.mode == Mode::Shadow { " [shadow]" } else { "" };
+    let shadow = match (&matched.exception, matched.mode) {
+        (Some(exception), _) => format!(" [excepted by {}]", words::printable(&exception.id)),
+        (None, Mode::Shadow) => " [shadow]".to_owned(),
+        (None, _) => String::new(),
+    };
     let process = words::largest(matched);
     let mut out = format!(
         "{}  {}  {}{shadow}{what}  {}\n",

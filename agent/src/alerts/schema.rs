@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     event::{Edge, Loss, Process, Sink},
-    rules::{Mode, Severity},
+    rules::{ExceptionFacts, Mode, Severity},
 };
 
 /// One line of the alert log.
@@ -202,6 +202,9 @@ pub(super) struct Weighbridge {
     pub(super) rule: String,
     pub(super) severity: Severity,
     pub(super) mode: Mode,
+    /// What keeps it from being sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exception: Option<ExceptionFacts>,
     /// These three are absent when an act touched no asset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) asset: Option<String>,
@@ -210,6 +213,7 @@ pub(super) struct Weighbridge {
     pub(super) bound_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) share: Option<f64>,
+    pub(super) crossed: Crossed,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
     pub(super) sink: Option<Arc<Sink>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,6 +232,17 @@ pub(super) struct Weighbridge {
     pub(super) sensor: String,
     pub(super) rules_digest: String,
     pub(super) chain: Chain,
+}
+
+/// Which value crossed which line.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Crossed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) budget: Option<String>,
+    pub(super) measure: &'static str,
+    pub(super) value: u64,
+    pub(super) line: u64,
+    pub(super) over_seconds: f64,
 }
 
 /// What was done, in the words of rules.

@@ -10,7 +10,7 @@ use crate::{
         Act, ActKind, Ancestor, Asset, AssetId, AssetKind, Control, Edge, HolderId, Node, Process, Record,
         RecordKind, Sink, SinkKind,
     },
-    rules::{Contributors, RuleFacts, Status},
+    rules::{Contributors, Crossed, ExceptionFacts, Resolved, RuleFacts, Status},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -83,8 +83,17 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
         group: [("asset.name", "llm-70b"), ("sink.device", "8:16")]
             .map(|(key, value)| (key, value.to_owned()))
             .to_vec(),
+        exception: None,
+        repeated: false,
         bound_bytes,
         share: bound_bytes as f64 / asset.bytes as f64,
+        crossed: Crossed {
+            budget: None,
+            measure: "bound",
+            value: bound_bytes,
+            line: MIB,
+            over: std::time::Duration::from_secs(600),
+        },
         record: Record {
             kind: RecordKind::Flow,
             at: BootNs(at),
@@ -92,15 +101,12 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
             holder: HolderId { tgid: 48_213, exec: 0, start: BootNs(200 * SECOND) },
             process: Arc::new(rsync()),
             sink: Some(Arc::new(Sink {
-                kind: SinkKind::File,
-                control: Control::Uncontrolled,
                 path: Some("/mnt/usb/model".to_owned()),
                 device: Some("8:16".to_owned()),
                 fstype: Some("exfat".to_owned()),
                 mount: Some("/mnt/usb".to_owned()),
                 removable: Some(true),
-                peer: None,
-                channel: None,
+                ..Sink::new(SinkKind::File, Control::Uncontrolled)
             })),
             bytes: MIB,
             act: None,
@@ -156,12 +162,13 @@ fn a_finding_opens_grows_at_most_once_a_second_ends_exact_and_closes() {
     assert_eq!(see(&mut alerts, Severity::High, 18, 10_000), [(Activity::Update, 18 * MIB)]);
     assert_eq!(see(&mut alerts, Severity::Medium, 5, 10_100), [], "the window slid on");
     assert_eq!(alerts.active()[&Severity::High], 1);
-    let group = matched(Severity::High, 0, 0).group;
-    let closed = alerts.resolved("WB-0001", &group, BootNs(70 * SECOND));
+    let one = matched(Severity::High, 0, 0);
+    let resolved = Resolved { rule: one.rule, exception: None, group: one.group, at: BootNs(70 * SECOND) };
+    let closed = alerts.resolved(&resolved, BootNs(70 * SECOND));
     assert_eq!(activities(&closed), [(Activity::Close, 18 * MIB)], "the peak stays");
     assert!(!closed[0].raised);
     assert_eq!(parsed(&closed[0])["status_id"], 4);
-    assert_eq!(alerts.resolved("WB-0001", &group, BootNs(70 * SECOND)).len(), 0);
+    assert_eq!(alerts.resolved(&resolved, BootNs(70 * SECOND)).len(), 0);
     assert_eq!(alerts.next_deadline(), None);
     assert_eq!(alerts.active()[&Severity::High], 0);
 }
@@ -193,6 +200,36 @@ fn shadow_is_suppressed_and_counts_as_no_active_alert() {
     assert_eq!(line["is_alert"], false);
     assert_eq!(line["unmapped"]["weighbridge"]["mode"], "shadow");
     assert_eq!(alerts.active()[&Severity::Critical], 0);
+}
+
+#[test]
+fn an_excepted_match_is_a_finding_of_its_own_that_is_suppressed_and_says_why() {
+    let mut alerts = Alerts::new(context());
+    let plain = matched(Severity::High, MIB, SECOND);
+    let excepted = Match {
+        mode: Mode::Shadow,
+        exception: Some(Arc::new(ExceptionFacts {
+            id: "EX-2026-031".to_owned(),
+            rules: vec!["WB-0001".to_owned()],
+            owner: "storage-oncall".to_owned(),
+            reason: "encrypted weekly backup drive".to_owned(),
+            expires: jiff::civil::date(2026, 12, 15),
+            ticket: None,
+        })),
+        ..plain.clone()
+    };
+    let first = parsed(&alerts.observe(&plain, BootNs(SECOND), &Loss::new())[0]);
+    let made = alerts.observe(&excepted, BootNs(SECOND), &Loss::new());
+    let line = parsed(&made[0]);
+    assert_eq!((line["status_id"].clone(), line["is_alert"].clone()), (3.into(), false.into()));
+    assert_ne!(line["finding_info"]["uid"], first["finding_info"]["uid"]);
+    let exception = &line["unmapped"]["weighbridge"]["exception"];
+    assert_eq!(
+        (exception["id"].clone(), exception["expires"].clone()),
+        ("EX-2026-031".into(), "2026-12-15".into())
+    );
+    assert_eq!(alerts.active()[&Severity::High], 1);
+    assert!(render(&made[0], false).contains("[excepted by EX-2026-031]"));
 }
 
 #[test]
@@ -274,14 +311,8 @@ fn egress() -> Match {
     sent.record.process = Arc::new(Process::host());
     sent.record.lineage = Arc::default();
     sent.record.sink = Some(Arc::new(Sink {
-        kind: SinkKind::Peer,
-        path: None,
-        device: None,
-        fstype: None,
-        mount: None,
-        removable: None,
         peer: Some("203.0.113.9".to_owned()),
-        ..Sink::clone(sent.record.sink.as_ref().unwrap())
+        ..Sink::new(SinkKind::Peer, Control::Uncontrolled)
     }));
     sent
 }

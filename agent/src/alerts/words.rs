@@ -101,6 +101,7 @@ pub(super) fn deed(act: &Act, victim: Option<&Process>) -> String {
         ActKind::HookSilent => "has a hook that is silent:",
         ActKind::Lost => "lost facts:",
         ActKind::Restarted => "restarted the agent:",
+        ActKind::RulesRefused => "keeps its old rules, for the new ones are wrong:",
     };
     let mut text = verb.to_owned();
     if let Some(victim) = victim {

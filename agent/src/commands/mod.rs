@@ -4,6 +4,7 @@ mod check;
 mod doctor;
 mod inventory;
 mod recording;
+mod rules;
 mod status;
 
 use std::{
@@ -23,6 +24,7 @@ use crate::{
 /// Exit codes, stable.
 const OK: u8 = 0;
 const FOUND: u8 = 1;
+const USAGE: u8 = 2;
 const INVALID: u8 = 3;
 const UNFIT: u8 = 4;
 const UNREACHABLE: u8 = 5;
@@ -39,9 +41,10 @@ const INTERNAL: u8 = 70;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to print: text for people, json for programs.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    /// What to print: text for people, json for programs. Without it `rules` prints text on a terminal and json off it, and
+    /// every other command prints text.
+    #[arg(short, long, global = true, value_enum)]
+    output: Option<Output>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -134,6 +137,12 @@ enum Command {
         /// The recording.
         file: PathBuf,
     },
+    /// Check, test, list and explain rules; needs no rights and no running agent.
+    #[command(
+        subcommand,
+        after_help = "Example: weighbridge rules lint /etc/weighbridge/rules.d && weighbridge rules test /etc/weighbridge/rules.d"
+    )]
+    Rules(rules::Command),
     /// The child of the self-test: moves a file into another and into a socket.
     #[command(hide = true)]
     Canary { path: PathBuf, copy: PathBuf },
@@ -144,22 +153,27 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let output = cli.output.unwrap_or(Output::Text);
     let code = match &cli.command {
-        Command::Run { config, show_alerts } => agent(config, *show_alerts, cli.output),
-        Command::Check { config } => check::check(config, cli.output),
+        Command::Run { config, show_alerts } => agent(config, *show_alerts, output),
+        Command::Check { config } => check::check(config, output),
         Command::Doctor => {
             log();
-            doctor::doctor(cli.output, colour)
+            doctor::doctor(output, colour)
         }
-        Command::Inventory { config } => inventory::inventory(config, cli.output),
-        Command::Status { config } => status::status(config, cli.output, colour),
-        Command::Tail { config } => status::tail(config, cli.output, io::stdout().is_terminal()),
-        Command::Top { config } => status::top(config, cli.output, io::stdout().is_terminal(), colour),
+        Command::Inventory { config } => inventory::inventory(config, output),
+        Command::Rules(command) => {
+            let by_default = if io::stdout().is_terminal() { Output::Text } else { Output::Json };
+            rules::run(command, cli.output.unwrap_or(by_default), colour)
+        }
+        Command::Status { config } => status::status(config, output, colour),
+        Command::Tail { config } => status::tail(config, output, io::stdout().is_terminal()),
+        Command::Top { config } => status::top(config, output, io::stdout().is_terminal(), colour),
         Command::Record { config, hide_names, length, file } => {
-            recording::record(config, file.clone(), *hide_names, *length, cli.output)
+            recording::record(config, file.clone(), *hide_names, *length, output)
         }
         Command::Replay { rules, baseline, file } => {
-            recording::replay_file(file, rules, baseline, cli.output, colour)
+            recording::replay_file(file, rules, baseline, output, colour)
         }
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };

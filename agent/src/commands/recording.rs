@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{FOUND, INVALID, OK, Output, UNFIT, doctor, fail, log, print};
 use crate::{
     alerts::render,
-    pipeline::{Options, RecordTo, prepare, run},
+    pipeline::{Options, RecordTo, prepare, run, today},
     recording::{Change, Found, Reader, Replayed, compare, replay},
     rules::{Mode, RuleSet},
     yaml,
@@ -44,7 +44,7 @@ pub(super) fn replay_file(
     output: Output,
     colour: bool,
 ) -> u8 {
-    let load = |paths: &[PathBuf]| match RuleSet::load(paths) {
+    let load = |paths: &[PathBuf]| match RuleSet::load(paths, today()) {
         Ok(rules) => Ok(Arc::new(rules)),
         Err(faults) => {
             eprint!("{}", yaml::render(&faults, colour));

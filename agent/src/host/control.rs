@@ -115,10 +115,11 @@ struct Identity {
     removable: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Filesystem {
     controlled: bool,
     removable: Option<bool>,
+    serial: Option<String>,
 }
 
 impl Classifier {
@@ -146,9 +147,13 @@ impl Classifier {
         let mut problems = Vec::new();
         let mut filesystems: HashMap<Dev, Filesystem> = HashMap::new();
         for mount in table.entries() {
-            filesystems.entry(mount.dev).or_insert_with(|| Filesystem {
-                controlled: false,
-                removable: self.devices.backing(mount).and_then(|dev| self.devices.removable(dev)),
+            filesystems.entry(mount.dev).or_insert_with(|| {
+                let backing = self.devices.backing(mount);
+                Filesystem {
+                    controlled: false,
+                    removable: backing.and_then(|dev| self.devices.removable(dev)),
+                    serial: backing.and_then(|dev| self.devices.serial(dev)),
+                }
             });
         }
         let by_uuid = |bound: &Bound| matches!(bound.selector.value, FilesystemSelector::Uuid(_));
@@ -216,10 +221,10 @@ impl Classifier {
             .or_else(|| self.table.by_dev(dev))
             .map(|mount| mount.fstype.clone())
             .or_else(|| magic.map(|(_, name, _)| (*name).to_owned()));
-        let removable = match self.filesystems.get(&dev) {
-            Some(filesystem) => filesystem.removable,
-            None if dev.major() != 0 => self.devices.removable(dev),
-            None => None,
+        let (removable, device_serial) = match self.filesystems.get(&dev) {
+            Some(filesystem) => (filesystem.removable, filesystem.serial.clone()),
+            None if dev.major() != 0 => (self.devices.removable(dev), self.devices.serial(dev)),
+            None => (None, None),
         };
         Sink {
             path,
@@ -227,6 +232,7 @@ impl Classifier {
             fstype,
             mount: mount.map(|mount| mount.point.to_string_lossy().into_owned()),
             removable,
+            device_serial,
             ..sink(SinkKind::File, control)
         }
     }
@@ -257,6 +263,7 @@ impl Classifier {
     pub fn block_device(&self, dev: Dev) -> Sink {
         Sink {
             removable: self.devices.removable(dev),
+            device_serial: self.devices.serial(dev),
             ..self.device(SinkKind::BlockDevice, DeviceType::Block, dev, Control::Uncontrolled)
         }
     }
@@ -302,17 +309,7 @@ pub fn unmetered(channel: &str) -> Sink {
 }
 
 const fn sink(kind: SinkKind, control: Control) -> Sink {
-    Sink {
-        kind,
-        control,
-        path: None,
-        device: None,
-        fstype: None,
-        mount: None,
-        removable: None,
-        peer: None,
-        channel: None,
-    }
+    Sink::new(kind, control)
 }
 
 impl Bound {

@@ -16,11 +16,15 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::{ioctl, mounts::Mount, read_fact, superblock};
+use super::{ioctl, mounts::Mount, read_fact, read_limited, superblock};
 use crate::event::Dev;
 
 /// Levels of device mapper, md and partitions that are followed; more is not a sane host.
 const DEPTH: usize = 16;
+
+/// Directories of sysfs that may stand between a partition and the device that states a serial number: partition, disk,
+/// `block`, and for USB the target, the host, the interface and the device.
+const SERIAL_ABOVE: usize = 9;
 
 /// Where to look. Another root is for tests, which lay out devices that the test machine does not have.
 #[derive(Clone, Debug)]
@@ -84,6 +88,20 @@ impl Devices {
             answer = answer.or(flag);
         }
         answer
+    }
+
+    /// The serial number that the disk below a block device states of itself (USB, NVMe, virtio, SCSI), through partitions
+    /// and mappers. `None` when there is none, or several disks.
+    #[must_use]
+    pub fn serial(&self, dev: Dev) -> Option<String> {
+        let disks = self.disks(dev)?;
+        let [disk] = disks.as_slice() else { return None };
+        // From the partition up to its disk, the disk's controller and its bus.
+        let bus = disk.ancestors().take(SERIAL_ABOVE).take_while(|above| above.starts_with(&self.sys));
+        let stated = bus.filter_map(|above| {
+            read_fact(&above.join("serial")).or_else(|| scsi_serial(&above.join("device/vpd_pg80")))
+        });
+        stated.map(|text| text.trim().to_owned()).find(|text| is_serial(text))
     }
 
     /// What encrypts the filesystem of `mount`: `luks2`, `luks1`, `dm-crypt` (another dm-crypt format), `partial` (some
@@ -282,6 +300,17 @@ fn parse_number(text: &str) -> Option<Dev> {
     Some(Dev::new(major.parse().ok()?, minor.parse().ok()?))
 }
 
+/// The unit serial number page of a SCSI disk: a header of four bytes, and text.
+fn scsi_serial(page: &Path) -> Option<String> {
+    let bytes = read_limited(page, 1 << 10).ok()?;
+    Some(String::from_utf8_lossy(bytes.get(4..)?).into_owned())
+}
+
+/// What can stand in a rule: a device that states anything else has no serial number.
+fn is_serial(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')
+}
+
 #[cfg(test)]
 mod tests {
     use std::{os::unix::fs::symlink, process::Command};
@@ -317,6 +346,14 @@ mod tests {
                     .unwrap();
             }
             symlink(directory, self.0.path().join("dev/block").join(number)).unwrap();
+        }
+    }
+
+    impl Sys {
+        fn write(&self, path: &str, text: &str) {
+            let file = self.0.path().join("devices").join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
         }
     }
 
@@ -363,6 +400,33 @@ mod tests {
         assert_eq!(removable(253, 1), Some(false));
         assert_eq!(removable(253, 2), Some(true), "one removable disk is enough");
         assert_eq!(removable(0, 45), None);
+    }
+
+    #[test]
+    fn the_serial_number_is_the_disks() {
+        let sys = sys();
+        sys.add(
+            "8:48",
+            "pci0/usb2/2-2/2-2:1.0/host3/target3/3:0:0:0/block/sdd",
+            &[("removable", "1\n")],
+            &[],
+        );
+        sys.add(
+            "8:49",
+            "pci0/usb2/2-2/2-2:1.0/host3/target3/3:0:0:0/block/sdd/sdd1",
+            &[("partition", "1\n")],
+            &[],
+        );
+        sys.write("pci0/usb2/2-2/serial", "S6Z2NF0W512345\n");
+        sys.write("pci0/ata1/sda/device/vpd_pg80", "\0\u{1}\0\u{4}WD42");
+        sys.write("pci0/scsi/sdc/serial", "\u{1b}[31m\n");
+        let serial = |major, minor| sys.devices().serial(Dev::new(major, minor));
+        assert_eq!(serial(8, 49).as_deref(), Some("S6Z2NF0W512345"));
+        assert_eq!(serial(8, 1).as_deref(), Some("WD42"));
+        assert_eq!(serial(253, 1).as_deref(), Some("WD42"), "below the mappers");
+        assert_eq!(serial(253, 2), None, "two disks");
+        assert_eq!(serial(8, 33), None, "what is no serial number");
+        assert_eq!(serial(7, 0), None);
     }
 
     #[test]

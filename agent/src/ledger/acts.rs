@@ -56,17 +56,8 @@ impl Ledger {
             return;
         }
         *known = bytes;
-        let sink = Arc::new(Sink {
-            kind: SinkKind::Peer,
-            control,
-            path: None,
-            device: None,
-            fstype: None,
-            mount: None,
-            removable: None,
-            peer: Some(peer.to_string()),
-            channel: None,
-        });
+        let sink = Sink { peer: Some(peer.to_string()), ..Sink::new(SinkKind::Peer, control) };
+        let sink = Arc::new(sink);
         out.extend(self.assets.values().map(|asset| Record {
             kind: RecordKind::Egress,
             at: self.now,

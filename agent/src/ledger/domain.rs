@@ -54,15 +54,5 @@ pub(super) fn unknown_sink(key: SinkKey) -> Sink {
         }
         _ => None,
     };
-    Sink {
-        kind,
-        control,
-        path: None,
-        device: device.map(|dev| dev.to_string()),
-        fstype: None,
-        mount: None,
-        removable: None,
-        peer,
-        channel: None,
-    }
+    Sink { device: device.map(|dev| dev.to_string()), peer, ..Sink::new(kind, control) }
 }

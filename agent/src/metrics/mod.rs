@@ -24,7 +24,7 @@ use self::process::ProcessMetrics;
 use crate::{
     alerts::Alert,
     event::{Asset, Control, Loss, Record, RecordKind, SinkKind},
-    rules::{Mode, Severity},
+    rules::{Mode, RuleSet, Severity},
     sinks::{Counts, Sinks},
 };
 
@@ -34,6 +34,9 @@ const MOST_RULES: usize = 200;
 /// Stages that exist from the start; any other that reports a loss is added.
 const STAGES: [&str; 7] =
     ["ringbuf", "map_full", "queue", "aggregate_evicted", "ledger_evicted", "sink", "path_unresolved"];
+
+/// What became of a set of rules that was read while the agent ran; label `outcome`.
+const RELOADS: [&str; 2] = ["accepted", "refused"];
 
 /// What became of a rule's match; label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +82,8 @@ pub struct Metrics {
     alerts: IntCounterVec,
     alerts_active: IntGaugeVec,
     rules_loaded: IntGaugeVec,
+    rules_reloads: IntCounterVec,
+    rules_reload_successful: IntGauge,
     assets: IntGauge,
     asset_files: IntGauge,
     asset_bytes: IntGaugeVec,
@@ -158,6 +163,15 @@ impl Metrics {
             )?,
             alerts_active: make.gauges("alerts_active", "Findings that are open.", &["severity"])?,
             rules_loaded: make.gauges("rules_loaded", "Rules of the loaded set.", &["mode"])?,
+            rules_reloads: make.counters(
+                "rules_reloads_total",
+                "Times that rules were read anew, by outcome: those that were refused changed nothing.",
+                &["outcome"],
+            )?,
+            rules_reload_successful: make.gauge(
+                "rules_last_reload_successful",
+                "0 when the last set that was read was wrong and an older one is in force.",
+            )?,
             assets: make.gauge("assets", "Registered assets.")?,
             asset_files: make.gauge("asset_files", "Files of all registered assets.")?,
             asset_bytes: make.gauges(
@@ -201,6 +215,10 @@ impl Metrics {
         for stage in STAGES {
             count(&metrics.events_lost, &[stage], 0);
         }
+        for outcome in RELOADS {
+            count(&metrics.rules_reloads, &[outcome], 0);
+        }
+        metrics.rules_reload_successful.set(1);
         for severity in Severity::ALL {
             set(&metrics.alerts_active, &[severity.as_str()], 0);
         }
@@ -236,6 +254,18 @@ impl Metrics {
         for (mode, count) in loaded {
             set(&self.rules_loaded, &[mode.as_str()], count);
         }
+    }
+
+    /// The same, from the set itself.
+    pub fn set_rule_set(&self, rules: &RuleSet) {
+        let ids = rules.rules().iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode));
+        self.set_rules(rules.digest(), rules.packs().iter().map(String::as_str), ids);
+    }
+
+    /// Rules were read anew, and taken or not.
+    pub fn add_reload(&self, accepted: bool) {
+        count(&self.rules_reloads, &[RELOADS[usize::from(!accepted)]], 1);
+        self.rules_reload_successful.set(i64::from(accepted));
     }
 
     /// An asset was registered, or its size changed.

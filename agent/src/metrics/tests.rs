@@ -45,17 +45,7 @@ fn record(kind: SinkKind, control: Control, removable: Option<bool>, bytes: u64)
         unit: None,
         ancestry: Vec::new(),
     };
-    let sink = Sink {
-        kind,
-        control,
-        path: None,
-        device: None,
-        fstype: None,
-        mount: None,
-        removable,
-        peer: None,
-        channel: None,
-    };
+    let sink = Sink { removable, ..Sink::new(kind, control) };
     Record {
         kind: RecordKind::Flow,
         at: BootNs(1),

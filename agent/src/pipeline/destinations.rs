@@ -1,11 +1,14 @@
 //! From the kernel's name of a sink to where that is for people, and whether it is controlled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use agent_ebpf::{DEV_LOOPBACK, DEV_UNIX};
 
 use crate::{
-    event::{Event, Sink, SinkKey},
+    event::{Event, ObjectId, Sink, SinkKey},
     host::{
         control::{self, Classifier},
         mounts::MountTable,
@@ -19,6 +22,8 @@ const REMEMBERED: usize = 65_536;
 pub(crate) struct Destinations {
     classifier: Classifier,
     known: HashMap<SinkKey, Known>,
+    /// The assets' own files.
+    registered: HashSet<ObjectId>,
 }
 
 struct Known {
@@ -29,7 +34,7 @@ struct Known {
 
 impl Destinations {
     pub(super) fn new(classifier: Classifier) -> Self {
-        Self { classifier, known: HashMap::new() }
+        Self { classifier, known: HashMap::new(), registered: HashSet::new() }
     }
 
     pub(crate) const fn classifier(&self) -> &Classifier {
@@ -44,6 +49,15 @@ impl Destinations {
     /// The sink of a flow, unless it was told before.
     pub(super) fn resolve(&mut self, key: SinkKey, magic: u64) -> Option<Event> {
         (!self.known.contains_key(&key)).then(|| self.remember(key, magic, None))
+    }
+
+    /// A file is in the registry; says so of a sink that was told before.
+    pub(super) fn register(&mut self, object: ObjectId) -> Option<Event> {
+        self.registered.insert(object);
+        let key = SinkKey::File(object);
+        let known = self.known.get_mut(&key).filter(|known| known.sink.registered != Some(true))?;
+        known.sink = Arc::new(Sink { registered: Some(true), ..Sink::clone(&known.sink) });
+        Some(Event::Sink { key, sink: Arc::clone(&known.sink) })
     }
 
     /// Looks at the mounts again; the sinks that are another thing now.
@@ -61,7 +75,7 @@ impl Destinations {
         let classifier = &self.classifier;
         let mut changed = Vec::new();
         for (&key, known) in &mut self.known {
-            let sink = describe(classifier, key, known.magic, known.path.as_ref());
+            let sink = describe(classifier, &self.registered, key, known.magic, known.path.as_ref());
             if sink != *known.sink {
                 known.sink = Arc::new(sink);
                 changed.push(Event::Sink { key, sink: Arc::clone(&known.sink) });
@@ -74,17 +88,26 @@ impl Destinations {
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        let sink = Arc::new(describe(&self.classifier, key, magic, path.as_ref()));
+        let sink = Arc::new(describe(&self.classifier, &self.registered, key, magic, path.as_ref()));
         self.known.insert(key, Known { magic, path, sink: Arc::clone(&sink) });
         Event::Sink { key, sink }
     }
 }
 
-fn describe(classifier: &Classifier, key: SinkKey, magic: u64, path: Option<&FsPath>) -> Sink {
+fn describe(
+    classifier: &Classifier,
+    registered: &HashSet<ObjectId>,
+    key: SinkKey,
+    magic: u64,
+    path: Option<&FsPath>,
+) -> Sink {
     let text = path.filter(|path| !path.cut).map(|path| path.text.as_str());
     match key {
         // The magic of every filesystem fits 32 bits.
-        SinkKey::File(object) => classifier.file(object.dev, magic as u32, text),
+        SinkKey::File(object) => Sink {
+            registered: Some(registered.contains(&object)),
+            ..classifier.file(object.dev, magic as u32, text)
+        },
         SinkKey::BlockDevice(dev) => classifier.block_device(dev),
         SinkKey::CharDevice(dev) => classifier.char_device(dev),
         SinkKey::Terminal(dev) => classifier.terminal(dev),

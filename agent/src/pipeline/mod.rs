@@ -7,11 +7,13 @@ mod destinations;
 mod identities;
 mod prepare;
 mod recorder;
+mod reload;
 mod run;
 mod snapshot;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+pub(crate) use self::prepare::today;
 use self::{destinations::Destinations, identities::Identities, recorder::Recorder, snapshot::Standing};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},
@@ -24,7 +26,7 @@ use crate::{
     ledger::Ledger,
     metrics::{Metrics, Outcome},
     recording::RecordingError,
-    rules::{Engine, Match, Mode, Resolved},
+    rules::{Engine, Match, Mode},
     sensor::Reading,
     sinks::Sinks,
     status::Status,
@@ -63,6 +65,10 @@ impl Pipeline {
     /// Remembers one of the assets' own files.
     pub(crate) fn protected(&mut self, object: ObjectId) {
         self.protected.insert(object);
+        if let Some(event) = self.destinations.register(object) {
+            // Makes no record, so the time does not matter.
+            self.apply(event, BootNs::default());
+        }
     }
 
     /// Whether a reading says that an asset is not as large as it was.
@@ -102,7 +108,7 @@ impl Pipeline {
             }
             Reading::Object { object, path, .. } => {
                 tracing::info!(path = %path.text, "a new file in a protected place is protected");
-                self.protected.insert(object);
+                self.protected(object);
             }
             Reading::SinkPath { sink, magic, path } => {
                 let event = self.destinations.locate(sink, magic, path);
@@ -173,9 +179,11 @@ impl Pipeline {
         let loss = self.loss();
         let mut matches = std::mem::take(&mut self.matches);
         for matched in matches.drain(..) {
-            let outcome = match matched.mode {
-                Mode::Shadow => Outcome::Shadow,
-                Mode::Alert | Mode::Off => Outcome::Alert,
+            let outcome = match (&matched.exception, matched.mode) {
+                (Some(_), _) => Outcome::Excepted,
+                (None, Mode::Shadow) => Outcome::Shadow,
+                _ if matched.repeated => Outcome::Suppressed,
+                (None, Mode::Alert | Mode::Off) => Outcome::Alert,
             };
             self.metrics.add_match(&matched.rule.id, outcome);
             self.metrics.observe_latency(Duration::from_nanos(now.0.saturating_sub(matched.last_at.0)));
@@ -192,8 +200,8 @@ impl Pipeline {
         }
         let mut resolved = Vec::new();
         self.engine.expire(now, &mut resolved);
-        for Resolved { rule, group, .. } in resolved {
-            let alerts = self.alerts.resolved(&rule.id, &group, now);
+        for resolved in resolved {
+            let alerts = self.alerts.resolved(&resolved, now);
             self.send(alerts);
         }
         let alerts = self.alerts.tick(now);

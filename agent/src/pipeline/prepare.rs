@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use thiserror::Error;
 
 use crate::{
@@ -89,8 +89,9 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
     let config = crate::config::load(file).map_err(invalid)?;
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let rules = match RuleSet::load(&config.rules) {
+    let rules = match RuleSet::load(&config.rules, today()) {
         Ok(rules) => {
+            warnings.extend(rules.warnings().iter().map(ToString::to_string));
             faults.extend(run_tests(&rules).into_iter().filter_map(|outcome| outcome.failure));
             Some(rules)
         }
@@ -148,6 +149,11 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
         }
         _ => Err(invalid(faults)),
     }
+}
+
+/// The date in UTC, by which overrides and exceptions of rules expire.
+pub(crate) fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
 /// What an earlier run stored. Whatever is wrong with it costs first-seen times, never the start.

@@ -17,13 +17,13 @@ use jiff::Timestamp;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time,
 };
 
 use super::{
     Failure, Pipeline, Prepared, RecordTo, Unfit, destinations::Destinations, identities::Identities,
-    recorder::Recorder, snapshot::Standing,
+    recorder::Recorder, reload::Reload, snapshot::Standing,
 };
 use crate::{
     alerts::{self, Alerts},
@@ -113,6 +113,7 @@ struct Agent {
     rescan_at: Instant,
     carriers_at: Instant,
     carriers_every: Duration,
+    reload: Reload,
 }
 
 impl Agent {
@@ -121,6 +122,7 @@ impl Agent {
         let system = |what| move |error| Unfit::System(what, error);
         let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for SIGINT"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
         let listener = Listener::bind(prepared.config.listen).map_err(Unfit::from)?;
         let state = StateDir::open(&prepared.config.state_dir).map_err(Unfit::from)?;
         let _lock = state.lock().map_err(Unfit::from)?;
@@ -145,7 +147,7 @@ impl Agent {
             .and_then(|ring| Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
             .map_err(system("wait for the ring buffer"))?;
         let ended = tokio::select! {
-            ended = agent.weigh(&facts) => ended,
+            ended = agent.weigh(&facts, &mut hangup) => ended,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             () = over(length) => Ok(()),
@@ -241,6 +243,7 @@ impl Agent {
             rescan_at: soon + RESCAN_EVERY,
             carriers_at: soon,
             carriers_every: CARRIERS_SOON,
+            reload: Reload::new(config.rules.clone()),
             config,
             state,
             sensor,
@@ -252,7 +255,7 @@ impl Agent {
     }
 
     /// Never ends but by an error.
-    async fn weigh(&mut self, facts: &AsyncFd<OwnedFd>) -> Result<(), Failure> {
+    async fn weigh(&mut self, facts: &AsyncFd<OwnedFd>, hangup: &mut Signal) -> Result<(), Failure> {
         let mut moved_at = Instant::now();
         let mut tick_at = Instant::now() + TICK_EVERY;
         loop {
@@ -261,6 +264,7 @@ impl Agent {
             }
             if Instant::now() >= tick_at {
                 self.tick()?;
+                self.reload.poll(&mut self.pipeline, now()).await;
                 tick_at = Instant::now() + TICK_EVERY;
             }
             let wait = if moved_at.elapsed() < QUIET {
@@ -274,8 +278,11 @@ impl Agent {
                 }
                 self.deadline(tick_at)
             };
-            if let Ok(readable) = time::timeout(wait, facts.readable()).await {
-                readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
+            tokio::select! {
+                readable = time::timeout(wait, facts.readable()) => if let Ok(readable) = readable {
+                    readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
+                },
+                _ = hangup.recv() => self.reload.request(),
             }
         }
     }
@@ -435,12 +442,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     let facts = host::facts();
     let info = BuildInfo { version: env!("CARGO_PKG_VERSION"), commit: "", kernel_release: &facts.kernel };
     let metrics = Metrics::new(&info).context("a metric is defined twice")?;
-    let rules = prepared.rules.rules();
-    metrics.set_rules(
-        prepared.rules.digest(),
-        ["core"],
-        rules.iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode)),
-    );
+    metrics.set_rule_set(&prepared.rules);
     Ok(metrics)
 }
 

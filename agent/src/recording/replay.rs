@@ -9,7 +9,7 @@ use crate::{
     alerts::{self, Alert, Alerts, Head},
     event::{BootNs, Record},
     ledger::Ledger,
-    rules::{Engine, Match, Mode, Resolved, RuleSet, Severity},
+    rules::{Engine, Match, Mode, RuleSet, Severity},
 };
 
 /// Of what passes with time, as on the host.
@@ -131,8 +131,8 @@ impl Replay {
         let mut resolved = Vec::new();
         self.engine.expire(now, &mut resolved);
         let mut lines = Vec::new();
-        for Resolved { rule, group, .. } in resolved {
-            lines.extend(self.alerts.resolved(&rule.id, &group, now));
+        for resolved in resolved {
+            lines.extend(self.alerts.resolved(&resolved, now));
         }
         lines.extend(self.alerts.tick(now));
         self.keep(lines);
@@ -235,7 +235,11 @@ rules:
     group_by: [asset.name]
 "
         );
-        Arc::new(RuleSet::parse(&[("test.yaml".into(), text)]).unwrap_or_else(|faults| panic!("{faults:?}")))
+        let today = jiff::civil::date(2026, 11, 22);
+        Arc::new(
+            RuleSet::parse(&[("test.yaml".into(), text)], today)
+                .unwrap_or_else(|faults| panic!("{faults:?}")),
+        )
     }
 
     /// A process takes 20 MiB and puts 8 of them on a stick, one a second.
@@ -261,15 +265,9 @@ rules:
             has_readers: false,
         };
         let sink = Sink {
-            kind: SinkKind::File,
-            control: Control::Uncontrolled,
             path: Some("/mnt/usb/w".to_owned()),
             device: Some("8:16".to_owned()),
-            fstype: None,
-            mount: None,
-            removable: None,
-            peer: None,
-            channel: None,
+            ..Sink::new(SinkKind::File, Control::Uncontrolled)
         };
         let process = Process { pid: 7, exe: "/usr/bin/cp".to_owned(), ..Process::host() };
         let mut writer = Writer::create(&path, &header).unwrap();

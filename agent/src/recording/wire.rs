@@ -86,6 +86,8 @@ struct Where {
     fstype: Option<String>,
     mount: Option<String>,
     removable: Option<bool>,
+    device_serial: Option<String>,
+    registered: Option<bool>,
     peer: Option<String>,
     channel: Option<String>,
 }
@@ -270,6 +272,8 @@ impl Where {
             fstype: sink.fstype.clone(),
             mount: sink.mount.clone(),
             removable: sink.removable,
+            device_serial: sink.device_serial.clone(),
+            registered: sink.registered,
             peer: sink.peer.clone(),
             channel: sink.channel.clone(),
         }
@@ -284,6 +288,8 @@ impl Where {
             fstype: self.fstype,
             mount: self.mount,
             removable: self.removable,
+            device_serial: self.device_serial,
+            registered: self.registered,
             peer: self.peer,
             channel: self.channel,
         })

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use jiff::civil::{Date, date};
+
 use super::{RuleSet, field::Draft};
 use crate::{
     event::{Act, BootNs, Control, HolderId, Record, RecordKind, Sink, SinkKind},
     yaml::render,
 };
+
+/// The day on which tests read rules.
+pub(crate) const TODAY: Date = date(2026, 11, 22);
 
 /// A set of one rule for flows; `body` is the rest of the rule, from `match` on.
 pub(super) fn rule_set(mode: &str, body: &str) -> Arc<RuleSet> {
@@ -26,7 +31,7 @@ rules:
 {body}"
     );
     Arc::new(
-        RuleSet::parse(&[("test.yaml".into(), text)])
+        RuleSet::parse(&[("test.yaml".into(), text)], TODAY)
             .unwrap_or_else(|faults| panic!("{}", render(&faults, false))),
     )
 }

@@ -31,7 +31,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    const fn inverse(self) -> Self {
+    pub(super) const fn inverse(self) -> Self {
         match self {
             Self::Alert => Self::Silence,
             Self::Silence => Self::Alert,
@@ -46,8 +46,8 @@ pub(crate) type Lists<'n> = BTreeMap<&'n str, &'n [Node]>;
 pub(crate) struct MatchReader<'c, 'n> {
     pub(crate) check: &'c mut Check,
     pub(crate) lists: &'c Lists<'n>,
-    /// The event kind that the rule looks at.
-    pub(crate) on: RecordKind,
+    /// The event kinds that are looked at: a field must be of one of them. A rule has one.
+    pub(crate) kinds: &'c [RecordKind],
 }
 
 impl<'n> MatchReader<'_, 'n> {
@@ -114,8 +114,9 @@ impl<'n> MatchReader<'_, 'n> {
             self.check.error(at, format!("unknown field `{name}`"), suggest(name, &known));
             return None;
         };
-        if !field.on.contains(&self.on) {
-            let message = format!("events of kind `{}` have no `{name}`", self.on.as_str());
+        if !self.kinds.iter().any(|kind| field.on.contains(kind)) {
+            let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("`{}`", kind.as_str())).collect();
+            let message = format!("events of kind {} have no `{name}`", kinds.join(" or "));
             self.check.error(at, message, "remove it or change `on`");
             return None;
         }
@@ -318,6 +319,22 @@ pub(crate) fn number(field: &Field, text: &str) -> Result<u64, (String, String)>
 pub(crate) fn flag(field: &Field, text: &str) -> Result<bool, (String, String)> {
     text.parse()
         .map_err(|_| (format!("`{}` is never `{text}`", field.name), "write `true` or `false`".to_owned()))
+}
+
+/// The modifiers that a field of some type takes, in the order of the grammar.
+pub(super) fn modifiers_of(kind: FieldType) -> impl Iterator<Item = &'static str> {
+    use FieldType as T;
+    let applies = move |modifier: Modifier| match modifier {
+        Modifier::In | Modifier::NotIn | Modifier::Exists => true,
+        Modifier::Contains | Modifier::StartsWith | Modifier::EndsWith | Modifier::Glob | Modifier::Regex => {
+            kind == T::Text
+        }
+        Modifier::Cidr | Modifier::NotCidr => kind == T::Address,
+        Modifier::Greater | Modifier::GreaterOrEqual | Modifier::Less | Modifier::LessOrEqual => {
+            matches!(kind, T::Number | T::Size)
+        }
+    };
+    MODIFIERS.into_iter().filter(move |(_, modifier)| applies(*modifier)).map(|(word, _)| word)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

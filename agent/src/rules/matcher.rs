@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use regex::RegexSet;
 
 use super::field::{Field, FieldValue};
-use crate::event::Record;
+use crate::event::{Record, RecordKind};
 
 /// Conditions that must all hold.
 #[derive(Debug, Default)]
@@ -50,6 +50,72 @@ impl Matcher {
             Condition::All(matchers) => matchers.iter().all(|matcher| matcher.matches(record)),
             Condition::None(matchers) => !matchers.iter().any(|matcher| matcher.matches(record)),
         })
+    }
+}
+
+/// How hard it is to claim what an exception rests on, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trust {
+    /// It says nothing that must hold.
+    Nothing,
+    /// Which asset, which kind of place: many at once.
+    Broad,
+    /// A name that anybody can give himself.
+    Name,
+    /// A path that somebody may be able to write to, or a user that somebody may become.
+    Path,
+    /// What the kernel or the hardware says.
+    Fact,
+}
+
+impl Matcher {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The strongest thing that must hold.
+    pub(crate) fn trust(&self) -> Trust {
+        let of_each = self.0.iter().map(|condition| match condition {
+            Condition::Field { negated: true, .. } | Condition::Field { test: Test::Exists(_), .. } => {
+                Trust::Nothing
+            }
+            Condition::Field { field, .. } => trust(field.name),
+            Condition::Any(matchers) => matchers.iter().map(Self::trust).min().unwrap_or(Trust::Nothing),
+            Condition::All(matchers) => matchers.iter().map(Self::trust).max().unwrap_or(Trust::Nothing),
+            Condition::None(_) => Trust::Nothing,
+        });
+        of_each.max().unwrap_or(Trust::Nothing)
+    }
+
+    /// A field that must have a value and that events of a kind do not have.
+    pub(crate) fn never_on(&self, kind: RecordKind) -> Option<&'static str> {
+        self.0.iter().find_map(|condition| match condition {
+            Condition::Field { when_absent: true, .. }
+            | Condition::Field { test: Test::Exists(false), .. } => None,
+            Condition::Field { field, .. } => (!field.on.contains(&kind)).then_some(field.name),
+            Condition::All(matchers) => matchers.iter().find_map(|matcher| matcher.never_on(kind)),
+            Condition::Any(matchers) => {
+                let never: Option<Vec<_>> = matchers.iter().map(|matcher| matcher.never_on(kind)).collect();
+                never?.into_iter().next()
+            }
+            Condition::None(_) => None,
+        })
+    }
+}
+
+fn trust(field: &str) -> Trust {
+    match field.rsplit('.').next().unwrap_or_default() {
+        "command_line" => Trust::Name,
+        "name" if field.starts_with("process.") || field.starts_with("victim.") => Trust::Name,
+        "executable" | "path" | "id" | "audit_id" | "target"
+            if !field.contains("container.") && !field.contains("cgroup.") =>
+        {
+            Trust::Path
+        }
+        "control" | "kind" | "class" | "fstype" | "removable" | "channel" | "listed" | "registered"
+        | "bytes" => Trust::Broad,
+        _ if field.starts_with("asset.") => Trust::Broad,
+        _ => Trust::Fact,
     }
 }
 

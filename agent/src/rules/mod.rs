@@ -4,20 +4,29 @@
 //! It knows [`Record`](crate::event::Record)s and YAML files. It must not know sensors, alerts, clocks or sinks: time is
 //! what the records say.
 
+mod assemble;
 mod engine;
+mod exception;
+pub mod explain;
 mod field;
 #[cfg(test)]
 mod fixtures;
 mod match_parse;
 mod matcher;
 mod parse;
+pub mod reference;
 mod rule;
+mod rule_parse;
 mod set;
+mod shape;
+mod shape_parse;
 mod table;
 mod testing;
+mod tuning;
 mod window;
 
-pub use engine::{Contributors, Engine, Match, Resolved};
+pub use engine::{Contributors, Crossed, Engine, Match, Resolved, Row};
+pub use exception::{Exception, ExceptionFacts};
 pub use field::{Field, FieldType, FieldValue};
 pub use rule::{Mode, Rule, RuleFacts, Severity, Status};
 pub use set::RuleSet;

@@ -4,10 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{field::Field, matcher::Matcher, testing::RuleTest};
+use super::{
+    exception::Exception,
+    field::Field,
+    matcher::Matcher,
+    shape::{Sequence, Sum},
+    testing::RuleTest,
+};
 use crate::{
-    event::{Asset, Record, RecordKind},
-    yaml::{Source, Span},
+    event::{Record, RecordKind},
+    yaml::{Node, Source, Span},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -119,44 +125,31 @@ impl RuleFacts {
 }
 
 /// A rule that can be evaluated.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     pub facts: Arc<RuleFacts>,
-    /// The event kind that it looks at.
+    /// The event kind that it looks at; of a sequence, that of its last step.
     pub on: RecordKind,
-    pub(crate) matcher: Matcher,
+    pub(crate) matcher: Arc<Matcher>,
     /// While this holds, the rule's matches are shadow.
-    pub(crate) shadow_if: Option<Matcher>,
-    /// `None` for a rule that fires at once.
-    pub(crate) aggregate: Option<Aggregate>,
+    pub(crate) shadow_if: Option<Arc<Matcher>>,
+    /// At least one. What a match shows is the one that reached the highest severity.
+    pub(crate) sums: Arc<[Sum]>,
+    /// Only what completes it is measured.
+    pub(crate) sequence: Option<Arc<Sequence>>,
     /// The alert's identity.
     pub(crate) group_by: Vec<&'static Field>,
-    pub(crate) tests: Vec<RuleTest>,
+    /// Those that name this rule and have not expired.
+    pub(crate) exceptions: Vec<Arc<Exception>>,
+    pub(crate) tests: Arc<[RuleTest]>,
+    /// As it was written, with the overrides in place.
+    pub(crate) written: Arc<Node>,
     /// Where its id stands.
     pub(crate) source: Arc<Source>,
     pub(crate) span: Span,
 }
 
-/// How long a rule without an aggregate keeps a finding open that nothing adds to, unless it has a `suppress`.
-const AT_ONCE_OVER: Duration = Duration::from_secs(600);
-
 impl Rule {
-    /// The length of its window.
-    pub(crate) fn over(&self) -> Duration {
-        match &self.aggregate {
-            Some(aggregate) => aggregate.over,
-            None => self.facts.suppress.unwrap_or(AT_ONCE_OVER),
-        }
-    }
-
-    /// The severity that a group with this sum has reached, while anything is in its window.
-    pub(crate) fn severity(&self, sum: u64, asset: &Asset) -> Option<Severity> {
-        match &self.aggregate {
-            Some(aggregate) => aggregate.severity(sum, asset),
-            None => Some(self.facts.severity),
-        }
-    }
-
     /// What a match of this record would be: alert or shadow.
     pub(crate) fn mode_of(&self, record: &Record) -> Mode {
         match &self.shadow_if {
@@ -164,39 +157,17 @@ impl Rule {
             _ => self.facts.mode,
         }
     }
-}
 
-/// A sum of bytes per group over a sliding window, and the lines that it can cross.
-#[derive(Debug)]
-pub(crate) struct Aggregate {
-    /// One sum for each combination of these.
-    pub(crate) by: Vec<&'static Field>,
-    pub(crate) over: Duration,
-    /// At least one, severities rising.
-    pub(crate) tiers: Vec<Tier>,
-}
-
-/// A line: `max(share × asset, bytes)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Tier {
-    pub(crate) bytes: u64,
-    pub(crate) share: f64,
-    pub(crate) severity: Severity,
-}
-
-impl Tier {
-    /// The bytes from which on it is reached. While the asset's size is not known, a share is no line at all and only the
-    /// floor counts, which errs towards alerting.
-    pub(crate) fn line(&self, asset: &Asset) -> u64 {
-        // Exact up to 2^53 bytes, which is 8 PiB.
-        let share = (self.share * asset.bytes as f64).ceil() as u64;
-        share.max(self.bytes).max(1)
+    /// Whether it ever looks at events of a kind.
+    pub(crate) fn looks_at(&self, kind: RecordKind) -> bool {
+        match &self.sequence {
+            Some(sequence) => sequence.steps.iter().any(|step| step.on == kind),
+            None => self.on == kind,
+        }
     }
-}
 
-impl Aggregate {
-    /// The severity that a sum has reached.
-    pub(crate) fn severity(&self, sum: u64, asset: &Asset) -> Option<Severity> {
-        self.tiers.iter().filter(|tier| sum >= tier.line(asset)).map(|tier| tier.severity).max()
+    /// The exception that covers a record.
+    pub(crate) fn exception_for(&self, record: &Record) -> Option<&Arc<Exception>> {
+        self.exceptions.iter().find(|exception| exception.matcher.matches(record))
     }
 }

@@ -1,5 +1,5 @@
-//! The rules that are in force together: loading them from files and naming the set by its digest. It must not know
-//! what a single rule means.
+//! The rules that are in force together: loading them from files, putting overrides and exceptions in their places, and
+//! naming the set by its digest. It must not know what a single rule means.
 
 use std::{
     fmt::Write as _,
@@ -7,37 +7,48 @@ use std::{
     sync::Arc,
 };
 
+use jiff::civil::Date;
 use ring::digest::{SHA256, digest};
 
-use super::{
-    parse::{check_together, parse},
-    rule::Rule,
-};
+use super::{assemble::assemble, exception::Exception, rule::Rule, testing::Suite, tuning::OverrideFacts};
 use crate::yaml::{self, Diagnostic};
 
 /// Most files that one set is read from.
 const MAX_FILES: usize = 256;
 /// Most rules of one set.
-const MAX_RULES: usize = 1024;
+pub(super) const MAX_RULES: usize = 1024;
 
 /// Rules that were checked together. Their order carries no meaning.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RuleSet {
-    rules: Vec<Arc<Rule>>,
+    pub(super) rules: Vec<Arc<Rule>>,
+    /// Expired ones too.
+    pub(super) exceptions: Vec<Arc<Exception>>,
+    /// Expired ones too.
+    pub(super) overrides: Vec<OverrideFacts>,
+    pub(super) suites: Vec<Suite>,
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) packs: Vec<String>,
     digest: String,
+    sources: Vec<(PathBuf, String)>,
+    read_on: Option<Date>,
 }
 
 impl RuleSet {
-    /// Loads rules from files, and from the `*.yaml` and `*.yml` files directly in directories.
+    /// Loads rules from files, and from the `*.yaml` and `*.yml` files directly in directories. `today`, in UTC, decides
+    /// which overrides and exceptions hold.
     ///
     /// # Errors
     /// Everything that is wrong with any of them. There is no half of a set.
-    pub fn load(paths: &[PathBuf]) -> Result<Self, Vec<Diagnostic>> {
+    pub fn load(paths: &[PathBuf], today: Date) -> Result<Self, Vec<Diagnostic>> {
         let mut faults = Vec::new();
-        let mut files = Vec::new();
+        let mut files: Vec<PathBuf> = Vec::new();
         for path in paths {
             match files_of(path) {
-                Ok(found) => files.extend(found),
+                // A file that is named twice, or beside its directory, is one file.
+                Ok(found) => {
+                    files.extend(found.into_iter().filter(|file| !files.contains(file)).collect::<Vec<_>>())
+                }
                 Err(fault) => faults.push(fault),
             }
         }
@@ -53,8 +64,7 @@ impl RuleSet {
                 Err(fault) => faults.push(fault),
             }
         }
-        let set = Self::parse(&sources);
-        match set {
+        match Self::parse(&sources, today) {
             Ok(set) if faults.is_empty() => {
                 if set.rules.is_empty() {
                     let place = paths.first().map_or_else(|| PathBuf::from("rules"), Clone::clone);
@@ -76,38 +86,73 @@ impl RuleSet {
     ///
     /// # Errors
     /// Everything that is wrong with any of them.
-    pub fn parse(sources: &[(PathBuf, String)]) -> Result<Self, Vec<Diagnostic>> {
-        let mut faults = Vec::new();
-        let mut files = Vec::new();
-        for (file, text) in sources {
-            match parse(file, text) {
-                Ok(rules) => files.push(rules),
-                Err(more) => faults.extend(more),
-            }
-        }
-        faults.extend(check_together(&files));
-        let rules: Vec<Arc<Rule>> = files.into_iter().flatten().map(Arc::new).collect();
-        if let Some(first_too_many) = rules.get(MAX_RULES) {
-            let message = format!("more than {MAX_RULES} rules");
-            let fault = Diagnostic::at(&first_too_many.source, first_too_many.span, message);
-            faults.push(fault.help("write fewer rules with more in each"));
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+    pub fn parse(sources: &[(PathBuf, String)], today: Date) -> Result<Self, Vec<Diagnostic>> {
+        let set = assemble(sources, today)?;
         let mut digests: Vec<String> = sources.iter().map(|(_, text)| sha256(text.as_bytes())).collect();
         digests.sort_unstable();
-        Ok(Self { rules, digest: sha256(digests.concat().as_bytes()) })
+        let digest = sha256(digests.concat().as_bytes());
+        Ok(Self { digest, sources: sources.to_vec(), read_on: Some(today), ..set })
+    }
+
+    /// The same files as they were read, on another day: what has expired since is not in force any more. `None` when
+    /// that changes nothing.
+    ///
+    /// # Errors
+    /// As for [`RuleSet::parse`].
+    pub fn renewed(&self, today: Date) -> Option<Result<Self, Vec<Diagnostic>>> {
+        let read_on = self.read_on?;
+        let expires = self.exceptions.iter().map(|exception| exception.facts.expires);
+        let mut expires = expires.chain(self.overrides.iter().map(|one| one.expires));
+        let changes = expires.any(|last| last >= read_on && last < today);
+        // A clock that is set back must not give them their time again.
+        (changes && today > read_on).then(|| Self::parse(&self.sources, today))
     }
 
     /// Some rules of a set, for the tests inside of them.
-    pub(crate) const fn of(rules: Vec<Arc<Rule>>) -> Self {
-        Self { rules, digest: String::new() }
+    pub(crate) fn of(rules: Vec<Arc<Rule>>) -> Self {
+        Self { rules, ..Self::default() }
     }
 
     #[must_use]
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// Expired ones too; see [`RuleSet::holds`].
+    #[must_use]
+    pub fn exceptions(&self) -> &[Arc<Exception>] {
+        &self.exceptions
+    }
+
+    /// Expired ones too; see [`RuleSet::holds`].
+    #[must_use]
+    pub fn overrides(&self) -> &[OverrideFacts] {
+        &self.overrides
+    }
+
+    /// Whether an override or exception that expires on a day is in force.
+    #[must_use]
+    pub fn holds(&self, expires: Date) -> bool {
+        self.read_on.is_none_or(|today| expires >= today)
+    }
+
+    /// Days for which something that expires on a day holds still.
+    #[must_use]
+    pub fn days_left(&self, expires: Date) -> i32 {
+        let left = self.read_on.and_then(|today| today.until((jiff::Unit::Day, expires)).ok());
+        left.map_or(0, |span| span.get_days().max(0))
+    }
+
+    /// What somebody should look at, though nothing is wrong.
+    #[must_use]
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Names of the packs, sorted.
+    #[must_use]
+    pub fn packs(&self) -> &[String] {
+        &self.packs
     }
 
     /// SHA-256 in hex over the sorted SHA-256 (hex) of the files' texts: the same rules have the same digest, wherever
@@ -153,17 +198,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{rules::run_tests, yaml::render};
+    use crate::{
+        rules::{fixtures::TODAY, run_tests},
+        yaml::render,
+    };
 
     fn core() -> RuleSet {
-        RuleSet::load(&["../rules".into()]).unwrap_or_else(|faults| panic!("{}", render(&faults, false)))
+        RuleSet::load(&["../rules".into()], TODAY)
+            .unwrap_or_else(|faults| panic!("{}", render(&faults, false)))
     }
 
     #[test]
     fn the_built_in_rules_pass_their_own_tests() {
         let set = core();
         let ids: Vec<&str> = set.rules().iter().map(|rule| rule.facts.id.as_str()).collect();
-        assert_eq!(ids, ["WB-0001", "WB-0002", "WB-0004"]);
+        assert_eq!(ids, ["WB-0001", "WB-0002", "WB-0003", "WB-0004", "WB-0007"]);
         let outcomes = run_tests(&set);
         assert!(outcomes.len() > 15);
         let failures: Vec<Diagnostic> = outcomes.into_iter().filter_map(|outcome| outcome.failure).collect();
@@ -235,7 +284,7 @@ rules:
           - {at: 0s, egress: 2GiB, asset: {name: llm, bytes: 141GB}, sink: {control: controlled, peer: 203.0.113.9}}
         expect: []
 "#;
-        let set = RuleSet::parse(&[("test.yaml".into(), text.to_owned())])
+        let set = RuleSet::parse(&[("test.yaml".into(), text.to_owned())], TODAY)
             .unwrap_or_else(|faults| panic!("{}", render(&faults, false)));
         let outcomes = run_tests(&set);
         assert_eq!(outcomes.len(), 5);
@@ -249,7 +298,7 @@ rules:
         let other = text.replace("WB-", "AB-");
         let digest = |sources: &[(&str, &String)]| {
             let sources: Vec<_> = sources.iter().map(|(name, text)| (name.into(), (*text).clone())).collect();
-            RuleSet::parse(&sources).expect("they are right").digest().to_owned()
+            RuleSet::parse(&sources, TODAY).expect("they are right").digest().to_owned()
         };
         let both = digest(&[("a", &text), ("b", &other)]);
         assert_eq!(both, digest(&[("x", &other), ("y", &text)]));
@@ -261,17 +310,17 @@ rules:
     fn a_set_without_rules_is_refused() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         std::fs::write(scratch.path().join("README.md"), "not rules").expect("write");
-        let faults = RuleSet::load(&[scratch.path().to_owned()]).expect_err("nothing to load");
+        let faults = RuleSet::load(&[scratch.path().to_owned()], TODAY).expect_err("nothing to load");
         assert_eq!(faults.len(), 1);
         assert!(faults[0].message.starts_with("no rules were found"));
-        let faults = RuleSet::load(&[scratch.path().join("absent")]).expect_err("nothing to load");
+        let faults = RuleSet::load(&[scratch.path().join("absent")], TODAY).expect_err("nothing to load");
         assert_eq!(faults[0].message, "cannot find the file: no such file or directory");
     }
 
     /// Every file of the corpus is refused, and in words that do not change unseen.
     #[test]
     fn invalid_rules() {
-        yaml::corpus::check("rules", |file| match RuleSet::load(&[file.to_owned()]) {
+        yaml::corpus::check("rules", |file| match RuleSet::load(&[file.to_owned()], TODAY) {
             Err(faults) => Some(faults),
             // Rules that are well formed and fail their own tests.
             Ok(set) => {
@@ -296,7 +345,7 @@ rules:
                 text.splice(at..end, new.chars());
             }
             let text: String = text.into_iter().collect();
-            if let Err(faults) = RuleSet::parse(&[("core.yaml".into(), text)]) {
+            if let Err(faults) = RuleSet::parse(&[("core.yaml".into(), text)], TODAY) {
                 prop_assert!(!faults.is_empty());
                 for fault in &faults {
                     prop_assert!(fault.line > 0 || fault.message.contains("more errors") , "{}", fault);

@@ -55,7 +55,7 @@ const ACT_CLASSES: [&str; 4] = [
 ];
 
 /// Every field, in the order of the documentation.
-pub static FIELDS: [Field; 41] = [
+pub static FIELDS: [Field; 43] = [
     row(
         "asset.name",
         FieldType::Text,
@@ -153,6 +153,22 @@ pub static FIELDS: [Field; 41] = [
         "whether the device says that it can be removed",
         |r| Some(FieldValue::Flag(r.sink.as_ref()?.removable?)),
         Some(|d, v| d.sink.removable = Some(v.to_flag())),
+    ),
+    row(
+        "sink.device_serial",
+        FieldType::Text,
+        FLOW,
+        "serial number that the disk states of itself; a device of a thief's own can state any",
+        |r| FieldValue::text(r.sink.as_ref()?.device_serial.as_deref()?),
+        Some(|d, v| d.sink.device_serial = Some(v.to_text())),
+    ),
+    row(
+        "sink.registered",
+        FieldType::Flag,
+        FLOW,
+        "whether the file is one of the protected files in the registry; absent for what is no file",
+        |r| Some(FieldValue::Flag(r.sink.as_ref()?.registered?)),
+        Some(|d, v| d.sink.registered = Some(v.to_flag())),
     ),
     row(
         "sink.peer",

@@ -1,9 +1,10 @@
 //! Tests that sit inside rules: events at relative times under a virtual clock, and the complete list of what they must
 //! raise. It must not know files nor how results are shown.
 //!
-//! A test runs against the rules of its own file, so that the rules of a site cannot break the tests of a pack. What it
-//! expects are findings: an identity (rule, group and mode) counts once, at the highest severity that it reached; its
-//! time is when it first reached that.
+//! A test of a rule runs against that rule, with the exceptions of its own file, and whatever other rules of that file it
+//! expects to fire: so neither another rule nor what a site says can break it. A test of an exception or an override runs
+//! against the rules that it names as they are in force. What is expected are findings: an identity (rule, group, mode and
+//! exception) counts once, at the highest severity that it reached; its time is when it first reached that.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,12 +16,12 @@ use super::{
     Engine, RuleSet,
     field::{Draft, FieldType, FieldValue, find},
     match_parse::{flag, number},
-    parse::severity,
     rule::{Mode, Rule, Severity},
+    rule_parse::severity,
 };
 use crate::{
     event::{Act, Asset, BootNs, Control, HolderId, Process, Record, RecordKind, Sink, SinkKind},
-    yaml::{Check, Diagnostic, Entry, Fields, Node, Span, Value, format_duration, suggest},
+    yaml::{Check, Diagnostic, Entry, Fields, Node, Source, Span, Value, format_duration, suggest},
 };
 
 /// Most events of one test, repetitions included.
@@ -50,6 +51,7 @@ pub(crate) struct Expected {
     pub(crate) span: Span,
     severity: Severity,
     mode: Mode,
+    pub(crate) exception: Option<String>,
     count: usize,
     /// First and last time at which it may be raised.
     between: Option<(Duration, Duration)>,
@@ -67,35 +69,79 @@ pub struct TestOutcome {
     pub failure: Option<Diagnostic>,
 }
 
-/// Runs the tests of every rule.
+/// Tests that run against the same rules.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    /// The rule or exception that holds them.
+    pub(crate) owner: String,
+    /// Ids of the rules that they are about.
+    pub(crate) about: Vec<String>,
+    /// All that they may name.
+    pub(crate) rules: Arc<[Arc<Rule>]>,
+    pub(crate) tests: Arc<[RuleTest]>,
+    pub(crate) source: Arc<Source>,
+    /// Why they do not run, if so.
+    pub(crate) skipped: Option<&'static str>,
+}
+
+/// What was raised: rule, severity, mode and exception, with the times at which each finding first reached it.
+type Raised = BTreeMap<(String, Severity, Mode, Option<String>), Vec<Duration>>;
+
+/// Runs the tests of every rule, exception and override.
 #[must_use]
 pub fn run_tests(rules: &RuleSet) -> Vec<TestOutcome> {
-    let mut files: Vec<Vec<Arc<Rule>>> = Vec::new();
-    for rule in rules.rules() {
-        match files.last_mut() {
-            Some(file) if Arc::ptr_eq(&file[0].source, &rule.source) => file.push(rule.clone()),
-            _ => files.push(vec![rule.clone()]),
-        }
-    }
     let mut outcomes = Vec::new();
-    for file in files {
-        let set = Arc::new(RuleSet::of(file));
-        for rule in set.rules() {
-            for test in &rule.tests {
-                let is_off = rule.facts.mode == Mode::Off;
-                outcomes.push(TestOutcome {
-                    rule: rule.facts.id.clone(),
-                    name: test.name.clone(),
-                    skipped: is_off.then_some("the rule is off"),
-                    failure: if is_off { None } else { run(&set, rule, test) },
-                });
-            }
+    for suite in &rules.suites {
+        for test in suite.tests.iter() {
+            outcomes.push(TestOutcome {
+                rule: suite.owner.clone(),
+                name: test.name.clone(),
+                skipped: suite.skipped,
+                failure: if suite.skipped.is_some() { None } else { run(suite, test) },
+            });
         }
     }
     outcomes
 }
 
-fn run(set: &Arc<RuleSet>, rule: &Rule, test: &RuleTest) -> Option<Diagnostic> {
+fn run(suite: &Suite, test: &RuleTest) -> Option<Diagnostic> {
+    let is_named = |rule: &Rule| {
+        let id = &rule.facts.id;
+        suite.about.contains(id) || test.expect.iter().any(|expected| expected.rule == *id)
+    };
+    let rules = suite.rules.iter().filter(|rule| is_named(rule)).cloned().collect();
+    let raised = raise(Arc::new(RuleSet::of(rules)), test);
+    let mut is_as_expected = raised.len() == test.expect.len();
+    for expected in &test.expect {
+        let key = (expected.rule.clone(), expected.severity, expected.mode, expected.exception.clone());
+        let is_met = raised.get(&key).is_some_and(|times| {
+            let in_time = |at: &Duration| expected.between.is_none_or(|(from, to)| (from..=to).contains(at));
+            times.len() == expected.count && times.iter().all(in_time)
+        });
+        is_as_expected &= is_met;
+    }
+    if is_as_expected {
+        return None;
+    }
+    let wanted = test.expect.iter().map(|expected| {
+        let exception = expected.exception.as_deref();
+        let mut text = describe(expected.count, &expected.rule, expected.severity, expected.mode, exception);
+        if let Some((from, to)) = expected.between {
+            text += &format!(" between {} and {}", format_duration(from), format_duration(to));
+        }
+        text
+    });
+    let got = raised.iter().map(|((rule, severity, mode, exception), times)| {
+        let first = format_duration(times.first().copied().unwrap_or_default());
+        format!("{} at {first}", describe(times.len(), rule, *severity, *mode, exception.as_deref()))
+    });
+    let message =
+        format!("test `{}` failed: expected {}, got {}", test.name, or_silence(wanted), or_silence(got));
+    Some(Diagnostic::at(&suite.source, test.span, message).help("correct the rule or what the test expects"))
+}
+
+/// Plays the events of a test.
+fn raise(rules: Arc<RuleSet>, test: &RuleTest) -> Raised {
     let mut times: Vec<(Duration, &Record)> = test
         .events
         .iter()
@@ -107,55 +153,32 @@ fn run(set: &Arc<RuleSet>, rule: &Rule, test: &RuleTest) -> Option<Diagnostic> {
         })
         .collect();
     times.sort_by_key(|(at, _)| *at);
-    let mut engine = Engine::new(set.clone());
+    let mut engine = Engine::new(rules);
     let mut findings: HashMap<_, (Severity, Duration)> = HashMap::new();
     let mut matches = Vec::new();
     for (at, record) in times {
         let at_ns = BootNs(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
         engine.observe(&Record { at: at_ns, ..record.clone() }, &mut matches);
         for found in matches.drain(..) {
-            let identity = (found.rule.id.clone(), found.group, found.mode);
+            let exception = found.exception.as_ref().map(|exception| exception.id.clone());
+            let identity = (found.rule.id.clone(), found.mode, exception, found.group);
             let finding = findings.entry(identity).or_insert((found.severity, at));
             if found.severity > finding.0 {
                 *finding = (found.severity, at);
             }
         }
     }
-    let mut raised: BTreeMap<(String, Severity, Mode), Vec<Duration>> = BTreeMap::new();
-    for ((rule, _, mode), (severity, at)) in findings {
-        raised.entry((rule, severity, mode)).or_default().push(at);
+    let mut raised = Raised::new();
+    for ((rule, mode, exception, _), (severity, at)) in findings {
+        raised.entry((rule, severity, mode, exception)).or_default().push(at);
     }
     raised.values_mut().for_each(|times| times.sort_unstable());
-    let mut is_as_expected = raised.len() == test.expect.len();
-    for expected in &test.expect {
-        let times = raised.get(&(expected.rule.clone(), expected.severity, expected.mode));
-        let is_met = times.is_some_and(|times| {
-            let in_time = |at: &Duration| expected.between.is_none_or(|(from, to)| (from..=to).contains(at));
-            times.len() == expected.count && times.iter().all(in_time)
-        });
-        is_as_expected &= is_met;
-    }
-    if is_as_expected {
-        return None;
-    }
-    let wanted = test.expect.iter().map(|expected| {
-        let mut text = describe(expected.count, &expected.rule, expected.severity, expected.mode);
-        if let Some((from, to)) = expected.between {
-            text += &format!(" between {} and {}", format_duration(from), format_duration(to));
-        }
-        text
-    });
-    let got = raised.iter().map(|((rule, severity, mode), times)| {
-        let first = format_duration(times.first().copied().unwrap_or_default());
-        format!("{} at {first}", describe(times.len(), rule, *severity, *mode))
-    });
-    let message =
-        format!("test `{}` failed: expected {}, got {}", test.name, or_silence(wanted), or_silence(got));
-    Some(Diagnostic::at(&rule.source, test.span, message).help("correct the rule or what the test expects"))
+    raised
 }
 
-fn describe(count: usize, rule: &str, severity: Severity, mode: Mode) -> String {
-    format!("{count} × {rule} {} {}", severity.as_str(), mode.as_str())
+fn describe(count: usize, rule: &str, severity: Severity, mode: Mode, exception: Option<&str>) -> String {
+    let how = exception.map_or_else(|| mode.as_str().to_owned(), |id| format!("excepted by {id}"));
+    format!("{count} × {rule} {} {how}", severity.as_str())
 }
 
 fn or_silence(items: impl Iterator<Item = String>) -> String {
@@ -178,8 +201,12 @@ fn test(check: &mut Check, node: &Node) -> Option<RuleTest> {
     if let Some(items) = fields.get("events").and_then(|node| check.list(node, "`events`")) {
         events.extend(items.iter().filter_map(|item| event(check, item, true)));
     }
-    if let Some(node) = fields.get("repeat") {
-        events.extend(repeat(check, node));
+    match fields.get("repeat") {
+        Some(Node { value: Value::List(items), .. }) => {
+            events.extend(items.iter().filter_map(|item| repeat(check, item)));
+        }
+        Some(node) => events.extend(repeat(check, node)),
+        None => {}
     }
     let expect_node = fields.need(check, "expect");
     fields.done(check);
@@ -385,9 +412,11 @@ fn expected(check: &mut Check, node: &Node) -> Option<Expected> {
         Some(node) => check.number(node, "`count`", 1, MAX_EVENTS),
         None => Some(1),
     };
+    let exception = fields.get("exception").map(|node| check.text(node, "`exception`").map(str::to_owned));
     let mode = match fields.get("mode") {
         Some(node) => check.choice(node, "`mode`", &[("alert", Mode::Alert), ("shadow", Mode::Shadow)]),
-        None => Some(Mode::Alert),
+        // What is excepted is written down and sent nowhere.
+        None => Some(if exception.is_some() { Mode::Shadow } else { Mode::Alert }),
     };
     let between = fields.get("between").map(|node| between(check, node));
     fields.done(check);
@@ -396,6 +425,10 @@ fn expected(check: &mut Check, node: &Node) -> Option<Expected> {
         span,
         severity: severity?,
         mode: mode?,
+        exception: match exception {
+            Some(exception) => Some(exception?),
+            None => None,
+        },
         count: usize::try_from(count?).ok()?,
         between: match between {
             Some(between) => Some(between?),

@@ -1,13 +1,23 @@
-//! A sum of bytes over a sliding window of time. It must not know whose bytes they are, nor any clock: time is what the
+//! A sum, or a number of different values, over a sliding window of time. It must not know whose bytes they are, nor any clock: time is what the
 //! caller says.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use crate::event::BootNs;
 
 /// Buckets of one window. Durations are whole milliseconds, and 32 divides a million nanoseconds, so that the buckets
 /// are exactly as long as the window.
 const BUCKETS: u64 = 32;
+
+/// Added to every time, so that what an earlier boot of this host saw has a place before this one's zero. A multiple of
+/// every length of a bucket that is a whole number of seconds.
+const BEFORE_BOOT: u64 = 400 * 86_400 * 1_000_000_000;
+
+/// Most values that one window tells apart.
+pub(crate) const MAX_DISTINCT: usize = 4096;
 
 /// Covers at least `over` and less than `over` plus one bucket: it may count a byte for one bucket too long and never
 /// loses one early. Memory is bounded by [`BUCKETS`] + 1 entries, however many bytes are added.
@@ -29,7 +39,7 @@ impl Window {
     /// Adds bytes. What comes late (the kernel's queues are drained one after the other) goes into the newest bucket: it
     /// is then counted for longer than it should, never for shorter.
     pub(crate) fn add(&mut self, at: BootNs, bytes: u64) {
-        let index = at.0 / self.bucket;
+        let index = self.index(at);
         match self.buckets.back_mut() {
             Some((newest, sum)) if *newest >= index => *sum = sum.saturating_add(bytes),
             _ => self.buckets.push_back((index, bytes)),
@@ -48,8 +58,36 @@ impl Window {
         self.buckets.is_empty()
     }
 
+    /// Its buckets, oldest first: the last nanosecond of each, on the clock of this boot (below zero: before it), and
+    /// the sum.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.buckets.iter().map(|(index, sum)| {
+            let end = (index + 1).saturating_mul(self.bucket).saturating_sub(1);
+            (end.cast_signed().saturating_sub(BEFORE_BOOT.cast_signed()), *sum)
+        })
+    }
+
+    /// Puts an entry of [`Window::entries`] back, entries oldest first. Nothing is later than `now`, so that a clock that
+    /// stepped back keeps no byte for ever.
+    pub(crate) fn restore(&mut self, end: i64, sum: u64, now: BootNs) {
+        let shifted = end.saturating_add(BEFORE_BOOT.cast_signed());
+        // So long ago that no window reaches it.
+        let Ok(shifted) = u64::try_from(shifted) else { return };
+        let index = (shifted / self.bucket).min(self.index(now));
+        match self.buckets.back_mut() {
+            Some((newest, known)) if *newest >= index => *known = known.saturating_add(sum),
+            _ => self.buckets.push_back((index, sum)),
+        }
+        self.sum = self.sum.saturating_add(sum);
+        self.forget(now);
+    }
+
+    const fn index(&self, at: BootNs) -> u64 {
+        at.0.saturating_add(BEFORE_BOOT) / self.bucket
+    }
+
     fn forget(&mut self, now: BootNs) {
-        let oldest = (now.0 / self.bucket).saturating_sub(BUCKETS);
+        let oldest = self.index(now).saturating_sub(BUCKETS);
         if self.buckets.front().is_none_or(|(index, _)| *index >= oldest) {
             return;
         }
@@ -58,6 +96,45 @@ impl Window {
         }
         // Summed anew instead of subtracted, for a sum that was saturated cannot be taken back.
         self.sum = self.buckets.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+    }
+}
+
+/// The different values that were seen within `over`. When it is full the oldest makes room: the number stays at
+/// [`MAX_DISTINCT`], above every line that a rule can have.
+#[derive(Clone, Debug)]
+pub(crate) struct Distinct {
+    over: u64,
+    seen: HashMap<String, BootNs>,
+}
+
+impl Distinct {
+    pub(crate) fn new(over: Duration) -> Self {
+        Self { over: u64::try_from(over.as_nanos()).unwrap_or(u64::MAX), seen: HashMap::new() }
+    }
+
+    pub(crate) fn add(&mut self, at: BootNs, value: &str) {
+        if let Some(last) = self.seen.get_mut(value) {
+            *last = at.max(*last);
+            return;
+        }
+        if self.seen.len() >= MAX_DISTINCT
+            && let Some(oldest) =
+                self.seen.iter().min_by_key(|(_, last)| **last).map(|(value, _)| value.clone())
+        {
+            self.seen.remove(&oldest);
+        }
+        self.seen.insert(value.to_owned(), at);
+    }
+
+    /// How many there are at a time.
+    pub(crate) fn count(&mut self, now: BootNs) -> u64 {
+        self.seen.retain(|_, last| now.0.saturating_sub(last.0) <= self.over);
+        self.seen.len() as u64
+    }
+
+    /// The values, with when each was seen last.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, BootNs)> {
+        self.seen.iter().map(|(value, last)| (value.as_str(), *last))
     }
 }
 
@@ -85,6 +162,48 @@ mod tests {
         window.add(BootNs(10_000_000), 5);
         assert_eq!(window.sum(BootNs(10_000_000)), u64::MAX);
         assert_eq!(window.sum(BootNs(40_000_000)), 5);
+    }
+
+    #[test]
+    fn a_window_comes_back_as_it_was_and_nothing_comes_from_the_future() {
+        let second = |s: u64| BootNs(s * 1_000_000_000);
+        let mut before = Window::new(Duration::from_secs(32));
+        before.add(second(100), 7);
+        before.add(second(110), 5);
+        let mut after = Window::new(Duration::from_secs(32));
+        for (end, sum) in before.entries() {
+            after.restore(end, sum, second(120));
+        }
+        for at in [120, 132, 133, 142, 143] {
+            assert_eq!(after.sum(second(at)), before.sum(second(at)), "at {at}");
+        }
+        // Seen by an earlier boot: what its clock called 130 s is zero on ours.
+        let mut before = Window::new(Duration::from_secs(32));
+        before.add(second(100), 7);
+        let mut after = Window::new(Duration::from_secs(32));
+        for (end, sum) in before.entries() {
+            after.restore(end - 130 * 1_000_000_000, sum, second(1));
+        }
+        assert_eq!((after.sum(second(2)), after.sum(second(3))), (7, 0));
+        let mut future = Window::new(Duration::from_secs(32));
+        future.restore(1_000_000_000_000, 7, second(100));
+        assert_eq!((future.sum(second(132)), future.sum(second(133))), (7, 0));
+    }
+
+    #[test]
+    fn distinct_values_leave_after_the_window_and_are_bounded() {
+        let mut distinct = Distinct::new(Duration::from_nanos(10));
+        for (at, value) in [(0, "a"), (5, "b"), (6, "a")] {
+            distinct.add(BootNs(at), value);
+        }
+        assert_eq!(
+            (distinct.count(BootNs(15)), distinct.count(BootNs(16)), distinct.count(BootNs(17))),
+            (2, 1, 0)
+        );
+        for n in 0..=MAX_DISTINCT {
+            distinct.add(BootNs(20), &n.to_string());
+        }
+        assert_eq!(distinct.count(BootNs(20)), MAX_DISTINCT as u64);
     }
 
     /// The sum of what was added in `(now - length, now]`.

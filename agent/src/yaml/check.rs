@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Diagnostic, Entry, MAX_DIAGNOSTICS, Node, Source, Span, Value, parse_duration, parse_size, suggest,
+    Diagnostic, Entry, MAX_DIAGNOSTICS, Node, Source, Span, Value, Weight, parse_duration, parse_size,
+    suggest,
 };
 
 /// What was found wrong with one file so far.
@@ -26,10 +27,10 @@ impl Check {
         &self.source
     }
 
-    /// Whether anything was found wrong.
+    /// Whether anything was found wrong that a file cannot be used with.
     #[must_use]
-    pub const fn has_faults(&self) -> bool {
-        !self.faults.is_empty()
+    pub fn has_faults(&self) -> bool {
+        self.more > 0 || self.faults.iter().any(|fault| fault.weight == Weight::Error)
     }
 
     /// Everything that was found wrong, in the order of the file.

@@ -25,6 +25,9 @@ pub(crate) fn check(kind: &str, faults_of: impl Fn(&Path) -> Option<Vec<Diagnost
         for file in files {
             let name = file.file_stem().and_then(|stem| stem.to_str()).expect("a name in UTF-8").to_owned();
             let faults = faults_of(&file).unwrap_or_else(|| panic!("{} was accepted", file.display()));
+            for fault in &faults {
+                assert!(fault.line > 0 && fault.column > 0, "{name}: a fault without its place: {fault}");
+            }
             insta::assert_snapshot!(name, render(&faults, false));
         }
     });

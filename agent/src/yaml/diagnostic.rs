@@ -7,9 +7,20 @@ use serde::{Serialize, Serializer};
 
 use super::tree::{Source, Span};
 
-/// One fault. Serialises for `-o json` as `{file, line, column, message, help}`.
+/// Whether a file can be used in spite of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// It can, and somebody should look.
+    Warning,
+    /// It cannot.
+    Error,
+}
+
+/// One fault. Serialises for `-o json` as `{weight, file, line, column, message, help}`.
 #[derive(Clone, Serialize)]
 pub struct Diagnostic {
+    pub weight: Weight,
     /// As the caller named it.
     #[serde(serialize_with = "display_path")]
     pub file: PathBuf,
@@ -47,12 +58,21 @@ fn clean(text: impl Into<String>) -> String {
 impl Diagnostic {
     /// A fault of a whole file (it cannot be read, it is writable by others).
     pub fn of_file(file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self { file: file.into(), line: 0, column: 0, message: clean(message), help: None, excerpt: None }
+        Self {
+            weight: Weight::Error,
+            file: file.into(),
+            line: 0,
+            column: 0,
+            message: clean(message),
+            help: None,
+            excerpt: None,
+        }
     }
 
     /// A fault at a place in a file.
     pub fn at(source: &Arc<Source>, span: Span, message: impl Into<String>) -> Self {
         Self {
+            weight: Weight::Error,
             file: source.file.clone(),
             line: span.line,
             column: span.column,
@@ -69,19 +89,30 @@ impl Diagnostic {
         self
     }
 
+    /// The same fault as one that stops nothing.
+    #[must_use]
+    pub const fn warning(mut self) -> Self {
+        self.weight = Weight::Warning;
+        self
+    }
+
     /// For people: the message, `file:line:column`, the line with the offending text underlined, the remedy.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let path = clean(self.file.display().to_string());
+        let level = match self.weight {
+            Weight::Error => Level::ERROR,
+            Weight::Warning => Level::WARNING,
+        };
         let mut group = match self.underlined_line() {
-            Some((line, span)) => Level::ERROR.primary_title(&self.message).element(
+            Some((line, span)) => level.primary_title(&self.message).element(
                 Snippet::source(line)
                     .path(path)
                     .line_start(self.line as usize)
                     .annotation(AnnotationKind::Primary.span(span)),
             ),
-            None => Level::ERROR.primary_title(&self.message).element(Origin::path(path)),
+            None => level.primary_title(&self.message).element(Origin::path(path)),
         };
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help));
@@ -173,7 +204,7 @@ mod tests {
         let json = serde_json::to_value(&fault).expect("it serialises");
         assert_eq!(
             json,
-            serde_json::json!({"file": "agent.yaml", "line": 2, "column": 1, "message": "unknown key `asets`",
+            serde_json::json!({"weight": "error", "file": "agent.yaml", "line": 2, "column": 1, "message": "unknown key `asets`",
                 "help": "did you mean `assets`?"})
         );
         assert!(fault.render(true).contains('\u{1b}'));

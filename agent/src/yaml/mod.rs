@@ -16,7 +16,7 @@ mod tree;
 mod units;
 
 pub use check::{Check, Fields};
-pub use diagnostic::{Diagnostic, render, suggest};
+pub use diagnostic::{Diagnostic, Weight, render, suggest};
 pub use file::{check_directory, read};
 pub use tree::{Entry, Node, Source, Span, Value, parse};
 pub use units::{format_duration, format_size, parse_duration, parse_size};

@@ -95,7 +95,8 @@ pub fn parse(file: &Path, text: &str) -> Result<(Arc<Source>, Node), Vec<Diagnos
     match root {
         Some(root) if faults.is_empty() => Ok((source, root)),
         None if faults.is_empty() => {
-            Err(vec![Diagnostic::of_file(file, "the file is empty").help("write at least `schema: 1`")])
+            let start = Span { line: 1, column: 1, start: 0, end: 0 };
+            Err(vec![Diagnostic::at(&source, start, "the file is empty").help("write at least `schema: 1`")])
         }
         _ => Err(faults),
     }
@@ -361,11 +362,15 @@ mod tests {
           |
           = help: put it into a file of its own
         "#);
-        insta::assert_snapshot!(fails(""), @r#"
+        insta::assert_snapshot!(fails(""), @r"
         error: the file is empty
-        --> f.yaml
-         = help: write at least `schema: 1`
-        "#);
+         --> f.yaml:1:1
+          |
+        1 |
+          | ^
+          |
+          = help: write at least `schema: 1`
+        ");
     }
 
     proptest! {

@@ -21,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("malformed_rule", malformed_rule),
     ("unknown_key_in_a_rule", unknown_key_in_a_rule),
     ("missing_rules", missing_rules),
+    ("every_invalid_file_is_refused", every_invalid_file_is_refused),
+    ("rules_of_every_kind_of_command", rules_of_every_kind_of_command),
     ("alert_file_not_writable", alert_file_not_writable),
     ("port_in_use", port_in_use),
     ("second_instance", second_instance),
@@ -113,6 +115,95 @@ fn missing_rules(w: &mut World) {
     refused(&scene, &scene.config.to_yaml(), INVALID).names("no-rules.d");
 }
 
+/// The corpus of invalid files: each ends with exit code 3 and says a line and a column. (What it says is held by snapshots
+/// in the agent's own tests.)
+fn every_invalid_file_is_refused(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid");
+    let soon = String::from_utf8(outcome(Command::new("date").args(["-u", "-d", "+20 days", "+%F"])).stdout);
+    let soon = soon.expect("a date is text").trim().to_owned();
+    let mut refused = 0;
+    for entry in fs::read_dir(corpus.join("rules")).expect("the corpus is there").flatten() {
+        let file = entry.path();
+        if file.extension().is_none_or(|end| end != "yaml") {
+            continue;
+        }
+        // What an exception says must not have expired by the time that this runs.
+        let text = fs::read_to_string(&file).expect("it can be read").replace("2026-12-15", &soon);
+        let copy = scene.work.join(entry.file_name());
+        fs::write(&copy, text).expect("a rule file can be written");
+        scene.config.rules = vec![copy];
+        refused_with_place(&scene, &scene.config.to_yaml(), &file);
+        refused += 1;
+    }
+    for entry in fs::read_dir(corpus.join("config")).expect("the corpus is there").flatten() {
+        let file = entry.path();
+        if file.extension().is_some_and(|end| end == "yaml") {
+            let text = fs::read_to_string(&file).expect("it can be read");
+            refused_with_place(&scene, &text, &file);
+            refused += 1;
+        }
+    }
+    assert!(refused >= 100, "the corpus has only {refused} files");
+}
+
+fn refused_with_place(scene: &Scene<'_>, text: &str, file: &Path) {
+    let config = scene.work.join("weighbridge.yaml");
+    fs::write(&config, text).expect("a configuration can be written");
+    let words = ["check", "-o", "json", "--config"].map(Path::new);
+    let said = finish(scene, &[&words[..], &[&config]].concat());
+    assert_eq!(said.code, Some(INVALID), "{}: {}", file.display(), said.stderr);
+    let report: serde_json::Value = serde_json::from_str(&said.stderr).expect("faults are JSON");
+    let faults = report["faults"].as_array().expect("a list of faults");
+    let has_place =
+        |fault: &serde_json::Value| fault["line"].as_u64() > Some(0) && fault["column"].as_u64() > Some(0);
+    assert!(faults.iter().any(has_place), "{}: no fault has a place: {}", file.display(), said.stderr);
+}
+
+/// `weighbridge rules …` on the built-in rules and on wrong ones: exit codes, and JSON off a terminal.
+fn rules_of_every_kind_of_command(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let rules = scene.config.rules[0].clone();
+    let wrong = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid/rules/unknown-key.yaml");
+    let failing = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid/rules/test-fails.yaml");
+    let run = |words: &[&str], paths: &[&Path]| {
+        let words: Vec<&Path> =
+            ["rules"].iter().chain(words).map(Path::new).chain(paths.iter().copied()).collect();
+        finish(&scene, &words)
+    };
+    let json = |finished: &Finished| -> serde_json::Value {
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {}", finished.stdout))
+    };
+    for (words, paths, code) in [
+        (&["lint"][..], &[rules.as_path()][..], 0),
+        (&["lint"], &[&wrong], INVALID),
+        (&["lint", "--sarif"], &[&wrong], INVALID),
+        (&["test"], &[&rules], 0),
+        (&["test"], &[&failing], 1),
+        (&["list"], &[&rules], 0),
+        (&["coverage"], &[&rules], 0),
+        (&["fields"], &[], 0),
+        (&["schema"], &[], 0),
+        (&["diff"], &[&rules, &rules], 0),
+        (&["diff"], &[&rules, &failing], 1),
+        (&["show", "WB-0001", "--rules"], &[&rules], 0),
+        (&["explain", "WB-0003", "--rules"], &[&rules], 0),
+    ] {
+        let finished = run(words, paths);
+        assert_eq!(finished.code, Some(code), "{words:?}: {}", finished.stderr);
+        json(&finished);
+    }
+    let finished = run(&["explain", "WB-0033", "--rules"], &[&rules]);
+    assert_eq!(finished.code, Some(USAGE));
+    assert!(finished.stderr.contains("WB-0003"), "no suggestion: {}", finished.stderr);
+    let finished = run(&["lint", "-o", "text"], &[&wrong]);
+    assert!(finished.stderr.contains("unknown-key.yaml:") && !finished.stderr.contains('\x1b'));
+}
+
+fn outcome(command: &mut Command) -> std::process::Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"))
+}
+
 /// Root may write everywhere but into what is no directory.
 fn alert_file_not_writable(w: &mut World) {
     let mut scene = w.prepare_without_ebpf();
@@ -179,9 +270,13 @@ fn usage(w: &mut World) {
 
 fn help(w: &mut World) {
     let scene = w.prepare_without_ebpf();
-    for command in ["", "run", "check", "doctor", "inventory"] {
-        let words: Vec<&Path> =
-            [command, "--help"].into_iter().filter(|word| !word.is_empty()).map(Path::new).collect();
+    let rules = ["lint", "test", "list", "show", "fields", "schema", "coverage", "diff", "explain"];
+    let rules = rules.map(|command| format!("rules {command}"));
+    for command in ["", "run", "check", "doctor", "inventory", "rules"]
+        .into_iter()
+        .chain(rules.iter().map(String::as_str))
+    {
+        let words: Vec<&Path> = command.split_whitespace().chain(["--help"]).map(Path::new).collect();
         let finished = finish(&scene, &words);
         assert_eq!(finished.code, Some(0), "{command} --help: {}", finished.stderr);
         assert!(finished.stdout.to_lowercase().contains("example"), "{command} --help shows no example");

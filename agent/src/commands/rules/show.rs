@@ -1,0 +1,254 @@
+//! `rules list`, `show`, `explain`, `fields` and `coverage`: rules for people, and the same as JSON for programs.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{OK, Output, print},
+    table::{self, Cell, mode_code, paint, plain, severity_code},
+};
+use crate::{
+    event::RecordKind,
+    rules::{Exception, FIELDS, Mode, Rule, RuleSet, Severity, explain::kind_words, reference},
+    yaml::format_duration,
+};
+
+pub(super) fn list(set: &RuleSet, output: Output, colour: bool) -> u8 {
+    if output == Output::Json {
+        let rules: Vec<Value> = set.rules().iter().map(|rule| rule_json(rule)).collect();
+        let exceptions: Vec<Value> = set.exceptions().iter().map(|one| exception_json(set, one)).collect();
+        let overrides: Vec<Value> = set
+            .overrides()
+            .iter()
+            .map(|one| json!({"override": one, "in_force": set.holds(one.expires), "days_left": set.days_left(one.expires)}))
+            .collect();
+        let report = json!({"schema": 1, "digest": set.digest(), "packs": set.packs(), "rules": rules,
+            "exceptions": exceptions, "overrides": overrides});
+        print(&format!("{report}\n"));
+        return OK;
+    }
+    let rows: Vec<Vec<Cell>> = set
+        .rules()
+        .iter()
+        .map(|rule| {
+            let (fires, silent) = rule.test_counts();
+            let facts = &rule.facts;
+            vec![
+                plain(&facts.id),
+                (facts.mode.as_str().to_owned(), mode_code(facts.mode)),
+                (highest(rule).as_str().to_owned(), severity_code(highest(rule))),
+                plain(rule.on.as_str()),
+                plain(format!("{fires}+{silent}")),
+                plain(rule.exceptions.len().to_string()),
+                plain(&facts.title),
+            ]
+        })
+        .collect();
+    print(&table::render(&["id", "mode", "up to", "on", "tests", "exceptions", "title"], &rows, colour));
+    let left = |expires| match set.days_left(expires) {
+        _ if !set.holds(expires) => ("expired".to_owned(), "31"),
+        days @ 0..=14 => (format!("{days} days"), "33"),
+        days => (format!("{days} days"), "0"),
+    };
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    for one in set.exceptions() {
+        let facts = &one.facts;
+        rows.push(vec![
+            plain(&facts.id),
+            plain(facts.rules.join(" ")),
+            left(facts.expires),
+            plain(&facts.owner),
+            plain(&facts.reason),
+        ]);
+    }
+    for one in set.overrides() {
+        let name = format!("override {}", one.set.join(" "));
+        rows.push(vec![
+            plain(name),
+            plain(&one.rule),
+            left(one.expires),
+            plain(&one.owner),
+            plain(&one.reason),
+        ]);
+    }
+    if !rows.is_empty() {
+        print("\n");
+        print(&table::render(&["exception", "rules", "left", "owner", "reason"], &rows, colour));
+    }
+    print(&format!("\n{} rules, digest {}\n", set.rules().len(), set.digest()));
+    OK
+}
+
+pub(super) fn show(rule: &Rule, output: Output) -> u8 {
+    if output == Output::Json {
+        let report = json!({"schema": 1, "rule": rule_json(rule), "values": rule.paths()});
+        print(&format!("{report}\n"));
+    } else {
+        print(&rule.yaml());
+    }
+    OK
+}
+
+pub(super) fn explain(set: &RuleSet, rule: &Rule, output: Output, colour: bool) -> u8 {
+    let facts = &rule.facts;
+    if output == Output::Json {
+        let mut report = rule_json(rule);
+        report["conditions"] = json!(rule.conditions());
+        report["shadow_if"] = json!(rule.shadow_conditions());
+        let exceptions: Vec<Value> = rule.exceptions.iter().map(|one| exception_json(set, one)).collect();
+        report["exceptions"] = json!(exceptions);
+        print(&format!("{}\n", json!({"schema": 1, "rule": report})));
+        return OK;
+    }
+    let head = |text: &str| paint(colour, "1", text);
+    let mut out = format!("{}  {}\n", head(&facts.id), facts.title);
+    out += &format!(
+        "{}, {}, revision {}, owned by {}\n\n",
+        paint(colour, mode_code(facts.mode), facts.mode.as_str()),
+        facts.status.as_str(),
+        facts.revision,
+        facts.owner
+    );
+    out += &format!("{} {}, and all of this holds:\n", head("Looks when"), kind_words(rule.on));
+    out += &block(&rule.conditions());
+    out += &format!("\n{}\n", head("Fires at"));
+    out += &block(&rule.lines());
+    out += &format!("\n{} {}\n", head("One finding for each"), rule.identity().join(", "));
+    if let Some(suppress) = facts.suppress {
+        out += &format!(
+            "  It stays open for at least {} after it was told, so that the same is not told again; a higher severity is.\n",
+            format_duration(suppress)
+        );
+    }
+    let shadow = rule.shadow_conditions();
+    if facts.mode == Mode::Shadow {
+        out += &format!("\n{}: it is written down and sent nowhere.\n", head("Shadow"));
+    } else if !shadow.is_empty() {
+        out += &format!("\n{} (written down and sent nowhere) while:\n{}", head("Shadow"), block(&shadow));
+    }
+    for exception in &rule.exceptions {
+        let one = &exception.facts;
+        out += &format!(
+            "\n{} {} until {} ({} days left), owned by {}: {}\n{}",
+            head("Except"),
+            one.id,
+            one.expires,
+            set.days_left(one.expires),
+            one.owner,
+            one.reason,
+            block(&exception.conditions())
+        );
+    }
+    for one in set.overrides().iter().filter(|one| one.rule == facts.id && set.holds(one.expires)) {
+        out += &format!(
+            "\n{} {} until {}, by {}: {}\n",
+            head("Overridden"),
+            one.set.join(", "),
+            one.expires,
+            one.owner,
+            one.reason
+        );
+    }
+    let (fires, silent) = rule.test_counts();
+    out += &format!("\n{} {fires} that expect it to fire, {silent} that expect silence\n", head("Tests"));
+    out += &format!("{} {}\n", head("Runbook"), facts.runbook);
+    if !facts.tags.is_empty() {
+        out += &format!("{} {}\n", head("Tags"), facts.tags.join(" "));
+    }
+    print(&out);
+    OK
+}
+
+pub(super) fn fields(on: Option<RecordKind>, output: Output, colour: bool) -> u8 {
+    let shown = FIELDS.iter().filter(|field| on.is_none_or(|kind| field.on.contains(&kind)));
+    if output == Output::Json {
+        let fields: Vec<Value> = shown
+            .map(|field| {
+                let values = match field.kind {
+                    crate::rules::FieldType::Word(words) => Some(words),
+                    _ => None,
+                };
+                json!({"name": field.name, "type": field.kind.as_str().split(' ').next_back(), "values": values,
+                    "kinds": reference::kinds(field), "doc": field.doc})
+            })
+            .collect();
+        print(&format!("{}\n", json!({"schema": 1, "fields": fields})));
+        return OK;
+    }
+    let rows: Vec<Vec<Cell>> = shown
+        .map(|field| {
+            vec![
+                (field.name.to_owned(), "1"),
+                plain(field.kind.as_str().split(' ').next_back().unwrap_or_default()),
+                plain(reference::kinds(field).join(" ")),
+                plain(field.doc),
+            ]
+        })
+        .collect();
+    print(&table::render(&["field", "type", "kinds", "meaning"], &rows, colour));
+    OK
+}
+
+pub(super) fn coverage(set: &RuleSet, output: Output, colour: bool) -> u8 {
+    let mut by_tag: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
+    for rule in set.rules().iter().filter(|rule| rule.facts.mode != Mode::Off) {
+        for tag in &rule.facts.tags {
+            by_tag.entry(tag).or_default().push(rule);
+        }
+    }
+    let ids = |rules: &[&Rule]| rules.iter().map(|rule| rule.facts.id.clone()).collect::<Vec<_>>();
+    let alerting = |rules: &[&Rule]| rules.iter().any(|rule| rule.facts.mode == Mode::Alert);
+    let tests = |rules: &[&Rule]| {
+        let counts = rules.iter().map(|rule| rule.test_counts());
+        counts.fold((0, 0), |sum, (fires, silent)| (sum.0 + fires, sum.1 + silent))
+    };
+    if output == Output::Json {
+        let tags: Vec<Value> = by_tag
+            .iter()
+            .map(|(tag, rules)| {
+                let (fires, silent) = tests(rules);
+                json!({"tag": tag, "rules": ids(rules), "alerts": alerting(rules), "tests": {"fire": fires, "silent": silent}})
+            })
+            .collect();
+        print(&format!("{}\n", json!({"schema": 1, "tags": tags})));
+        return OK;
+    }
+    let rows: Vec<Vec<Cell>> = by_tag
+        .iter()
+        .map(|(tag, rules)| {
+            let (fires, silent) = tests(rules);
+            let mode = if alerting(rules) { ("alert".to_owned(), "32") } else { ("shadow".to_owned(), "33") };
+            vec![plain(*tag), mode, plain(format!("{fires}+{silent}")), plain(ids(rules).join(" "))]
+        })
+        .collect();
+    print(&table::render(&["tag", "mode", "tests", "rules"], &rows, colour));
+    OK
+}
+
+fn rule_json(rule: &Rule) -> Value {
+    let (fires, silent) = rule.test_counts();
+    let exceptions: Vec<&str> = rule.exceptions.iter().map(|one| one.facts.id.as_str()).collect();
+    let mut value = serde_json::to_value(&*rule.facts).unwrap_or_default();
+    value["on"] = json!(rule.on.as_str());
+    value["lines"] = json!(rule.lines());
+    value["group_by"] = json!(rule.identity());
+    value["suppress"] = json!(rule.facts.suppress.map(format_duration));
+    value["exceptions"] = json!(exceptions);
+    value["tests"] = json!({"fire": fires, "silent": silent});
+    value
+}
+
+fn exception_json(set: &RuleSet, exception: &Exception) -> Value {
+    let expires = exception.facts.expires;
+    json!({"exception": *exception.facts, "conditions": exception.conditions(), "in_force": set.holds(expires),
+        "days_left": set.days_left(expires)})
+}
+
+fn highest(rule: &Rule) -> Severity {
+    rule.highest_severity()
+}
+
+fn block(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("  {line}\n")).collect()
+}

@@ -1,0 +1,173 @@
+//! One window of one sum, with who filled it. It must not know rules, nor who is told of what.
+
+use std::sync::Arc;
+
+use super::Contributors;
+use crate::{
+    event::{Asset, BootNs, HolderId, Process, Record, RecordKind},
+    rules::{
+        shape::{Measure, Sum},
+        window::{Distinct, Window},
+    },
+};
+
+/// Most contributors of one group that are told apart. Beyond them the one with the smallest sum makes room.
+const MAX_CONTRIBUTORS: usize = 16;
+/// Most contributors that a match names.
+const TOP_CONTRIBUTORS: usize = 8;
+
+/// The window of one combination of a sum's `by` values.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Bytes, whatever is measured. Every record leaves an entry, if only of zero, so it is empty only when nothing is in
+    /// the window.
+    pub(super) bytes: Window,
+    pub(super) tally: Tally,
+    /// Of acts, whose bytes are no growth: the most that one of them reached.
+    pub(super) largest: u64,
+    pub(super) asset: Arc<Asset>,
+    pub(super) first_at: BootNs,
+    pub(super) last_at: BootNs,
+    /// Whether anybody was told that it is at or above its lowest line.
+    pub(super) is_matching: bool,
+    contributors: Vec<Contributor>,
+    /// Contributors that had to make room.
+    forgotten: u64,
+}
+
+/// What a sum measures beside bytes.
+#[derive(Debug)]
+pub(super) enum Tally {
+    Bytes,
+    Count(Window),
+    Distinct(Distinct),
+}
+
+#[derive(Debug)]
+struct Contributor {
+    holder: HolderId,
+    process: Arc<Process>,
+    window: Window,
+}
+
+impl Group {
+    pub(super) fn new(sum: &Sum, asset: &Arc<Asset>, at: BootNs) -> Self {
+        Self {
+            bytes: Window::new(sum.over),
+            tally: match sum.measure {
+                Measure::Bytes(_) => Tally::Bytes,
+                Measure::Count => Tally::Count(Window::new(sum.over)),
+                Measure::Distinct(_) => Tally::Distinct(Distinct::new(sum.over)),
+            },
+            largest: 0,
+            asset: Arc::clone(asset),
+            first_at: at,
+            last_at: at,
+            is_matching: false,
+            contributors: Vec::new(),
+            forgotten: 0,
+        }
+    }
+
+    /// Goes on as the group of another record: its window stays and nobody was told of it yet.
+    pub(super) fn handed_to(self, record: &Record) -> Self {
+        Self {
+            asset: Arc::clone(&record.asset),
+            first_at: record.at,
+            last_at: record.at,
+            is_matching: false,
+            contributors: Vec::new(),
+            forgotten: 0,
+            ..self
+        }
+    }
+
+    /// Counts a record; returns how many contributors had to make room.
+    pub(super) fn add(&mut self, sum: &Sum, record: &Record) -> u64 {
+        // A window that ran empty unseen starts anew, as if `expire` had come in between.
+        self.bytes.sum(record.at);
+        if self.bytes.is_empty() {
+            (self.first_at, self.forgotten, self.largest) = (record.at, 0, 0);
+            self.contributors.clear();
+        }
+        let growth = if record.kind == RecordKind::Act { 0 } else { record.bytes };
+        self.largest = self.largest.max(record.bytes - growth);
+        self.bytes.add(record.at, growth);
+        match (&mut self.tally, sum.measure) {
+            (Tally::Count(window), _) => window.add(record.at, 1),
+            (Tally::Distinct(distinct), Measure::Distinct(field)) => {
+                // What has no value is no new value; the line of such a rule is about values that are there.
+                if let Some(value) = (field.get)(record) {
+                    let mut text = String::new();
+                    value.write_to(&mut text);
+                    distinct.add(record.at, &text);
+                }
+            }
+            _ => {}
+        }
+        self.asset.clone_from(&record.asset);
+        self.first_at = self.first_at.min(record.at);
+        self.last_at = self.last_at.max(record.at);
+        self.contribute(sum, record, growth)
+    }
+
+    fn contribute(&mut self, sum: &Sum, record: &Record, growth: u64) -> u64 {
+        if let Some(known) = self.contributors.iter_mut().find(|known| known.holder == record.holder) {
+            known.window.add(record.at, growth);
+            known.process.clone_from(&record.process);
+            return 0;
+        }
+        let mut made_room = 0;
+        if self.contributors.len() >= MAX_CONTRIBUTORS {
+            let sums = self.contributors.iter_mut().enumerate();
+            let smallest = sums.map(|(at, known)| (known.window.sum(record.at), at)).min();
+            if let Some((sum, at)) = smallest {
+                self.contributors.swap_remove(at);
+                made_room = u64::from(sum > 0);
+                self.forgotten += made_room;
+            }
+        }
+        let mut window = Window::new(sum.over);
+        window.add(record.at, growth);
+        let process = Arc::clone(&record.process);
+        self.contributors.push(Contributor { holder: record.holder, process, window });
+        made_room
+    }
+
+    /// The bytes of the window, at most the asset's size where that is known.
+    pub(super) fn bound(&mut self, now: BootNs) -> u64 {
+        let sum = self.bytes.sum(now).max(self.largest);
+        if self.asset.bytes == 0 { sum } else { sum.min(self.asset.bytes) }
+    }
+
+    /// What is compared with the lines.
+    pub(super) fn value(&mut self, now: BootNs) -> u64 {
+        match &mut self.tally {
+            Tally::Bytes => self.bound(now),
+            Tally::Count(window) => window.sum(now),
+            Tally::Distinct(distinct) => distinct.count(now),
+        }
+    }
+
+    /// Whether nothing is in its window any more.
+    pub(super) fn is_over(&mut self, now: BootNs) -> bool {
+        self.bytes.sum(now);
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn contributors(&mut self, now: BootNs) -> Contributors {
+        self.contributors.retain_mut(|known| {
+            known.window.sum(now);
+            !known.window.is_empty()
+        });
+        let mut top: Vec<_> = self
+            .contributors
+            .iter_mut()
+            .map(|known| (known.holder, Arc::clone(&known.process), known.window.sum(now)))
+            .collect();
+        top.sort_by(|a, b| b.2.cmp(&a.2).then(a.0.cmp(&b.0)));
+        let count = self.forgotten + top.len() as u64;
+        top.truncate(TOP_CONTRIBUTORS);
+        Contributors { count, top }
+    }
+}

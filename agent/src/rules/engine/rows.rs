@@ -1,0 +1,155 @@
+//! The windows of an engine as plain rows, to be kept by somebody else over a restart. It must not know where.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    group::{Group, Tally},
+    state::{Key, MAX_GROUPS, State},
+};
+use crate::{
+    event::{Asset, AssetId, AssetKind, BootNs},
+    rules::{RuleSet, window::MAX_DISTINCT},
+};
+
+/// Most values of one row's lists that are read; an engine writes fewer.
+const MAX_ENTRIES: usize = MAX_DISTINCT;
+
+/// One window of one rule. All times are nanoseconds on the clock of the boot that it was exported in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Id of the rule.
+    pub rule: String,
+    /// What is measured; a rule that measures otherwise does not take the row.
+    pub sum: String,
+    /// The id of an exception or nothing, and the values of the sum's `by` fields.
+    pub key: Vec<String>,
+    /// Name and size of the asset of the last record.
+    pub asset: String,
+    pub asset_bytes: u64,
+    pub first_at: u64,
+    pub last_at: u64,
+    /// Of acts: the most that one of them reached.
+    pub largest: u64,
+    /// The last nanosecond of each part of the window, oldest first, and the bytes in it.
+    pub bytes: Vec<(i64, u64)>,
+    /// The same for events, where those are counted.
+    #[serde(default)]
+    pub events: Vec<(i64, u64)>,
+    /// Different values and when each was seen last, where those are counted.
+    #[serde(default)]
+    pub values: Vec<(String, u64)>,
+}
+
+pub(super) fn export(rules: &RuleSet, states: &[State]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (rule, state) in rules.rules().iter().zip(states) {
+        for (sum, groups) in rule.sums.iter().zip(&state.sums) {
+            let print = sum.fingerprint(rule.on);
+            rows.extend(groups.iter().map(|(key, group)| row(&rule.facts.id, &print, key, group)));
+        }
+    }
+    rows
+}
+
+fn row(rule: &str, sum: &str, key: &Key, group: &Group) -> Row {
+    let (events, values) = match &group.tally {
+        Tally::Bytes => (Vec::new(), Vec::new()),
+        Tally::Count(window) => (window.entries().collect(), Vec::new()),
+        Tally::Distinct(distinct) => {
+            (Vec::new(), distinct.entries().map(|(value, last)| (value.to_owned(), last.0)).collect())
+        }
+    };
+    Row {
+        rule: rule.to_owned(),
+        sum: sum.to_owned(),
+        key: key.clone(),
+        asset: group.asset.name.clone(),
+        asset_bytes: group.asset.bytes,
+        first_at: group.first_at.0,
+        last_at: group.last_at.0,
+        largest: group.largest,
+        bytes: group.bytes.entries().collect(),
+        events,
+        values,
+    }
+}
+
+pub(super) fn import(
+    rules: &RuleSet,
+    states: &mut [State],
+    rows: Vec<Row>,
+    shift_ns: i64,
+    now: BootNs,
+) -> u64 {
+    let mut places = HashMap::new();
+    for (at, rule) in rules.rules().iter().enumerate() {
+        for (place, sum) in rule.sums.iter().enumerate() {
+            places.insert((rule.facts.id.clone(), sum.fingerprint(rule.on)), (at, place));
+        }
+    }
+    let mut refused = 0;
+    for row in rows {
+        let place = places.get(&(row.rule.clone(), row.sum.clone())).copied();
+        let taken = place.and_then(|(at, place)| {
+            let sum = &rules.rules()[at].sums[place];
+            let fits = row.key.len() == sum.by.len() + 1
+                && [row.bytes.len(), row.events.len(), row.values.len()]
+                    .iter()
+                    .all(|&many| many <= MAX_ENTRIES);
+            let groups = &mut states[at].sums[place];
+            if !fits || groups.len() >= MAX_GROUPS {
+                return None;
+            }
+            match groups.entry(row.key.clone()) {
+                // A row that stands there twice is not counted twice.
+                Entry::Occupied(_) => None,
+                Entry::Vacant(vacant) => {
+                    let group = Group::new(sum, &Arc::new(asset(&row)), BootNs(0));
+                    vacant.insert(fill(group, row, shift_ns, now));
+                    Some(())
+                }
+            }
+        });
+        refused += u64::from(taken.is_none());
+    }
+    refused
+}
+
+/// Until the next record says which asset it is: shares are of the size that it had.
+fn asset(row: &Row) -> Asset {
+    Asset {
+        id: AssetId(u8::MAX),
+        name: row.asset.clone(),
+        kind: AssetKind::Weights,
+        bytes: row.asset_bytes,
+        has_readers: false,
+    }
+}
+
+fn fill(mut group: Group, row: Row, shift_ns: i64, now: BootNs) -> Group {
+    let moved = |at: u64| BootNs(at.saturating_add_signed(shift_ns).min(now.0));
+    (group.first_at, group.last_at) = (moved(row.first_at), moved(row.last_at));
+    group.largest = row.largest;
+    for (end, bytes) in row.bytes {
+        group.bytes.restore(end.saturating_add(shift_ns), bytes, now);
+    }
+    match &mut group.tally {
+        Tally::Bytes => {}
+        Tally::Count(window) => {
+            for (end, events) in row.events {
+                window.restore(end.saturating_add(shift_ns), events, now);
+            }
+        }
+        Tally::Distinct(distinct) => {
+            for (value, last) in row.values {
+                distinct.add(moved(last), &value);
+            }
+        }
+    }
+    group
+}

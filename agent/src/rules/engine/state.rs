@@ -1,0 +1,392 @@
+//! What is remembered for one rule: its windows, how far its sequences came, and its findings. It must not know other
+//! rules.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{Crossed, Match, Resolved, group::Group};
+use crate::{
+    event::{BootNs, Record},
+    rules::{
+        exception::Exception,
+        field::Field,
+        rule::{Mode, Rule, Severity},
+        shape::{Sequence, Sum},
+    },
+};
+
+/// Most groups of one sum. Beyond them the group with the smallest sum makes room.
+pub(super) const MAX_GROUPS: usize = 1024;
+/// Most identities of one rule that are matching at once. Beyond them the one that was still for longest is resolved.
+const MAX_FINDINGS: usize = 4096;
+/// Most combinations of one sequence's `by` values. Beyond them the one that came least far makes room.
+const MAX_PROGRESS: usize = 4096;
+
+/// The id of an exception, or nothing, and then the values of fields.
+pub(super) type Key = Vec<String>;
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// For each sum of the rule, its groups.
+    pub(super) sums: Vec<HashMap<Key, Group>>,
+    /// For each combination of a sequence's values and each of its steps but the last: when the latest run that came so
+    /// far began.
+    progress: HashMap<Key, Vec<Option<BootNs>>>,
+    findings: HashMap<Key, Finding>,
+}
+
+/// An identity that somebody was told of.
+#[derive(Debug, Default)]
+struct Finding {
+    /// The groups that are above their line, by the place of their sum.
+    matching: Vec<(usize, Key)>,
+    /// The highest severity that was told, and when.
+    told: Option<(Severity, BootNs)>,
+    last_at: BootNs,
+}
+
+/// Memory that is used again for every record, and what all rules count together.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    key: Key,
+    identity: Key,
+    pub(super) resolved: Vec<Resolved>,
+    pub(super) evicted: u64,
+}
+
+/// The sum of a record that reached most.
+struct Reached {
+    sum: usize,
+    severity: Severity,
+    value: u64,
+    line: u64,
+}
+
+impl State {
+    pub(super) fn new(rule: &Rule) -> Self {
+        Self {
+            sums: rule.sums.iter().map(|_| HashMap::new()).collect(),
+            progress: HashMap::new(),
+            findings: HashMap::new(),
+        }
+    }
+
+    /// Counts a record and pushes a match if any sum is at or above its lowest line after it.
+    pub(super) fn observe(
+        &mut self,
+        rule: &Rule,
+        record: &Record,
+        scratch: &mut Scratch,
+        matches: &mut Vec<Match>,
+    ) {
+        if !rule.matcher.matches(record) {
+            return;
+        }
+        if let Some(sequence) = &rule.sequence
+            && !self.advance(sequence, record, scratch)
+        {
+            return;
+        }
+        let exception = rule.exception_for(record);
+        write_key(exception, &rule.group_by, record, &mut scratch.identity);
+        // It had fallen below every line, and is only open because it was told lately.
+        let had_fallen =
+            self.findings.get(scratch.identity.as_slice()).is_some_and(|finding| finding.matching.is_empty());
+        let mut most: Option<Reached> = None;
+        for (at, sum) in rule.sums.iter().enumerate() {
+            let Some((severity, value, line)) = self.count(at, sum, exception, record, scratch) else {
+                continue;
+            };
+            self.attach(at, rule, record.at, scratch);
+            if most.as_ref().is_none_or(|most| (severity, value) > (most.severity, most.value)) {
+                most = Some(Reached { sum: at, severity, value, line });
+            }
+        }
+        if let Some(most) = most {
+            matches.extend(self.found(rule, exception, record, &most, had_fallen, scratch));
+        }
+    }
+
+    /// Adds a record to its group of one sum. What it reached, and its value and line, if it did.
+    fn count(
+        &mut self,
+        at: usize,
+        sum: &Sum,
+        exception: Option<&Arc<Exception>>,
+        record: &Record,
+        scratch: &mut Scratch,
+    ) -> Option<(Severity, u64, u64)> {
+        write_key(exception, &sum.by, record, &mut scratch.key);
+        if !self.sums[at].contains_key(scratch.key.as_slice()) {
+            let group = if self.sums[at].len() < MAX_GROUPS {
+                Group::new(sum, &record.asset, record.at)
+            } else {
+                scratch.evicted += 1;
+                self.take_smallest(at, record).unwrap_or_else(|| Group::new(sum, &record.asset, record.at))
+            };
+            self.sums[at].insert(scratch.key.clone(), group);
+        }
+        let group = self.sums[at].get_mut(scratch.key.as_slice())?;
+        scratch.evicted += group.add(sum, record);
+        let value = group.value(record.at);
+        // A sum that fell below its line since the last match stays marked: `expire` resolves it.
+        let (severity, line) = sum.reached(value, &group.asset)?;
+        group.is_matching = true;
+        Some((severity, value, line))
+    }
+
+    /// Takes the group with the smallest value out and gives its window to the group of this record. Whoever floods the
+    /// rule with groups thus raises sums and never resets one: the sum of the newcomer can be too large, but not too
+    /// small.
+    fn take_smallest(&mut self, at: usize, record: &Record) -> Option<Group> {
+        let smallest = self.sums[at].iter_mut().map(|(key, group)| (group.value(record.at), key)).min();
+        let key = smallest.map(|(_, key)| key.clone())?;
+        let group = self.sums[at].remove(&key)?;
+        if group.is_matching {
+            self.detach(at, &key);
+        }
+        Some(group.handed_to(record))
+    }
+
+    /// Notes that the identity in `scratch` stands on the group of a sum, whose key is there too.
+    fn attach(&mut self, at: usize, rule: &Rule, now: BootNs, scratch: &mut Scratch) {
+        if !self.findings.contains_key(scratch.identity.as_slice()) {
+            if self.findings.len() >= MAX_FINDINGS {
+                scratch.evicted += 1;
+                self.resolve_stillest(rule, now, &mut scratch.resolved);
+            }
+            self.findings.insert(scratch.identity.clone(), Finding::default());
+        }
+        if let Some(finding) = self.findings.get_mut(scratch.identity.as_slice())
+            && !finding.matching.iter().any(|(sum, key)| *sum == at && *key == scratch.key)
+        {
+            finding.matching.push((at, scratch.key.clone()));
+        }
+    }
+
+    fn resolve_stillest(&mut self, rule: &Rule, now: BootNs, resolved: &mut Vec<Resolved>) {
+        let stillest =
+            self.findings.iter().min_by_key(|(_, finding)| finding.last_at).map(|(key, _)| key.clone());
+        if let Some(key) = stillest
+            && self.findings.remove(&key).is_some()
+        {
+            resolved.push(resolution(rule, &key, now));
+        }
+    }
+
+    fn found(
+        &mut self,
+        rule: &Rule,
+        exception: Option<&Arc<Exception>>,
+        record: &Record,
+        most: &Reached,
+        had_fallen: bool,
+        scratch: &mut Scratch,
+    ) -> Option<Match> {
+        let finding = self.findings.get_mut(scratch.identity.as_slice())?;
+        finding.last_at = record.at;
+        let is_raised = finding.told.is_none_or(|(severity, _)| most.severity > severity);
+        if is_raised {
+            finding.told = Some((most.severity, record.at));
+        }
+        let sum = &rule.sums[most.sum];
+        write_key(exception, &sum.by, record, &mut scratch.key);
+        let group = self.sums[most.sum].get_mut(scratch.key.as_slice())?;
+        let bound_bytes = group.bound(record.at);
+        Some(Match {
+            rule: Arc::clone(&rule.facts),
+            severity: most.severity,
+            mode: if exception.is_some() { Mode::Shadow } else { rule.mode_of(record) },
+            exception: exception.map(|exception| Arc::clone(&exception.facts)),
+            repeated: had_fallen && !is_raised,
+            group: labels(&rule.group_by, &scratch.identity),
+            bound_bytes,
+            share: share(bound_bytes, group.asset.bytes),
+            crossed: Crossed {
+                budget: sum.name.clone(),
+                measure: sum.measure.as_str(),
+                value: most.value,
+                line: most.line,
+                over: sum.over,
+            },
+            record: record.clone(),
+            contributors: group.contributors(record.at),
+            first_at: group.first_at,
+            last_at: group.last_at,
+        })
+    }
+
+    /// Whether a record completes the sequence. For every step the latest start of a run that came so far is kept: a run
+    /// that began later lasts longer, so no other run of the same values can complete when that one does not.
+    fn advance(&mut self, sequence: &Sequence, record: &Record, scratch: &mut Scratch) -> bool {
+        let over = u64::try_from(sequence.over.as_nanos()).unwrap_or(u64::MAX);
+        let last = sequence.steps.len() - 1;
+        let holds = |at: usize| {
+            let step = &sequence.steps[at];
+            step.on == record.kind && step.matcher.matches(record)
+        };
+        if !(0..=last).any(holds) {
+            return false;
+        }
+        write_key(None, &sequence.by, record, &mut scratch.key);
+        let mut completed = false;
+        // From the last step down, so that one record never takes two steps.
+        for at in (0..=last).rev().filter(|at| holds(*at)) {
+            let began = match at.checked_sub(1) {
+                None => Some(record.at),
+                Some(before) => self.progress.get(&scratch.key).and_then(|runs| runs[before]),
+            };
+            let Some(began) = began.filter(|began| record.at.0.saturating_sub(began.0) <= over) else {
+                continue;
+            };
+            if at == last {
+                completed = true;
+                continue;
+            }
+            if !self.progress.contains_key(&scratch.key) {
+                if self.progress.len() >= MAX_PROGRESS {
+                    scratch.evicted += 1;
+                    self.forget_least();
+                }
+                self.progress.insert(scratch.key.clone(), vec![None; last]);
+            }
+            if let Some(runs) = self.progress.get_mut(&scratch.key) {
+                runs[at] = runs[at].max(Some(began));
+            }
+        }
+        completed
+    }
+
+    /// Whoever starts many sequences must not end one that is nearly complete.
+    fn forget_least(&mut self) {
+        let far =
+            |runs: &Vec<Option<BootNs>>| (runs.iter().rposition(Option::is_some), runs.iter().max().copied());
+        let least = self.progress.iter().min_by_key(|(_, runs)| far(runs)).map(|(key, _)| key.clone());
+        if let Some(key) = least {
+            self.progress.remove(&key);
+        }
+    }
+
+    /// Forgets what has left the windows, and resolves the identities that stand on no group any more: at once, or when
+    /// the rule's `suppress` since they were last told is over.
+    pub(super) fn expire(&mut self, rule: &Rule, now: BootNs, resolved: &mut Vec<Resolved>) {
+        let mut fallen = Vec::new();
+        for (at, (sum, groups)) in rule.sums.iter().zip(&mut self.sums).enumerate() {
+            groups.retain(|key, group| {
+                let value = group.value(now);
+                if group.is_matching && sum.reached(value, &group.asset).is_none() {
+                    group.is_matching = false;
+                    fallen.push((at, key.clone()));
+                }
+                !group.is_over(now)
+            });
+        }
+        for (at, key) in fallen {
+            self.detach(at, &key);
+        }
+        if let Some(sequence) = &rule.sequence {
+            let over = u64::try_from(sequence.over.as_nanos()).unwrap_or(u64::MAX);
+            let runs_on =
+                |began: &Option<BootNs>| began.is_some_and(|began| now.0.saturating_sub(began.0) <= over);
+            self.progress.retain(|_, runs| runs.iter().any(runs_on));
+        }
+        let quiet = rule.facts.suppress.unwrap_or(Duration::ZERO);
+        let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
+        self.findings.retain(|key, finding| {
+            let told_at = finding.told.map_or(0, |(_, at)| at.0);
+            let stays = !finding.matching.is_empty() || now.0 < told_at.saturating_add(quiet);
+            if !stays {
+                resolved.push(resolution(rule, key, now));
+            }
+            stays
+        });
+    }
+
+    fn detach(&mut self, at: usize, group: &Key) {
+        for finding in self.findings.values_mut() {
+            finding.matching.retain(|(sum, key)| *sum != at || key != group);
+        }
+    }
+
+    /// Takes over what another version of the rule remembers: the windows that measure the same, and the findings that
+    /// stand on them. Gives the others back as resolved.
+    pub(super) fn inherit(
+        &mut self,
+        rule: &Rule,
+        before: &Rule,
+        old: Self,
+        now: BootNs,
+        out: &mut Vec<Resolved>,
+    ) {
+        let prints: Vec<String> = rule.sums.iter().map(|sum| sum.fingerprint(rule.on)).collect();
+        let mut places = Vec::new();
+        for (sum, groups) in before.sums.iter().zip(old.sums) {
+            let print = sum.fingerprint(before.on);
+            let place = prints.iter().position(|known| *known == print);
+            if let Some(place) = place {
+                self.sums[place] = groups;
+            }
+            places.push(place);
+        }
+        let names = |rule: &Rule| rule.group_by.iter().map(|field| field.name).collect::<Vec<_>>();
+        let is_same_identity = names(rule) == names(before);
+        for (key, mut finding) in old.findings {
+            finding.matching = finding
+                .matching
+                .into_iter()
+                .filter_map(|(sum, group)| Some((places.get(sum).copied().flatten()?, group)))
+                .collect();
+            if is_same_identity && !finding.matching.is_empty() {
+                self.findings.insert(key, finding);
+            } else {
+                out.push(resolution(before, &key, now));
+            }
+        }
+        let steps =
+            |rule: &Rule| rule.sequence.as_ref().map(|sequence| (sequence.by.len(), sequence.steps.len()));
+        if steps(rule) == steps(before) {
+            self.progress = old.progress;
+        }
+    }
+
+    /// Everything that is open, as resolved.
+    pub(super) fn resolve_all(self, rule: &Rule, now: BootNs, out: &mut Vec<Resolved>) {
+        out.extend(self.findings.keys().map(|key| resolution(rule, key, now)));
+    }
+
+    pub(super) fn group_count(&self) -> usize {
+        self.sums.iter().map(HashMap::len).sum()
+    }
+}
+
+fn resolution(rule: &Rule, key: &Key, at: BootNs) -> Resolved {
+    Resolved {
+        rule: Arc::clone(&rule.facts),
+        exception: key.first().filter(|id| !id.is_empty()).cloned(),
+        group: labels(&rule.group_by, key),
+        at,
+    }
+}
+
+/// Writes the exception and the values of fields; an absent one is empty.
+fn write_key(exception: Option<&Arc<Exception>>, fields: &[&'static Field], record: &Record, key: &mut Key) {
+    key.resize_with(fields.len() + 1, String::new);
+    let (first, values) = key.split_at_mut(1);
+    first[0].clear();
+    if let Some(exception) = exception {
+        first[0].push_str(&exception.facts.id);
+    }
+    for (field, text) in fields.iter().zip(values) {
+        text.clear();
+        if let Some(value) = (field.get)(record) {
+            value.write_to(text);
+        }
+    }
+}
+
+fn labels(fields: &[&'static Field], key: &[String]) -> Vec<(&'static str, String)> {
+    fields.iter().zip(key.iter().skip(1)).map(|(field, text)| (field.name, text.clone())).collect()
+}
+
+fn share(bound: u64, asset_bytes: u64) -> f64 {
+    if asset_bytes == 0 { 1.0 } else { bound as f64 / asset_bytes as f64 }
+}
