@@ -34,6 +34,11 @@ pub(crate) struct Expected {
     by: Identity,
     /// The bound, from and to (both included).
     bound: (u64, u64),
+    /// What else the alert must say, by JSON pointer.
+    also: Vec<(&'static str, Value)>,
+    any_port: bool,
+    /// Types of nodes that the lineage must lead through.
+    lineage: &'static [&'static str],
 }
 
 #[derive(Clone, Debug)]
@@ -63,17 +68,31 @@ impl Expected {
         path: &Path,
         bytes: u64,
     ) -> Self {
+        Self::copy_at(scene, by, path, (volume.path(), volume.device(), volume.fstype()), bytes)
+    }
+
+    /// The same below any mount: its mount point, device and kind.
+    pub(crate) fn copy_at(
+        scene: &Scene<'_>,
+        by: &Identity,
+        path: &Path,
+        (mount, device, fstype): (&Path, &str, &'static str),
+        bytes: u64,
+    ) -> Self {
         Self {
             rule: "WB-0001",
             asset: ASSET,
             asset_bytes: Some(scene.model.bytes),
             sink: ExpectedSink::File {
-                places: vec![(path.to_path_buf(), volume.path().to_path_buf())],
-                device: volume.device().to_owned(),
-                fstype: volume.fstype(),
+                places: vec![(path.to_path_buf(), mount.to_path_buf())],
+                device: device.to_owned(),
+                fstype,
             },
             by: by.clone(),
             bound: (bytes, bytes),
+            also: Vec::new(),
+            any_port: false,
+            lineage: &[],
         }
     }
 
@@ -92,6 +111,9 @@ impl Expected {
             sink: ExpectedSink::Peer(format!("{peer}/{proto}")),
             by: by.clone(),
             bound: (bytes, bytes),
+            also: Vec::new(),
+            any_port: false,
+            lineage: &[],
         }
     }
 
@@ -104,6 +126,9 @@ impl Expected {
             sink: ExpectedSink::None,
             by: by.clone(),
             bound: (bytes, bytes),
+            also: Vec::new(),
+            any_port: false,
+            lineage: &[],
         }
     }
 
@@ -123,6 +148,36 @@ impl Expected {
     /// the documented slack).
     pub(crate) const fn through(mut self, channels: u64) -> Self {
         self.bound.0 = self.bound.0.saturating_sub(channels * PROPAGATION_FLOOR);
+        self
+    }
+
+    /// The truth is known only so far: the bound lies between these (both included).
+    pub(crate) const fn between(mut self, from: u64, to: u64) -> Self {
+        self.bound = (from, to);
+        self
+    }
+
+    /// A protocol adds some bytes of its own: the bound may be one percent above the truth.
+    pub(crate) const fn and_a_protocol(mut self) -> Self {
+        self.bound.1 += self.bound.1 / 100;
+        self
+    }
+
+    /// Each connection has a port of its own; any may be named.
+    pub(crate) const fn whatever_the_port(mut self) -> Self {
+        self.any_port = true;
+        self
+    }
+
+    /// The lineage must lead through these types of nodes, in this order, possibly with others between.
+    pub(crate) const fn passing(mut self, types: &'static [&'static str]) -> Self {
+        self.lineage = types;
+        self
+    }
+
+    /// The alert must also say this, by JSON pointer into its detail.
+    pub(crate) fn with(mut self, pointer: &'static str, value: impl Into<Value>) -> Self {
+        self.also.push((pointer, value.into()));
         self
     }
 
@@ -229,12 +284,18 @@ impl Expected {
             ExpectedSink::Peer(peer) => {
                 equal("/sink/kind", "peer");
                 equal("/sink/control", "uncontrolled");
-                equal("/sink/peer", peer);
+                if !self.any_port {
+                    equal("/sink/peer", peer);
+                }
             }
         }
         let bound = alert.bound();
         let (from, to) = self.bound;
         check("bound_bytes", &bound, &self.bound, (from..=to).contains(&bound));
+        if !(from..=to).contains(&bound) {
+            // Which edge lost or added them.
+            check("lineage", &way(alert), &"one that carries the bound", false);
+        }
         let bytes = alert.number("/asset_bytes").unwrap_or(0);
         let wanted = self.asset_bytes.unwrap_or(bytes);
         check("asset_bytes", &bytes, &wanted, bytes == wanted);
@@ -244,6 +305,14 @@ impl Expected {
         let share = alert.detail()["share"].as_f64().unwrap_or(-1.0);
         let wanted = bound as f64 / wanted as f64;
         check("share", &share, &wanted, (share - wanted).abs() < 0.005);
+        let nodes = lineage_types(alert);
+        let mut rest = nodes.iter();
+        let passes = self.lineage.iter().all(|wanted| rest.any(|node| node == wanted));
+        check("lineage", &nodes, &self.lineage, passes);
+        for (pointer, wanted) in &self.also {
+            let got = alert.detail().pointer(pointer).unwrap_or(&Value::Null);
+            check(pointer, got, wanted, got == wanted);
+        }
         self.compare_process(alert, faults);
     }
 
@@ -405,6 +474,25 @@ fn lineage_faults(detail: &Value, need: &mut dyn FnMut(&str, bool)) {
     need("lineage does not end at a sink", ["file", "peer", "device"].iter().any(|kind| end == kind));
     need("lineage has a gap", edges.windows(2).all(|two| two[0]["to"] == two[1]["from"]));
     need("lineage has an edge without bytes", edges.iter().all(|edge| edge["bytes"].as_u64() > Some(0)));
+}
+
+/// Each edge of the lineage: what is at its end, and the bytes that went there.
+fn way(alert: &Alert) -> Vec<String> {
+    let edges = alert.detail()["lineage"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let end = |end: &Value| end["type"].as_str().unwrap_or("none").to_owned();
+    edges.iter().map(|edge| format!("{} to {}", edge["bytes"], end(&edge["to"]))).collect()
+}
+
+/// The types of the nodes that the lineage leads through, from the asset to the sink.
+fn lineage_types(alert: &Alert) -> Vec<String> {
+    let edges = alert.detail()["lineage"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let kind = |end: &Value| end["type"].as_str().unwrap_or("none").to_owned();
+    edges
+        .first()
+        .map(|edge| kind(&edge["from"]))
+        .into_iter()
+        .chain(edges.iter().map(|edge| kind(&edge["to"])))
+        .collect()
 }
 
 /// The address of `198.51.100.2:443/tcp`.

@@ -50,6 +50,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),
     ("techniques::amounts", techniques::amounts::TESTS),
+    ("techniques::archives", techniques::archives::TESTS),
+    ("techniques::remote", techniques::remote::TESTS),
     ("benign", benign::TESTS),
     ("life", life::TESTS),
     ("looking", looking::TESTS),

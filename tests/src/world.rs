@@ -159,6 +159,18 @@ impl World {
         })
     }
 
+    /// A further volume for one test, of a kind whose tools may be missing: then the test is skipped.
+    pub(crate) fn volume(&mut self, fstype: &'static str) -> Volume {
+        Self::needs(&format!("mkfs.{fstype}"));
+        let kinds = fs::read_to_string("/proc/filesystems").expect("the kernel's list of filesystems");
+        if !kinds.lines().any(|line| line.trim() == fstype) {
+            skip(format_args!("this kernel has no {fstype}"));
+        }
+        self.scenes += 1;
+        Volume::of_kind(&self.lab, &format!("{fstype}{}", self.scenes), fstype, 320 * MIB)
+            .unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// The interpreter itself: on some hosts `python3` is a shell script that looks for one.
     pub(crate) fn python() -> PathBuf {
         let found = Command::new("python3")

@@ -16,8 +16,10 @@ use crate::{
     toolchain::{self, LLVM, MIN_BPF_LINKER, MIN_RUSTC},
 };
 
-/// Programs that the build, the tests and the demo call: (program, Debian package, what for).
-const TOOLS: [(&str, &str, &str); 7] = [
+/// Programs that the build, the tests and the demo call: (program, Debian package, what for). Small ones, together about
+/// 120 MB installed, and none that starts a service or is started at boot: the SSH server of the tests is `dropbear-bin`,
+/// which is the program alone.
+const TOOLS: [(&str, &str, &str); 31] = [
     ("cc", "gcc", "compiles the crate ring and links every program"),
     ("ip", "iproute2", "makes the network namespace of tests and demo"),
     ("losetup", "mount", "makes the scratch volumes of tests and demo"),
@@ -25,6 +27,30 @@ const TOOLS: [(&str, &str, &str); 7] = [
     ("mount", "mount", "makes the scratch volumes of tests and demo"),
     ("python3", "python3", "plays the thief and the benign loader in tests and demo"),
     ("unshare", "util-linux", "makes the namespaces of tests and demo"),
+    ("age", "age", "encrypts what a test steals"),
+    ("bindfs", "bindfs", "serves a model through FUSE in a test"),
+    ("busybox", "busybox-static", "copies and serves with its own calls in tests"),
+    ("curl", "curl", "uploads in tests"),
+    ("dropbear", "dropbear-bin", "is the SSH server outside in tests"),
+    ("file", "file", "looks into a model in a benign test"),
+    ("git", "git", "pushes a model in a test"),
+    ("gpg", "gpg", "encrypts what a test steals"),
+    ("gpg-agent", "gpg-agent", "holds the key of gpg in a test"),
+    ("mkfs.btrfs", "btrfs-progs", "makes a btrfs volume in tests"),
+    ("mkfs.xfs", "xfsprogs", "makes an XFS volume in tests"),
+    ("nc", "netcat-openbsd", "sends in tests"),
+    ("openssl", "openssl", "encrypts and sends in tests"),
+    ("ping", "iputils-ping", "sends in a benign test"),
+    ("rclone", "rclone", "copies and uploads in tests"),
+    ("restic", "restic", "backs up in tests"),
+    ("rsync", "rsync", "copies and uploads in tests"),
+    ("/usr/lib/sftp-server", "openssh-sftp-server", "is the SFTP server outside in tests"),
+    ("socat", "socat", "relays in tests"),
+    ("ssh", "openssh-client", "uploads in tests"),
+    ("sshfs", "sshfs", "mounts the outside in a test"),
+    ("wget", "wget", "uploads in a test"),
+    ("xz", "xz-utils", "compresses in a test"),
+    ("zstd", "zstd", "compresses in a test"),
 ];
 
 #[derive(clap::Args)]

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod alert;
 pub mod guard;
+mod http;
 pub mod metrics;
 pub mod outside;
 pub mod process;

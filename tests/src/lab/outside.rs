@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ring::digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{process::hex, run};
+use super::{http, process::hex, run};
 
 /// An address that no configuration of the lab lists (TEST-NET-2).
 pub const UNCONTROLLED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
@@ -109,6 +109,106 @@ impl Outside {
         )
     }
 
+    /// Receives one TCP connection on this very address.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn tcp_at(&self, addr: SocketAddr) -> Result<Receiver> {
+        self.receiver(
+            move || TcpListener::bind(addr),
+            TcpListener::local_addr,
+            |listener| {
+                wait_readable(&listener, PATIENCE).context("nobody connected")?;
+                receive_all(listener.accept().context("cannot accept")?.0)
+            },
+        )
+    }
+
+    /// Answers one HTTP upload of a known length with 200 on a free port of `ip`; what it received is the body.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn upload(&self, ip: IpAddr) -> Result<Receiver> {
+        self.receiver(
+            move || TcpListener::bind((ip, 0)),
+            TcpListener::local_addr,
+            |listener| {
+                wait_readable(&listener, PATIENCE).context("nobody connected")?;
+                http::receive_upload(listener.accept().context("cannot accept")?.0)
+            },
+        )
+    }
+
+    /// Asks an HTTP server in the inside at `port` for `path`; what is received is the body of its answer.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn download(&self, port: u16, path: &str) -> Result<Receiver> {
+        let path = path.to_owned();
+        self.receiver(
+            move || TcpStream::connect((INSIDE, port)),
+            TcpStream::local_addr,
+            move |stream| http::download(stream, &path),
+        )
+    }
+
+    /// Gives the outside one more address of [`UNCONTROLLED`]'s network. It stays for the rest of the run.
+    ///
+    /// # Errors
+    /// When it cannot be set.
+    pub fn add_address(&self, ip: Ipv4Addr) -> Result<()> {
+        run(self
+            .inside_of(&mut Command::new("ip"))
+            .args(["addr", "replace"])
+            .arg(format!("{ip}/24"))
+            .args(["dev", "outside0"]))
+    }
+
+    /// Lets `command` run in the outside's network namespace: a real tool at the other end. It stays a process of this host.
+    pub fn inside_of<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        use std::os::{fd::AsRawFd, unix::process::CommandExt};
+        let namespace = self.namespace.as_raw_fd();
+        // SAFETY: between fork and exec only setns(2) is called, which is async-signal-safe; the descriptor belongs to the
+        // lab's outside, which lives as long as any test.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::setns(namespace, libc::CLONE_NEWNET) == 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                }
+            })
+        }
+    }
+
+    /// Receives packets of an IP protocol that are sent to `ip` until their payloads, without IP headers, are `expected`
+    /// bytes. No hash is kept: each packet has a header of the protocol's own.
+    ///
+    /// # Errors
+    /// When the kernel refuses a raw socket.
+    pub fn raw(&self, protocol: u8, expected: u64) -> Result<Receiver> {
+        use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, recv, socket};
+        let open = move || {
+            let number = std::num::NonZero::new(u32::from(protocol)).map(Protocol::from_raw);
+            let socket = socket(AddressFamily::INET, SocketType::RAW, number)?;
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 256 << 20)?;
+            Ok(socket)
+        };
+        // A raw socket has no port.
+        let addr = |_: &std::os::fd::OwnedFd| Ok(SocketAddr::new(UNCONTROLLED, 0));
+        self.receiver(open, addr, move |socket| {
+            let (mut bytes, mut buffer) = (0, vec![0_u8; 1 << 16]);
+            while bytes < expected {
+                let silence = format!("{bytes} of {expected} bytes came, then nothing");
+                wait_readable(&socket, PATIENCE).context(silence)?;
+                let (n, _) = recv(&socket, &mut buffer[..], RecvFlags::empty()).context("cannot receive")?;
+                // Every packet starts with its IP header, whose length is in 32-bit words.
+                bytes += n as u64 - u64::from(buffer[0] & 0xf) * 4;
+            }
+            Ok(Received { bytes, sha256: String::new() })
+        })
+    }
+
     /// Connects from [`UNCONTROLLED`] to a server in the inside at `port` and receives what that sends. The receiver's
     /// address is the connection's outer end, which is the server's peer.
     ///
@@ -123,8 +223,16 @@ impl Outside {
     /// # Errors
     /// When the address cannot be bound.
     pub fn udp(&self, ip: IpAddr, expected: u64) -> Result<Receiver> {
+        self.udp_at(SocketAddr::new(ip, 0), expected)
+    }
+
+    /// The same on this very address.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn udp_at(&self, addr: SocketAddr, expected: u64) -> Result<Receiver> {
         let bind = move || {
-            let socket = UdpSocket::bind((ip, 0))?;
+            let socket = UdpSocket::bind(addr)?;
             // Room for everything at once: a datagram that is dropped here would look like a miscount of the agent.
             rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 256 << 20)?;
             Ok(socket)
@@ -211,6 +319,7 @@ fn ip(arguments: &str) -> Result<()> {
     run(Command::new("ip").args(arguments.split(' '))).with_context(|| format!("ip {arguments}"))
 }
 
+/// Waits until the socket has something to read or to accept.
 fn wait_readable(socket: &impl AsFd, limit: Duration) -> Result<()> {
     let limit = Timespec::try_from(limit).context("the wait is too long")?;
     let mut waited = [PollFd::new(socket, PollFlags::IN)];

@@ -2,12 +2,11 @@
 
 use std::{
     fs::File,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{
     Lab,
@@ -21,7 +20,9 @@ pub struct Volume {
     mount: PathBuf,
     fstype: &'static str,
     device: String,
+    /// Before the image: fields are dropped in their order.
     _unmount: Undoing,
+    _image: Option<Undoing>,
 }
 
 impl Volume {
@@ -32,21 +33,41 @@ impl Volume {
     /// When `mkfs.ext4` or `mount` is missing or fails; with the tool's own words.
     pub fn ext4(lab: &Lab, name: &str, size: u64) -> Result<Self> {
         let image = lab.scratch().join(format!("{name}.img"));
-        File::create_new(&image)
+        Self::on(lab, name, "ext4", &image, size)
+    }
+
+    /// The same of another kind (`ext4`, `xfs`, `btrfs`); its image goes with it. XFS wants 300 MiB, btrfs 109 MiB.
+    ///
+    /// # Errors
+    /// When `mkfs` for that kind or `mount` is missing or fails; with the tool's own words.
+    pub fn of_kind(lab: &Lab, name: &str, fstype: &'static str, size: u64) -> Result<Self> {
+        let folder = lab.scratch().join(format!("{name}-image"));
+        std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder of volume {name}"))?;
+        let remove = Undoing::new(Undo::Remove(folder.clone()));
+        let mut volume = Self::on(lab, name, fstype, &folder.join("image"), size)?;
+        volume._image = Some(remove);
+        Ok(volume)
+    }
+
+    fn on(lab: &Lab, name: &str, fstype: &'static str, image: &Path, size: u64) -> Result<Self> {
+        File::create_new(image)
             .and_then(|file| file.set_len(size))
             .with_context(|| format!("cannot make the image of volume {name}"))?;
         // Without discard the image stays sparse all the same, and mkfs does not wait for the host.
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"])
-            .arg(&image))?;
+        let flags: &[&str] = match fstype {
+            "ext4" => &["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"],
+            "xfs" => &["-q", "-f", "-K"],
+            "btrfs" => &["-q", "-f", "-K"],
+            other => bail!("no flags are known for mkfs.{other}"),
+        };
+        run(Command::new(format!("mkfs.{fstype}")).args(flags).arg(image))?;
         let mount = lab.scratch().join(name);
-        std::fs::create_dir(&mount)
+        std::fs::create_dir_all(&mount)
             .with_context(|| format!("cannot make the mount point of volume {name}"))?;
-        run(Command::new("mount").args(["-t", "ext4", "-o", "loop,noatime"]).arg(&image).arg(&mount))?;
+        run(Command::new("mount").args(["-t", fstype, "-o", "loop,noatime"]).arg(image).arg(&mount))?;
         let unmount = Undoing::new(Undo::Unmount(mount.clone()));
-        let dev = std::fs::metadata(&mount).context("cannot look at the new volume")?.dev();
-        let device = format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev));
-        Ok(Self { mount, fstype: "ext4", device, _unmount: unmount })
+        let device = device_of(&mount)?;
+        Ok(Self { mount, fstype, device, _unmount: unmount, _image: None })
     }
 
     /// Where it is mounted.
@@ -65,4 +86,19 @@ impl Volume {
     pub fn device(&self) -> &str {
         &self.device
     }
+}
+
+/// `major:minor` of what is mounted at a path, newest first. Not from `stat`: on btrfs every subvolume has a number of its own.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn device_of(mount: &Path) -> Result<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    table
+        .lines()
+        .rev()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(4).is_some_and(|at| Path::new(at) == mount))
+        .and_then(|fields| fields.get(2).map(|device| (*device).to_owned()))
+        .with_context(|| format!("nothing is mounted at {}", mount.display()))
 }

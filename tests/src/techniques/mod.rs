@@ -2,10 +2,13 @@
 //! follow. A new technique is one function and one line in its file's `TESTS`.
 
 pub(crate) mod amounts;
+pub(crate) mod archives;
 pub(crate) mod calls;
 pub(crate) mod descriptors;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod python;
 pub(crate) mod relays;
+pub(crate) mod remote;
+pub(crate) mod tooling;
 pub(crate) mod tools;
