@@ -37,6 +37,8 @@ pub(crate) struct Expected {
     /// What else the alert must say, by JSON pointer.
     also: Vec<(&'static str, Value)>,
     any_port: bool,
+    /// How the executable is called where that is not its path; its hash is that of the identity's.
+    exe: Option<&'static str>,
     /// Types of nodes that the lineage must lead through.
     lineage: &'static [&'static str],
 }
@@ -92,6 +94,7 @@ impl Expected {
             bound: (bytes, bytes),
             also: Vec::new(),
             any_port: false,
+            exe: None,
             lineage: &[],
         }
     }
@@ -113,6 +116,7 @@ impl Expected {
             bound: (bytes, bytes),
             also: Vec::new(),
             any_port: false,
+            exe: None,
             lineage: &[],
         }
     }
@@ -128,6 +132,7 @@ impl Expected {
             bound: (bytes, bytes),
             also: Vec::new(),
             any_port: false,
+            exe: None,
             lineage: &[],
         }
     }
@@ -172,6 +177,18 @@ impl Expected {
     /// The lineage must lead through these types of nodes, in this order, possibly with others between.
     pub(crate) const fn passing(mut self, types: &'static [&'static str]) -> Self {
         self.lineage = types;
+        self
+    }
+
+    /// What is sent is written with a third more characters: of the bound only the lower end is what was taken.
+    pub(crate) const fn and_a_protocol_of_a_third(mut self) -> Self {
+        self.bound.1 += self.bound.1 / 3 + MIB / 16;
+        self
+    }
+
+    /// The executable has no path of its own in the mover's filesystem: this is what it is called.
+    pub(crate) const fn named(mut self, exe: &'static str) -> Self {
+        self.exe = Some(exe);
         self
     }
 
@@ -327,7 +344,8 @@ impl Expected {
         if let Some(pid) = self.by.pid {
             check("pid", process["pid"].to_string(), pid.to_string());
         }
-        check("exe", text("exe"), self.by.exe.to_string_lossy().into_owned());
+        let exe = self.exe.map_or_else(|| self.by.exe.to_string_lossy().into_owned(), str::to_owned);
+        check("exe", text("exe"), exe);
         let hash = process::sha256(&self.by.exe).unwrap_or_else(|error| format!("unreadable: {error}"));
         check("exe_sha256", text("exe_sha256"), hash);
         if let Some(cmdline) = &self.by.cmdline {

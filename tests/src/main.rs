@@ -52,6 +52,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::amounts", techniques::amounts::TESTS),
     ("techniques::archives", techniques::archives::TESTS),
     ("techniques::remote", techniques::remote::TESTS),
+    ("techniques::filesystems", techniques::filesystems::TESTS),
+    ("techniques::disguise", techniques::disguise::TESTS),
     ("benign", benign::TESTS),
     ("life", life::TESTS),
     ("looking", looking::TESTS),

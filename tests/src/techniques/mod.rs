@@ -5,6 +5,8 @@ pub(crate) mod amounts;
 pub(crate) mod archives;
 pub(crate) mod calls;
 pub(crate) mod descriptors;
+pub(crate) mod disguise;
+pub(crate) mod filesystems;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod python;

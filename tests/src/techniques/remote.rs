@@ -123,7 +123,7 @@ fn sshfs(w: &mut World) {
 fn rclone_to_sftp(w: &mut World) {
     World::needs("rclone");
     let scene = w.scene();
-    let ssh = Ssh::start(&scene);
+    let ssh = Ssh::with_host_key(&scene, "rsa");
     let key = scene.work.join("ssh-user");
     let mut command = Command::new("rclone");
     let target = format!(
@@ -163,6 +163,7 @@ fn pulled_through_a_reverse_tunnel(w: &mut World) {
     scene.expect(&expected);
 }
 
+#[derive(Clone, Copy)]
 enum Upload {
     Form,
     Put,
@@ -197,8 +198,10 @@ fn upload(w: &mut World, how: Upload) {
     } else {
         assert_eq!(scene.received(source, receiver), bytes);
     }
-    // With its headers more was sent than was taken: the bound is what was taken.
-    let expected = [Expected::egress(&scene, &thief, addr, "tcp", bytes)];
+    // With its headers more was sent than was taken: the bound is what was taken. But where curl gathers the file in memory
+    // that grows, the growth counts as taken too (a mapping that grows is not looked at), and the headers show.
+    let exact = Expected::egress(&scene, &thief, addr, "tcp", bytes);
+    let expected = [if matches!(how, Upload::DataBinary) { exact.and_a_protocol() } else { exact }];
     scene.expect(&expected);
 }
 

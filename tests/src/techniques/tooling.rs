@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use ::tests::lab::{
+use tests::lab::{
     outside::{CONTROLLED, UNCONTROLLED},
     process::{Identity, Running},
     wait_for, which,
@@ -69,6 +69,11 @@ impl Ssh {
 
     /// Starts it; skips the test where the tools are missing.
     pub(crate) fn start(scene: &Scene<'_>) -> Self {
+        Self::with_host_key(scene, "ed25519")
+    }
+
+    /// The same with a host key of another kind: dropbear gives up on clients that prefer a kind that it does not have.
+    pub(crate) fn with_host_key(scene: &Scene<'_>, kind: &str) -> Self {
         for tool in ["dropbear", "dropbearkey", "ssh", "ssh-keygen", "unshare"] {
             World::needs(tool);
         }
@@ -78,9 +83,9 @@ impl Ssh {
         let [host_key, user_key, config, users] =
             ["host", "user", "config", "passwd"].map(|name| scene.work.join(format!("ssh-{name}")));
         let mut hosted = Command::new("dropbearkey");
-        ok(::tests::lab::run(hosted.args(["-t", "ed25519", "-f"]).arg(&host_key)));
+        ok(tests::lab::run(hosted.args(["-t", kind, "-f"]).arg(&host_key)));
         let mut generate = Command::new("ssh-keygen");
-        ok(::tests::lab::run(generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&user_key)));
+        ok(tests::lab::run(generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&user_key)));
         fs::copy(user_key.with_extension("pub"), keys.join("authorized_keys")).expect("a key can be copied");
         for (path, mode) in [(&home, 0o700), (&keys, 0o700), (&keys.join("authorized_keys"), 0o600)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode can be set");

@@ -1,0 +1,245 @@
+//! Kinds of filesystems (TECHNIQUES 1B S09, 1C, 1G E16): clones without a copy, layers, images, and filesystems that a process serves.
+
+use std::{ffi::OsStr, fs, path::Path, process::Command};
+
+use tests::lab::{
+    MIB,
+    process::Running,
+    volume::{Volume, device_of},
+    wait_for,
+    weights::Weights,
+};
+
+use super::tooling::{descendant, ok};
+use crate::{
+    expect::Expected,
+    world::{PATIENCE, Scene, Test, World, size, skip},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("cp_to_xfs", |w| copied_to(w, "xfs")),
+    ("cp_to_btrfs", |w| copied_to(w, "btrfs")),
+    ("from_xfs", |w| copied_from(w, "xfs")),
+    ("from_btrfs", |w| copied_from(w, "btrfs")),
+    ("staged_reflink_on_xfs", |w| staged(w, "xfs", Clone::Whole)),
+    ("staged_reflink_on_btrfs", |w| staged(w, "btrfs", Clone::Whole)),
+    ("staged_reflink_of_a_range_on_xfs", |w| staged(w, "xfs", Clone::Range)),
+    ("staged_reflink_of_a_range_on_btrfs", |w| staged(w, "btrfs", Clone::Range)),
+    ("staged_copy_file_range_on_btrfs", |w| staged(w, "btrfs", Clone::CopyRange)),
+    ("image_mounted_from_the_uncontrolled_volume", image_mounted),
+    ("bindfs_over_the_target", bindfs_over_the_target),
+    ("bindfs_over_the_model", bindfs_over_the_model),
+    ("overlay_copies_up", overlay_copies_up),
+    ("container_with_a_root_of_its_own", container),
+    ("tmpfs_of_a_container", tmpfs_of_a_container),
+];
+
+/// Where a clone is made without that data moves.
+enum Clone {
+    Whole,
+    Range,
+    CopyRange,
+}
+
+fn copied_to(w: &mut World, fstype: &'static str) {
+    let volume = w.volume(fstype);
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], volume.path().join("w"));
+    let cp = scene.run(Command::new("cp").arg(source).arg(&copy));
+    let expected = [Expected::copy_on(&scene, &volume, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+fn copied_from(w: &mut World, fstype: &'static str) {
+    let volume = w.volume(fstype);
+    let mut scene = w.prepare();
+    move_model(&mut scene, &volume);
+    scene.config.controlled.push(volume.path().to_path_buf());
+    scene.start();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let cp = scene.run(Command::new("cp").arg(source).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// A second name for the model's blocks on its own, controlled volume: nobody ever read the model; what leaves is the clone.
+fn staged(w: &mut World, fstype: &'static str, how: Clone) {
+    let volume = w.volume(fstype);
+    let mut scene = w.prepare();
+    move_model(&mut scene, &volume);
+    scene.config.controlled.push(volume.path().to_path_buf());
+    scene.start();
+    let (source, stage, copy) =
+        (&scene.model.files[0], volume.path().join("clone"), scene.uncontrolled.join("w"));
+    match how {
+        Clone::Whole => scene.run(Command::new("cp").arg("--reflink=always").arg(source).arg(&stage)),
+        Clone::Range => {
+            let script = include_str!("scripts/clone_range.py");
+            scene.run(scene.python("clone_range.py", script).arg(source).arg(&stage))
+        }
+        Clone::CopyRange => {
+            scene.run(&mut scene.mover("copy_file_range", "-", source, &stage.to_string_lossy()))
+        }
+    };
+    let cp = scene.run(Command::new("cp").arg(&stage).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// An image on the uncontrolled volume, mounted after the agent started: a device of its own.
+fn image_mounted(w: &mut World) {
+    let mut scene = w.scene();
+    let (image, place) = (scene.uncontrolled.join("image"), scene.work.join("image"));
+    let text =
+        format!("truncate -s 64M {image} && mkfs.ext4 -q -F -E nodiscard {image}", image = image.display());
+    scene.shell(&text);
+    ok(scene.mount(
+        &["-o", "loop"].map(OsStr::new).into_iter().chain([image.as_os_str()]).collect::<Vec<_>>(),
+        &place,
+    ));
+    let device = ok(device_of(&place));
+    let (source, copy) = (&scene.model.files[0], place.join("w"));
+    let cp = scene.run(Command::new("cp").arg(source).arg(&copy));
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy_at(&scene, &cp, &copy, (&place, &device, "ext4"), bytes)];
+    scene.expect(&expected);
+}
+
+/// What the copier writes goes to a process, and that process puts it on the uncontrolled volume.
+fn bindfs_over_the_target(w: &mut World) {
+    let scene = w.scene();
+    let (server, place) = bindfs(&scene, &scene.uncontrolled);
+    let device = ok(device_of(&place));
+    let (source, copy) = (&scene.model.files[0], place.join("w"));
+    let cp = scene.run(Command::new("cp").arg(source).arg(&copy));
+    let bytes = scene.arrived(source, &scene.uncontrolled.join("w"));
+    let expected = [Expected::copy_at(&scene, &cp, &copy, (&place, &device, "fuse"), bytes)];
+    scene.expect(&expected);
+    drop(server);
+}
+
+/// The process that reads the model serves it; the one that copies never sees a protected file.
+fn bindfs_over_the_model(w: &mut World) {
+    let scene = w.scene();
+    let (server, place) = bindfs(&scene, &scene.model.dir);
+    let source = &scene.model.files[0];
+    let (name, copy) = (place.join(source.file_name().expect("a name")), scene.uncontrolled.join("w"));
+    let cp = scene.run(Command::new("cp").arg(&name).arg(&copy));
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &cp, &copy, bytes).or_up_to_the_asset()];
+    scene.expect(&expected);
+    drop(server);
+}
+
+/// A folder served by bindfs, and where.
+fn bindfs(scene: &Scene<'_>, folder: &Path) -> (Running, std::path::PathBuf) {
+    World::needs("bindfs");
+    if !Path::new("/dev/fuse").exists() {
+        skip("this kernel has no FUSE");
+    }
+    let place = scene.work.join("served");
+    fs::create_dir(&place).expect("a folder can be made");
+    let server = scene.spawn(Command::new("bindfs").arg("-f").arg(folder).arg(&place));
+    assert!(wait_for(PATIENCE, || device_of(&place).ok()).is_some(), "bindfs never mounted");
+    (server, place)
+}
+
+/// Opening the upper name for writing makes the kernel copy the whole file into the upper layer: no process reads it.
+fn overlay_copies_up(w: &mut World) {
+    let mut scene = w.scene();
+    let place = overlay(&mut scene, "uncontrolled");
+    let source = &scene.model.files[0];
+    let name = source.file_name().expect("a name");
+    let shell = scene.shell(&format!(
+        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
+        place.join(name).display()
+    ));
+    let dd = descendant(&shell, "dd");
+    let copy = scene.uncontrolled.join("upper").join(name);
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &dd, &copy, bytes).or_at(&place.join(name), &place)];
+    scene.expect(&expected);
+}
+
+/// An overlay with the model as its lower layer, and its upper one below `upper`.
+fn overlay(scene: &mut Scene<'_>, volume: &str) -> std::path::PathBuf {
+    let base = if volume == "uncontrolled" { scene.uncontrolled.clone() } else { scene.controlled.clone() };
+    let [upper, scratch] = ["upper", "scratch"].map(|name| base.join(name));
+    for folder in [&upper, &scratch] {
+        fs::create_dir(folder).expect("a folder can be made");
+    }
+    let place = scene.work.join("merged");
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        scene.model.dir.display(),
+        upper.display(),
+        scratch.display()
+    );
+    let words = ["-t", "overlay", "overlay", "-o", &options].map(OsStr::new);
+    if let Err(error) = scene.mount(&words, &place) {
+        skip(format_args!("no overlay here: {error:#}"));
+    }
+    place
+}
+
+/// What a container runtime does: namespaces, a root of its own from a static program, the model bound into it.
+fn container(w: &mut World) {
+    for tool in ["busybox", "unshare", "chroot"] {
+        World::needs(tool);
+    }
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let root = scene.work.join("root");
+    for folder in ["bin", "models", "out"] {
+        fs::create_dir_all(root.join(folder)).expect("a folder can be made");
+    }
+    let busybox = tests::lab::which("busybox").expect("busybox");
+    fs::copy(&busybox, root.join("bin/busybox")).expect("a tool can be copied");
+    let text = format!(
+        "mount --bind {} {root}/models && mount --bind {} {root}/out && exec chroot {root} /bin/busybox cp /models/{} /out/w",
+        scene.model.dir.display(),
+        scene.uncontrolled.display(),
+        source.file_name().expect("a name").display(),
+        root = root.display()
+    );
+    let shell = scene.run(Command::new("unshare").args(["-m", "-p", "-f", "-u", "-i", "sh", "-c", &text]));
+    let mut thief = descendant(&shell, "busybox");
+    thief.exe = root.join("bin/busybox");
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// A tmpfs in a mount namespace that only the thief has; from there to the uncontrolled volume.
+fn tmpfs_of_a_container(w: &mut World) {
+    World::needs("unshare");
+    let scene = w.scene();
+    let (source, copy, place) =
+        (&scene.model.files[0], scene.uncontrolled.join("w"), scene.work.join("memory"));
+    fs::create_dir(&place).expect("a folder can be made");
+    let text = format!(
+        "mount -t tmpfs none {place} && cp {} {place}/w && cat {place}/w > {}; true",
+        source.display(),
+        copy.display(),
+        place = place.display()
+    );
+    let shell = scene.run(Command::new("unshare").args(["-m", "sh", "-c", &text]));
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &descendant(&shell, "cat"), &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// Makes the model anew on another volume: the scene's asset from now on.
+fn move_model(scene: &mut Scene<'_>, volume: &Volume) {
+    scene.model = ok(Weights::safetensors(&volume.path().join("llm"), 2, 12 * MIB, size_seed(scene)));
+    for asset in &mut scene.config.assets {
+        if asset.name == crate::world::ASSET {
+            asset.path.clone_from(&scene.model.dir);
+        }
+    }
+}
+
+/// Any number that differs between scenes.
+fn size_seed(scene: &Scene<'_>) -> u64 {
+    size(&scene.model.files[0]) + scene.work.as_os_str().len() as u64
+}
