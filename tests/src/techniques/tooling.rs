@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use tests::lab::{
+use ::tests::lab::{
     outside::{CONTROLLED, UNCONTROLLED},
     process::{Identity, Running},
     wait_for, which,
@@ -83,9 +83,9 @@ impl Ssh {
         let [host_key, user_key, config, users] =
             ["host", "user", "config", "passwd"].map(|name| scene.work.join(format!("ssh-{name}")));
         let mut hosted = Command::new("dropbearkey");
-        ok(tests::lab::run(hosted.args(["-t", kind, "-f"]).arg(&host_key)));
+        ok(::tests::lab::run(hosted.args(["-t", kind, "-f"]).arg(&host_key)));
         let mut generate = Command::new("ssh-keygen");
-        ok(tests::lab::run(generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&user_key)));
+        ok(::tests::lab::run(generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&user_key)));
         fs::copy(user_key.with_extension("pub"), keys.join("authorized_keys")).expect("a key can be copied");
         for (path, mode) in [(&home, 0o700), (&keys, 0o700), (&keys.join("authorized_keys"), 0o600)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode can be set");
