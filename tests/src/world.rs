@@ -290,6 +290,12 @@ impl Scene<'_> {
         assert!(came.is_some(), "the marker's copy of 1 MiB raised nothing");
     }
 
+    /// Kills the agent, as an attacker or the kernel does: every line it wrote.
+    pub(crate) fn kill(&mut self) -> Vec<Alert> {
+        let agent = self.agent.take().expect("the scene was started");
+        agent.kill().unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// Stops the agent: every line it wrote. It must end well and have said nothing of a panic.
     pub(crate) fn stop(&mut self) -> Vec<Alert> {
         let agent = self.agent.take().expect("the scene was started");

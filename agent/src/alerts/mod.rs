@@ -22,7 +22,7 @@ pub use self::{
     words::{human_bytes, printable},
 };
 use crate::{
-    event::{BootNs, Loss},
+    event::{BootNs, Loss, Process},
     rules::{Match, Mode, Resolved, Severity},
 };
 
@@ -74,6 +74,21 @@ pub struct Alert {
     pub finding: Arc<DetectionFinding>,
     /// The finding as JSON, chained, with its line feed.
     pub line: Bytes,
+    /// The line's place in the chain.
+    pub head: Head,
+}
+
+impl Alert {
+    /// Who the alert names: for a sum over several, the largest.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        words::largest(&self.matched)
+    }
+}
+
+/// SHA-256 in hex.
+pub(crate) fn sha256_hex(input: &[u8]) -> String {
+    chain::hex(&chain::sha256(input))
 }
 
 /// Turns matches into alerts.
@@ -233,7 +248,7 @@ impl Context {
         self.note = None;
         let (line, head) = chain::seal(&mut finding, self.head);
         self.head = head;
-        Alert { activity, raised, matched, finding: Arc::new(finding), line }
+        Alert { activity, raised, matched, finding: Arc::new(finding), line, head }
     }
 
     /// Milliseconds since 1970.

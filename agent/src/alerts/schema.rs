@@ -292,6 +292,24 @@ impl DetectionFinding {
         &self.unmapped.weighbridge.loss
     }
 
+    /// The name of this host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.device.hostname
+    }
+
+    /// When the finding's first record came, milliseconds since 1970.
+    #[must_use]
+    pub const fn first_seen_ms(&self) -> i64 {
+        self.finding_info.first_seen_time
+    }
+
+    /// When bytes last moved, milliseconds since 1970.
+    #[must_use]
+    pub const fn last_seen_ms(&self) -> i64 {
+        self.finding_info.last_seen_time
+    }
+
     pub(super) fn set_chain(&mut self, seq: u64, hash: String) {
         let chain = &mut self.unmapped.weighbridge.chain;
         chain.seq = seq;

@@ -92,6 +92,7 @@ pub struct Metrics {
     sink_sent: IntCounterVec,
     sink_failed: IntCounterVec,
     sink_backlog: IntGaugeVec,
+    sink_failing: IntGaugeVec,
     alert_log_sequence: IntCounter,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
@@ -196,6 +197,11 @@ impl Metrics {
                 &["sink"],
             )?,
             sink_backlog: make.gauges("sink_backlog", "Alerts that wait for delivery.", &["sink"])?,
+            sink_failing: make.gauges(
+                "sink_failing",
+                "Files and instances that cannot be delivered to, or whose spool cannot be written, at the moment.",
+                &["sink"],
+            )?,
             alert_log_sequence: make.counter(
                 "alert_log_sequence",
                 "Number of the last line of the hash-chained alert log; a reset is tampering or a rollback.",
@@ -357,6 +363,7 @@ impl Metrics {
             raise(&self.sink_sent, &[name], counts.sent);
             raise(&self.sink_failed, &[name], counts.failed + counts.dropped);
             set(&self.sink_backlog, &[name], counts.backlog);
+            set(&self.sink_failing, &[name], counts.failing);
             dropped += counts.dropped;
         }
         raise(&self.events_lost, &["sink"], dropped);

@@ -175,7 +175,8 @@ impl Agent {
         }
         let mut sinks = Sinks::default();
         let mut opened = None;
-        for SinkConfig::File { path } in &config.sinks {
+        for sink in &config.sinks {
+            let SinkConfig::File { path } = sink else { continue };
             let file::Opened { sink, head, note } =
                 file::open(&path.value).map_err(|error| Failure::Invalid {
                     file: config.file.clone(),
@@ -185,6 +186,7 @@ impl Agent {
             // Every file gets the same lines; the chain goes on from the first.
             opened.get_or_insert((head, note));
         }
+        sinks.start(&config.sinks, state.path()).map_err(|error| Unfit::System("start the sinks", error))?;
         if options.show_alerts {
             sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
                 .map_err(|error| Unfit::System("open the terminal", error))?;

@@ -2,32 +2,79 @@
 //!
 //! Must not know how alerts come about. Shadow findings go to the alert log and nowhere else.
 
+mod alertmanager;
+mod backoff;
 pub mod file;
+mod http;
+mod inbox;
 mod queue;
+mod spool;
+mod status;
 pub mod terminal;
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+
+use self::{alertmanager::Notice, inbox::Inbox, spool::Spool, status::Status};
 pub use self::{
     file::{FileError, FileSink},
+    http::{HttpError, SecretError, TlsError},
     queue::{Counts, Full},
+    status::Trouble,
     terminal::TerminalSink,
 };
 use crate::{
-    alerts::{Alert, render},
+    alerts::{Alert, render, sha256_hex},
+    config::{Placed, SinkConfig},
     rules::Mode,
 };
+
+/// Below the state directory.
+const SPOOLS: &str = "spool";
 
 /// All sinks of a run.
 #[derive(Debug, Default)]
 pub struct Sinks {
     pub files: Vec<FileSink>,
     pub terminal: Option<TerminalSink>,
+    /// One for each instance.
+    alertmanagers: Vec<Inbox<Notice>>,
 }
 
 impl Sinks {
     /// The names under which sinks are counted.
-    pub const NAMES: [&str; 2] = ["file", "terminal"];
+    pub const NAMES: [&str; 3] = ["file", "terminal", "alertmanager"];
+
+    /// Starts what delivers over something that can fail; files and the terminal are opened by themselves.
+    ///
+    /// # Errors
+    /// When no thread can be started, or something that is configured cannot be read.
+    pub fn start(&mut self, configured: &[SinkConfig], state_dir: &Path) -> io::Result<()> {
+        let spools = state_dir.join(SPOOLS);
+        if let Some((_, error)) = faults(configured).into_iter().next() {
+            return Err(io::Error::other(error));
+        }
+        for sink in configured {
+            match sink {
+                SinkConfig::File { .. } => {}
+                SinkConfig::Alertmanager { instances, resend, hold } => {
+                    for target in instances {
+                        let started = alertmanager::start(&target.value, *resend, *hold, &spools)?;
+                        self.alertmanagers.push(started);
+                    }
+                }
+                SinkConfig::Webhook { .. } | SinkConfig::Journald { .. } => {
+                    return Err(io::Error::other("webhook and journald sinks are not built yet"));
+                }
+            }
+        }
+        Ok(())
+    }
 
     /// Hands an alert to every sink that it is for; returns at once. A full queue is counted and logged.
     pub fn send(&self, alert: &Alert) {
@@ -36,31 +83,41 @@ impl Sinks {
                 tracing::error!(path = %file.path().display(), "{full}");
             }
         }
-        if alert.matched.mode == Mode::Alert
-            && let Some(terminal) = &self.terminal
-        {
+        if alert.matched.mode != Mode::Alert {
+            return;
+        }
+        if let Some(terminal) = &self.terminal {
             // A person cannot read faster than a terminal scrolls: what does not fit is counted, and is in the log.
             let _ = terminal.send(render(alert, terminal.colour()));
+        }
+        if !self.alertmanagers.is_empty() {
+            let notice = Notice::of(alert);
+            for instance in &self.alertmanagers {
+                if let Err(full) = instance.send(notice.size(), notice.clone()) {
+                    tracing::error!(sink = instance.name(), "{full}");
+                }
+            }
         }
     }
 
     /// Sums by name, one for each of [`Sinks::NAMES`].
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, Counts); 2] {
-        let files = self.files.iter().map(FileSink::counts).fold(Counts::default(), |sum, one| Counts {
-            sent: sum.sent + one.sent,
-            failed: sum.failed + one.failed,
-            dropped: sum.dropped + one.dropped,
-            backlog: sum.backlog + one.backlog,
-        });
+    pub fn counts(&self) -> [(&'static str, Counts); 3] {
+        let files = self.files.iter().map(FileSink::counts).sum();
         let terminal = self.terminal.as_ref().map_or_else(Counts::default, TerminalSink::counts);
-        [(Self::NAMES[0], files), (Self::NAMES[1], terminal)]
+        let alertmanagers = self.alertmanagers.iter().map(|instance| instance.status().counts()).sum();
+        [(Self::NAMES[0], files), (Self::NAMES[1], terminal), (Self::NAMES[2], alertmanagers)]
     }
 
-    /// Delivers what is queued and stops, within `patience` in all. Returns how many alerts were left over.
-    pub fn close(self, patience: Duration) -> u64 {
+    /// Delivers what is queued and stops, within `patience` in all. Returns how many alerts are lost: what waits in a
+    /// spool is delivered by the next run.
+    pub fn close(mut self, patience: Duration) -> u64 {
         let deadline = Instant::now() + patience;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        // All at once, so that the patience is for each of them.
+        for instance in &mut self.alertmanagers {
+            instance.stop(deadline);
+        }
         let mut over = 0;
         for file in self.files {
             over += file.close(left(deadline));
@@ -68,7 +125,49 @@ impl Sinks {
         if let Some(terminal) = self.terminal {
             over += terminal.close(left(deadline));
         }
+        for instance in self.alertmanagers {
+            over += instance.wait(deadline + Duration::from_millis(200));
+        }
         over
+    }
+}
+
+/// What is configured and cannot be used on this host, each with its place. Starts nothing.
+#[must_use]
+pub fn faults(configured: &[SinkConfig]) -> Vec<(Placed<()>, HttpError)> {
+    let mut faults = Vec::new();
+    let mut check = |target: &Placed<crate::config::HttpTarget>| {
+        let place = Placed { value: (), line: target.line, column: target.column };
+        let checked = http::Client::new(&target.value, "").map_err(|_| HttpError::Header);
+        if let Err(error) = checked.and_then(|client| client.check()) {
+            faults.push((place, error));
+        }
+    };
+    for sink in configured {
+        match sink {
+            SinkConfig::File { .. } | SinkConfig::Journald { .. } => {}
+            SinkConfig::Alertmanager { instances, .. } => instances.iter().for_each(&mut check),
+            SinkConfig::Webhook { target, .. } => check(target),
+        }
+    }
+    faults
+}
+
+/// The file name of a spool: the kind for people, a hash because an address has characters that no file name has.
+fn spool_name(kind: &str, address: &str) -> String {
+    format!("{kind}-{}", &sha256_hex(address.as_bytes())[..16])
+}
+
+/// Writes to a spool and says whether that works.
+fn keep(spool: &mut Spool, changes: Vec<(u64, Option<Bytes>)>, status: &Status) {
+    match spool.write(changes) {
+        Ok(()) => status.set_spool(None),
+        Err(error) => {
+            if status.trouble().is_none() {
+                tracing::error!("{error}");
+            }
+            status.set_spool(Some(error.to_string()));
+        }
     }
 }
 
@@ -105,6 +204,7 @@ mod tests {
             let sinks = Sinks {
                 files: vec![opened.sink],
                 terminal: Some(TerminalSink::start(write, false).unwrap()),
+                ..Sinks::default()
             };
             let mut alerts =
                 Alerts::new(Context { run: [run; 16], head: opened.head, note: opened.note, ..context() });

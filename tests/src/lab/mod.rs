@@ -5,8 +5,10 @@
 
 pub mod agent;
 pub mod alert;
+pub mod alertmanager;
 pub mod guard;
 mod http;
+pub mod hook;
 pub mod metrics;
 pub mod outside;
 pub mod process;
