@@ -7,10 +7,13 @@ mod backoff;
 pub mod file;
 mod http;
 mod inbox;
+mod journald;
 mod queue;
+mod relay;
 mod spool;
 mod status;
 pub mod terminal;
+mod webhook;
 
 use std::{
     io,
@@ -20,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 
-use self::{alertmanager::Notice, inbox::Inbox, spool::Spool, status::Status};
+use self::{alertmanager::Notice, inbox::Inbox, relay::Parcel, spool::Spool, status::Status};
 pub use self::{
     file::{FileError, FileSink},
     http::{HttpError, SecretError, TlsError},
@@ -30,7 +33,7 @@ pub use self::{
 };
 use crate::{
     alerts::{Alert, render, sha256_hex},
-    config::{Placed, SinkConfig},
+    config::{self, Placed, SinkConfig},
     rules::Mode,
 };
 
@@ -44,11 +47,13 @@ pub struct Sinks {
     pub terminal: Option<TerminalSink>,
     /// One for each instance.
     alertmanagers: Vec<Inbox<Notice>>,
+    webhooks: Vec<Inbox<Parcel>>,
+    journald: Option<Inbox<Parcel>>,
 }
 
 impl Sinks {
     /// The names under which sinks are counted.
-    pub const NAMES: [&str; 3] = ["file", "terminal", "alertmanager"];
+    pub const NAMES: [&str; 5] = ["file", "terminal", "alertmanager", "webhook", "journald"];
 
     /// Starts what delivers over something that can fail; files and the terminal are opened by themselves.
     ///
@@ -68,9 +73,10 @@ impl Sinks {
                         self.alertmanagers.push(started);
                     }
                 }
-                SinkConfig::Webhook { .. } | SinkConfig::Journald { .. } => {
-                    return Err(io::Error::other("webhook and journald sinks are not built yet"));
+                SinkConfig::Webhook { target, secret } => {
+                    self.webhooks.push(webhook::start(&target.value, secret.as_ref(), &spools)?);
                 }
+                SinkConfig::Journald { .. } => self.journald = Some(journald::start(&spools)?),
             }
         }
         Ok(())
@@ -90,23 +96,28 @@ impl Sinks {
             // A person cannot read faster than a terminal scrolls: what does not fit is counted, and is in the log.
             let _ = terminal.send(render(alert, terminal.colour()));
         }
-        if !self.alertmanagers.is_empty() {
-            let notice = Notice::of(alert);
-            for instance in &self.alertmanagers {
-                if let Err(full) = instance.send(notice.size(), notice.clone()) {
-                    tracing::error!(sink = instance.name(), "{full}");
-                }
-            }
-        }
+        hand_over(&self.alertmanagers, || Notice::of(alert), Notice::size);
+        hand_over(&self.webhooks, || webhook::parcel(alert), Parcel::size);
+        hand_over(self.journald.as_slice(), || journald::parcel(alert), Parcel::size);
     }
 
     /// Sums by name, one for each of [`Sinks::NAMES`].
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, Counts); 3] {
+    pub fn counts(&self) -> [(&'static str, Counts); 5] {
         let files = self.files.iter().map(FileSink::counts).sum();
         let terminal = self.terminal.as_ref().map_or_else(Counts::default, TerminalSink::counts);
         let alertmanagers = self.alertmanagers.iter().map(|instance| instance.status().counts()).sum();
-        [(Self::NAMES[0], files), (Self::NAMES[1], terminal), (Self::NAMES[2], alertmanagers)]
+        let webhooks = self.webhooks.iter().map(|webhook| webhook.status().counts()).sum();
+        let journald =
+            self.journald.as_ref().map_or_else(Counts::default, |journald| journald.status().counts());
+        let [file_name, terminal_name, alertmanager_name, webhook_name, journald_name] = Self::NAMES;
+        [
+            (file_name, files),
+            (terminal_name, terminal),
+            (alertmanager_name, alertmanagers),
+            (webhook_name, webhooks),
+            (journald_name, journald),
+        ]
     }
 
     /// Delivers what is queued and stops, within `patience` in all. Returns how many alerts are lost: what waits in a
@@ -115,9 +126,8 @@ impl Sinks {
         let deadline = Instant::now() + patience;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         // All at once, so that the patience is for each of them.
-        for instance in &mut self.alertmanagers {
-            instance.stop(deadline);
-        }
+        self.alertmanagers.iter_mut().for_each(|instance| instance.stop(deadline));
+        self.webhooks.iter_mut().chain(&mut self.journald).for_each(|relay| relay.stop(deadline));
         let mut over = 0;
         for file in self.files {
             over += file.close(left(deadline));
@@ -125,29 +135,49 @@ impl Sinks {
         if let Some(terminal) = self.terminal {
             over += terminal.close(left(deadline));
         }
-        for instance in self.alertmanagers {
-            over += instance.wait(deadline + Duration::from_millis(200));
-        }
+        let last = deadline + Duration::from_millis(200);
+        over += self.alertmanagers.into_iter().map(|instance| instance.wait(last)).sum::<u64>();
+        over += self.webhooks.into_iter().chain(self.journald).map(|relay| relay.wait(last)).sum::<u64>();
         over
+    }
+}
+
+/// Gives each place the same, which is made only when there is one.
+fn hand_over<T: Clone + Send + 'static>(
+    places: &[Inbox<T>],
+    make: impl FnOnce() -> T,
+    size: impl Fn(&T) -> usize,
+) {
+    if places.is_empty() {
+        return;
+    }
+    let item = make();
+    for place in places {
+        if let Err(full) = place.send(size(&item), item.clone()) {
+            tracing::error!(sink = place.name(), "{full}");
+        }
     }
 }
 
 /// What is configured and cannot be used on this host, each with its place. Starts nothing.
 #[must_use]
 pub fn faults(configured: &[SinkConfig]) -> Vec<(Placed<()>, HttpError)> {
-    let mut faults = Vec::new();
-    let mut check = |target: &Placed<crate::config::HttpTarget>| {
-        let place = Placed { value: (), line: target.line, column: target.column };
-        let checked = http::Client::new(&target.value, "").map_err(|_| HttpError::Header);
-        if let Err(error) = checked.and_then(|client| client.check()) {
-            faults.push((place, error));
-        }
+    let place =
+        |target: &Placed<config::HttpTarget>| Placed { value: (), line: target.line, column: target.column };
+    let check = |target: &Placed<config::HttpTarget>| {
+        let client = http::Client::new(&target.value, "").map_err(|_| HttpError::Header);
+        client.and_then(|client| client.check()).err().map(|error| (place(target), error))
     };
+    let mut faults = Vec::new();
     for sink in configured {
         match sink {
             SinkConfig::File { .. } | SinkConfig::Journald { .. } => {}
-            SinkConfig::Alertmanager { instances, .. } => instances.iter().for_each(&mut check),
-            SinkConfig::Webhook { target, .. } => check(target),
+            SinkConfig::Alertmanager { instances, .. } => faults.extend(instances.iter().filter_map(check)),
+            SinkConfig::Webhook { target, secret } => {
+                faults.extend(check(target));
+                let read = secret.as_ref().map(config::SecretSource::read_trimmed);
+                faults.extend(read.and_then(Result::err).map(|error| (place(target), error.into())));
+            }
         }
     }
     faults

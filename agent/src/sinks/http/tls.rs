@@ -98,7 +98,7 @@ impl Tls {
             Some((facts.dev(), facts.ino(), facts.mtime(), facts.mtime_nsec()))
         };
         let mut stamps: Vec<Stamp> = self.store().iter().map(stamp).collect();
-        for (certificate, key) in &self.config.client {
+        if let Some((certificate, key)) = &self.config.client {
             stamps.extend([stamp(certificate), stamp(key)]);
         }
         stamps
