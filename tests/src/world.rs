@@ -246,6 +246,13 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// The same over a directory that is there.
+    pub(crate) fn mount_over(&mut self, words: &[&str], place: &Path) -> Result<()> {
+        run(Command::new("mount").args(words).arg(place))?;
+        self.mounts.push(Undoing::new(Undo::Unmount(place.to_path_buf())));
+        Ok(())
+    }
+
     /// Bytes of `source` that are at `copy`. Their contents are compared only once the agent has ended: a runner that
     /// reads them now would be a holder itself, and so would every process that it starts.
     pub(crate) fn arrived(&self, source: &Path, copy: &Path) -> u64 {

@@ -5,6 +5,7 @@
 
 mod chain;
 mod ocsf;
+mod own;
 mod render;
 mod schema;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use bytes::Bytes;
 
 pub use self::{
     chain::{Broken, Head, read as read_head, verify},
+    own::{Fault, RULE as OWN_RULE},
     render::render,
     schema::{DetectionFinding, FindingInfo},
     words::{human_bytes, printable},
@@ -111,6 +113,8 @@ struct Open {
     written_severity: Severity,
     /// The last line is not exact any more.
     stale: bool,
+    /// In place of the sentence that a match makes.
+    said: Option<String>,
 }
 
 impl Alerts {
@@ -146,11 +150,39 @@ impl Alerts {
                 written_at: now,
                 written_severity: matched.severity,
                 stale: false,
+                said: None,
             };
             alerts.push(self.context.write(&mut open, Activity::Create, now));
             self.open.insert(identity, open);
         }
         alerts
+    }
+
+    /// The agent itself is at fault: opens a finding of its own, unless that is open already.
+    pub fn fault(&mut self, fault: &Fault, agent: &Arc<Process>, now: BootNs, loss: &Loss) -> Vec<Alert> {
+        let matched = own::matched(fault, agent, now);
+        let identity = (matched.rule.id.clone(), None, matched.group.clone());
+        if self.open.contains_key(&identity) {
+            return Vec::new();
+        }
+        let mut open = Open {
+            first_ms: self.context.wall_ms(now),
+            written_at: now,
+            written_severity: fault.severity,
+            stale: false,
+            said: Some(fault.text.clone()),
+            loss: loss.clone(),
+            matched,
+        };
+        let alert = self.context.write(&mut open, Activity::Create, now);
+        self.open.insert(identity, open);
+        vec![alert]
+    }
+
+    /// A fault is over.
+    pub fn mended(&mut self, what: &str, now: BootNs) -> Vec<Alert> {
+        let closed = self.open.remove(&(own::RULE.to_owned(), None, own::group(what)));
+        closed.map(|mut open| self.context.write(&mut open, Activity::Close, now)).into_iter().collect()
     }
 
     /// The group fell below every line, or nobody asks any more: closes its finding, if one is open.

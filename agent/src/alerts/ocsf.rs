@@ -70,7 +70,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
         status_id,
         status,
         is_alert: !shadow,
-        message: words::sentence(matched),
+        message: open.said.clone().unwrap_or_else(|| words::sentence(matched)),
         metadata: Metadata {
             version: "1.8.0",
             uid: line_uid(context, seq, time),

@@ -249,13 +249,7 @@ impl Metrics {
         let mut loaded = BTreeMap::from(Mode::ALL.map(|mode| (mode, 0)));
         for (id, mode) in rules {
             *loaded.entry(mode).or_insert(0) += 1;
-            let id = self.rule_label(id);
-            for outcome in Outcome::ALL {
-                count(&self.rule_matches, &[&id, outcome.as_str()], 0);
-            }
-            for severity in Severity::ALL {
-                count(&self.alerts, &[&id, severity.as_str()], 0);
-            }
+            self.know_rule(id);
         }
         for (mode, count) in loaded {
             set(&self.rules_loaded, &[mode.as_str()], count);
@@ -272,6 +266,17 @@ impl Metrics {
     pub fn add_reload(&self, accepted: bool) {
         count(&self.rules_reloads, &[RELOADS[usize::from(!accepted)]], 1);
         self.rules_reload_successful.set(i64::from(accepted));
+    }
+
+    /// Creates the children of a rule, of the set or of the agent itself.
+    pub fn know_rule(&self, id: &str) {
+        let id = self.rule_label(id);
+        for outcome in Outcome::ALL {
+            count(&self.rule_matches, &[&id, outcome.as_str()], 0);
+        }
+        for severity in Severity::ALL {
+            count(&self.alerts, &[&id, severity.as_str()], 0);
+        }
     }
 
     /// An asset was registered, or its size changed.

@@ -21,14 +21,14 @@ pub use self::{
     run::{Options, run},
 };
 use crate::{
-    alerts::{Alert, Alerts},
-    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
+    alerts::{Alert, Alerts, Fault},
+    event::{ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey, Source},
     ledger::Ledger,
     metrics::{Metrics, Outcome},
     recording::RecordingError,
-    rules::{Engine, Match, Mode},
+    rules::{Engine, Match, Mode, Severity},
     sensor::Reading,
-    sinks::Sinks,
+    sinks::{Sinks, Turn},
     status::Status,
 };
 
@@ -39,6 +39,8 @@ pub struct Pipeline {
     ledger: Ledger,
     engine: Engine,
     alerts: Alerts,
+    /// Who alerts about the agent itself name.
+    agent: Arc<Process>,
     sinks: Sinks,
     metrics: Arc<Metrics>,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
@@ -195,6 +197,7 @@ impl Pipeline {
 
     /// All that passes with time: findings that resolve, last lines that must be exact, hashes that were made meanwhile.
     pub(crate) fn tick(&mut self, now: BootNs) {
+        self.watch_sinks(now);
         for holder in self.identities.hashed() {
             self.introduce(holder, now);
         }
@@ -217,6 +220,21 @@ impl Pipeline {
     /// Why the recording could not be written, once.
     pub(crate) fn recording_failed(&mut self) -> Option<RecordingError> {
         self.recorder.as_mut().and_then(Recorder::failed)
+    }
+
+    /// A sink that does not deliver is an alert for all the others.
+    fn watch_sinks(&mut self, now: BootNs) {
+        for turn in self.sinks.turns() {
+            let alerts = match turn {
+                Turn::Trouble { name, why, is_file } => {
+                    let severity = if is_file { Severity::High } else { Severity::Medium };
+                    let fault = Fault { what: name, kind: ActKind::Lost, severity, text: why };
+                    self.alerts.fault(&fault, &self.agent, now, &self.loss())
+                }
+                Turn::Well { name } => self.alerts.mended(&name, now),
+            };
+            self.send(alerts);
+        }
     }
 
     /// Mounts changed: what is controlled may have.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
-    event::{AssetId, AssetSet, BootNs},
+    event::{AssetId, AssetSet, BootNs, Process},
     host::{
         self,
         hash::{HashQueue, Hasher},
@@ -202,6 +202,7 @@ impl Agent {
             ledger: Ledger::new(config.propagation_floor),
             engine: Engine::new(Arc::clone(&rules)),
             alerts: Alerts::new(context(rules.digest(), head, note)?),
+            agent: Arc::new(own_process()),
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
@@ -445,6 +446,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     let info = BuildInfo { version: env!("CARGO_PKG_VERSION"), commit: "", kernel_release: &facts.kernel };
     let metrics = Metrics::new(&info).context("a metric is defined twice")?;
     metrics.set_rule_set(&prepared.rules);
+    metrics.know_rule(alerts::OWN_RULE);
     Ok(metrics)
 }
 
@@ -464,6 +466,23 @@ fn context(digest: &str, head: alerts::Head, note: Option<String>) -> Result<ale
         run,
         head,
         note,
+    })
+}
+
+/// The agent as alerts about itself name it; what cannot be read is left out.
+fn own_process() -> Process {
+    host::process::from_proc(std::process::id()).unwrap_or_else(|| Process {
+        pid: std::process::id(),
+        start: 0,
+        exe: String::new(),
+        exe_sha256: None,
+        cmdline: String::new(),
+        uid: rustix::process::geteuid().as_raw(),
+        auid: None,
+        cgroup: None,
+        container: None,
+        unit: None,
+        ancestry: Vec::new(),
     })
 }
 

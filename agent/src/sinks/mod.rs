@@ -13,6 +13,7 @@ mod relay;
 mod spool;
 mod status;
 pub mod terminal;
+mod troubles;
 mod webhook;
 
 use std::{
@@ -23,13 +24,16 @@ use std::{
 
 use bytes::Bytes;
 
-use self::{alertmanager::Notice, inbox::Inbox, relay::Parcel, spool::Spool, status::Status};
+use self::{
+    alertmanager::Notice, inbox::Inbox, relay::Parcel, spool::Spool, status::Status, troubles::Troubles,
+};
 pub use self::{
     file::{FileError, FileSink},
     http::{HttpError, SecretError, TlsError},
     queue::{Counts, Full},
     status::Trouble,
     terminal::TerminalSink,
+    troubles::Turn,
 };
 use crate::{
     alerts::{Alert, render, sha256_hex},
@@ -49,6 +53,7 @@ pub struct Sinks {
     alertmanagers: Vec<Inbox<Notice>>,
     webhooks: Vec<Inbox<Parcel>>,
     journald: Option<Inbox<Parcel>>,
+    troubles: Troubles,
 }
 
 impl Sinks {
@@ -118,6 +123,17 @@ impl Sinks {
             (webhook_name, webhooks),
             (journald_name, journald),
         ]
+    }
+
+    /// Which sinks came into trouble or are well again since the last call: an alert for all the others.
+    pub fn turns(&mut self) -> Vec<Turn> {
+        let files = self.files.iter().map(|file| (file.path().display().to_string(), true, file.trouble()));
+        let instances =
+            self.alertmanagers.iter().map(|one| (one.name().to_owned(), false, one.status().trouble()));
+        let relays = self.webhooks.iter().chain(&self.journald);
+        let relays = relays.map(|one| (one.name().to_owned(), false, one.status().trouble()));
+        let all: Vec<_> = files.chain(instances).chain(relays).collect();
+        self.troubles.watch(all, Instant::now())
     }
 
     /// Delivers what is queued and stops, within `patience` in all. Returns how many alerts are lost: what waits in a

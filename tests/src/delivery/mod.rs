@@ -3,6 +3,7 @@
 //! Whatever is down, slow or wrong: every alert arrives, in its order, and none that the alert log does not hold.
 
 mod alertmanager;
+mod lines;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
@@ -16,6 +17,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("one_instance_down", alertmanager::one_instance_down),
     ("both_down_for_a_while", alertmanager::both_down_for_a_while),
     ("lying_instance", alertmanager::lying_instance),
+    ("webhook", lines::webhook),
+    ("journald", lines::journald),
+    ("full_disk", lines::full_disk),
 ];
 
 /// How long an alert stays firing at an instance: longer than the wait and the interval of the lab's Alertmanager.
