@@ -8,8 +8,10 @@ mod ocsf;
 mod own;
 mod render;
 mod schema;
+mod seal;
 #[cfg(test)]
 pub(crate) mod tests;
+mod verify;
 mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,10 +19,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 pub use self::{
-    chain::{Broken, Head, read as read_head, verify},
+    chain::{Head, read as read_head, read_anchor},
     own::{Fault, RULE as OWN_RULE},
     render::render,
     schema::{DetectionFinding, FindingInfo},
+    seal::{SealKey, Seed},
+    verify::{Broken, Verified, Verifier, verify},
     words::{human_bytes, printable},
 };
 use crate::{
@@ -53,6 +57,8 @@ pub struct Context {
     pub run: [u8; 16],
     /// Where the hash chain of the alert log stands.
     pub head: Head,
+    /// Seals lines; without one they are only chained.
+    pub key: Option<SealKey>,
     /// Goes into the chain field of the first line, such as what was wrong with the log's last line.
     pub note: Option<String>,
 }
@@ -238,6 +244,14 @@ impl Alerts {
         self.context.head
     }
 
+    /// The key for the next line, after time passed; `None` when lines are not sealed.
+    pub fn key(&mut self, now: BootNs) -> Option<&SealKey> {
+        let now = self.context.wall_ms(now);
+        let key = self.context.key.as_mut()?;
+        key.pass(now);
+        Some(key)
+    }
+
     /// After a reload of the rules.
     pub fn set_rules_digest(&mut self, digest: String) {
         self.context.rules_digest = digest;
@@ -278,7 +292,7 @@ impl Context {
         let matched = Arc::new(open.matched.clone());
         let mut finding = ocsf::build(self, open, activity, now);
         self.note = None;
-        let (line, head) = chain::seal(&mut finding, self.head);
+        let (line, head) = chain::seal(&mut finding, self.head, self.key.as_mut());
         self.head = head;
         Alert { activity, raised, matched, finding: Arc::new(finding), line, head }
     }

@@ -150,7 +150,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                 loss: open.loss.clone(),
                 sensor: context.sensor.clone(),
                 rules_digest: context.rules_digest.clone(),
-                chain: Chain { seq, note: context.note.clone(), hash: String::new() },
+                chain: Chain { seq, note: context.note.clone(), epoch: None, mac: None, hash: String::new() },
             },
         },
     }

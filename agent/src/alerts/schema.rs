@@ -282,6 +282,11 @@ pub(super) struct Chain {
     pub(super) seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
+    /// The number of the key that seals the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mac: Option<String>,
     pub(super) hash: String,
 }
 
@@ -310,10 +315,11 @@ impl DetectionFinding {
         self.finding_info.last_seen_time
     }
 
-    pub(super) fn set_chain(&mut self, seq: u64, hash: String) {
+    /// `mac` belongs to `epoch`: without one there is no seal.
+    pub(super) fn set_chain(&mut self, seq: u64, epoch: Option<u64>, mac: String, hash: String) {
         let chain = &mut self.unmapped.weighbridge.chain;
-        chain.seq = seq;
-        chain.hash = hash;
+        (chain.seq, chain.epoch, chain.hash) = (seq, epoch, hash);
+        chain.mac = epoch.map(|_| mac);
     }
 
     pub(super) fn to_json(&self) -> String {

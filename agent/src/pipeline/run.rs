@@ -22,13 +22,18 @@ use tokio::{
 };
 
 use super::{
-    Failure, Pipeline, Prepared, RecordTo, Unfit, destinations::Destinations, identities::Identities,
-    recorder::Recorder, reload::Reload, snapshot::Standing,
+    Failure, Pipeline, Prepared, RecordTo, Unfit,
+    destinations::Destinations,
+    identities::Identities,
+    keeper::{self, Keeper},
+    recorder::Recorder,
+    reload::Reload,
+    snapshot::Standing,
 };
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
-    event::{AssetId, AssetSet, BootNs, Process},
+    event::{ActKind, AssetId, AssetSet, BootNs, Process},
     host::{
         self,
         hash::{HashQueue, Hasher},
@@ -41,7 +46,7 @@ use crate::{
         BuildInfo, Metrics,
         http::{Listener, Readiness},
     },
-    rules::Engine,
+    rules::{Engine, Severity},
     sensor::{HookKind, Protection, Reading, Sensor},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
@@ -191,7 +196,12 @@ impl Agent {
             sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
                 .map_err(|error| Unfit::System("open the terminal", error))?;
         }
+        // Without a file there is nothing to seal.
+        let sealed = opened.as_ref().map(|(head, _)| keeper::load(&state, *head));
+        let keeper::Loaded { key, fault } = sealed.unwrap_or(keeper::Loaded { key: None, fault: None });
+        let keeper = key.is_some().then(|| Keeper::start(state.clone())).transpose()?;
         let (head, note) = opened.unwrap_or_default();
+        let note = note.or_else(|| fault.clone());
         let mounts = Arc::clone(classifier.table());
         let hasher = Hasher::default();
         let queue =
@@ -201,8 +211,10 @@ impl Agent {
             destinations: Destinations::new(classifier),
             ledger: Ledger::new(config.propagation_floor),
             engine: Engine::new(Arc::clone(&rules)),
-            alerts: Alerts::new(context(rules.digest(), head, note)?),
+            alerts: Alerts::new(alerts::Context { key, ..context(rules.digest(), head, note)? }),
             agent: Arc::new(own_process()),
+            keeper,
+            kept: None,
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
@@ -214,6 +226,12 @@ impl Agent {
             standing: Standing { started_ms: Timestamp::now().as_millisecond(), missing_hooks: Vec::new() },
         };
         let now = now();
+        if let Some(text) = fault {
+            tracing::error!("{text}");
+            let what = "alert log".to_owned();
+            let kind = ActKind::FilesChanged;
+            pipeline.fault(&alerts::Fault { what, kind, severity: Severity::Critical, text }, now);
+        }
         pipeline.assets(&registry.assets(&config), now);
         metrics.set_asset_files(registry.files().len() as u64);
         let mut sensor = Sensor::start(config.propagation_floor).map_err(Unfit::from)?;
@@ -465,6 +483,7 @@ fn context(digest: &str, head: alerts::Head, note: Option<String>) -> Result<ale
             - i64::try_from(now().0 / 1_000_000).unwrap_or(i64::MAX),
         run,
         head,
+        key: None,
         note,
     })
 }

@@ -91,6 +91,14 @@ pub fn open(path: &Path) -> Result<Opened, FileError> {
     Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status }, head, note })
 }
 
+/// Where the chain of a log stands; changes nothing but makes the log's directory if that is missing.
+///
+/// # Errors
+/// What [`check`] finds.
+pub fn head(path: &Path) -> Result<Head, FileError> {
+    Ok(resume::last_head(&Place::prepare(path)?))
+}
+
 impl FileSink {
     /// Queues a line, which has its line feed.
     ///
