@@ -16,8 +16,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use self::process::ProcessMetrics;
@@ -93,7 +93,7 @@ pub struct Metrics {
     sink_failed: IntCounterVec,
     sink_backlog: IntGaugeVec,
     sink_failing: IntGaugeVec,
-    alert_log_sequence: IntCounter,
+    alert_log_sequence: IntGauge,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
     process: ProcessMetrics,
@@ -202,7 +202,8 @@ impl Metrics {
                 "Files and instances that cannot be delivered to, or whose spool cannot be written, at the moment.",
                 &["sink"],
             )?,
-            alert_log_sequence: make.counter(
+            // A gauge by type, because counters must end in `_total`; `resets()` reads it all the same.
+            alert_log_sequence: make.gauge(
                 "alert_log_sequence",
                 "Number of the last line of the hash-chained alert log; a reset is tampering or a rollback.",
             )?,
@@ -376,7 +377,7 @@ impl Metrics {
 
     /// The number of the alert log's last line.
     pub fn set_sequence(&self, seq: u64) {
-        self.alert_log_sequence.inc_by(seq.saturating_sub(self.alert_log_sequence.get()));
+        self.alert_log_sequence.set(gauge(seq).max(self.alert_log_sequence.get()));
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -416,12 +417,6 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         let metric = IntCounterVec::new(options(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let metric = IntCounter::with_opts(options(name, help))?;
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }

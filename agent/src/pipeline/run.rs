@@ -201,6 +201,8 @@ impl Agent {
         let keeper::Loaded { key, fault } = sealed.unwrap_or(keeper::Loaded { key: None, fault: None });
         let keeper = key.is_some().then(|| Keeper::start(state.clone())).transpose()?;
         let (head, note) = opened.unwrap_or_default();
+        // Before the first scrape: a zero there would look like a log that went back.
+        metrics.set_sequence(head.seq);
         let note = note.or_else(|| fault.clone());
         let mounts = Arc::clone(classifier.table());
         let hasher = Hasher::default();

@@ -4,6 +4,8 @@
 
 mod alertmanager;
 mod lines;
+mod log;
+mod prometheus;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
@@ -20,6 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("webhook", lines::webhook),
     ("journald", lines::journald),
     ("full_disk", lines::full_disk),
+    ("sealed_log", log::sealed),
+    ("rules_and_example", prometheus::rules_and_example),
+    ("metrics", prometheus::metrics),
 ];
 
 /// How long an alert stays firing at an instance: longer than the wait and the interval of the lab's Alertmanager.

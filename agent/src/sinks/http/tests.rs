@@ -125,3 +125,75 @@ fn what_is_no_http_and_who_is_not_there_are_told_apart() {
 
 /// A certificate that certifies nothing here; only its form matters.
 const CERTIFICATE: &str = include_str!("testdata/ca.pem");
+
+/// A TLS server that wants a certificate of the test authority, and answers one request with 200.
+fn serve_tls() -> SocketAddr {
+    use std::sync::Arc;
+
+    use rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()).unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(include_bytes!("testdata/server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("testdata/server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            // A client without a certificate is refused here.
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"[1]") && stream.read_buf(&mut asked).await.is_ok_and(|count| count > 0) {
+            }
+            // The client may have hung up already.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        });
+    });
+    address
+}
+
+#[test]
+fn both_sides_of_a_tls_connection_prove_who_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        SecretSource::File(path)
+    };
+    let ca = file("ca.pem", CERTIFICATE);
+    let client = (
+        file("client.pem", include_str!("testdata/client.pem")),
+        file("client.key", include_str!("testdata/client.key")),
+    );
+    let with = |tls: TlsConfig| post(&HttpTarget { tls, ..target(&format!("https://{}", serve_tls())) });
+    let both = TlsConfig { ca: Some(ca.clone()), client: Some(client.clone()) };
+    assert_eq!(with(both.clone()).unwrap().status, 200);
+    assert!(with(TlsConfig { ca: Some(ca), client: None }).is_err(), "we must prove who we are");
+    let other = file("other.pem", include_str!("testdata/client.pem"));
+    let error = with(TlsConfig { ca: Some(other), client: Some(client) }).unwrap_err();
+    assert!(matches!(error, HttpError::Handshake { .. }), "and so must they: {error}");
+    // The name of the server counts too: the certificate is for an address.
+    let wrong = format!("https://localhost:{}", serve_tls().port());
+    assert!(post(&HttpTarget { tls: both, ..target(&wrong) }).is_err());
+}
