@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod benign;
+mod delivery;
 mod expect;
 mod lab_checks;
 mod life;
@@ -58,6 +59,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("life", life::TESTS),
     ("looking", looking::TESTS),
     ("bad_input", bad_input::TESTS),
+    ("delivery", delivery::TESTS),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

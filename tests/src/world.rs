@@ -246,6 +246,13 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// The same over a directory that is there.
+    pub(crate) fn mount_over(&mut self, words: &[&str], place: &Path) -> Result<()> {
+        run(Command::new("mount").args(words).arg(place))?;
+        self.mounts.push(Undoing::new(Undo::Unmount(place.to_path_buf())));
+        Ok(())
+    }
+
     /// Bytes of `source` that are at `copy`. Their contents are compared only once the agent has ended: a runner that
     /// reads them now would be a holder itself, and so would every process that it starts.
     pub(crate) fn arrived(&self, source: &Path, copy: &Path) -> u64 {
@@ -288,6 +295,12 @@ impl Scene<'_> {
             })
             .unwrap_or_else(|error| panic!("{error:#}"));
         assert!(came.is_some(), "the marker's copy of 1 MiB raised nothing");
+    }
+
+    /// Kills the agent, as an attacker or the kernel does: every line it wrote.
+    pub(crate) fn kill(&mut self) -> Vec<Alert> {
+        let agent = self.agent.take().expect("the scene was started");
+        agent.kill().unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Stops the agent: every line it wrote. It must end well and have said nothing of a panic.

@@ -53,6 +53,15 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("zstd", "zstd", "compresses in a test"),
 ];
 
+/// Programs that only tests call; a test whose program is missing is skipped.
+const TEST_TOOLS: [(&str, &str, &str); 2] = [
+    ("prometheus-alertmanager", "prometheus-alertmanager", "receives alerts in tests"),
+    ("promtool", "prometheus", "checks the metrics and the rules for Prometheus in tests"),
+];
+
+/// What those packages start on a machine with systemd, and nobody asked for here.
+const TEST_SERVICES: [&str; 2] = ["prometheus.service", "prometheus-alertmanager.service"];
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only report what is missing, change nothing; exit 4 when something is
@@ -88,7 +97,7 @@ enum Cure {
 
 /// Runs the chore and reports what is there.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let needs = survey();
+    let needs = survey_for_tests();
     if needs.is_empty() {
         let toolchain = toolchain::find()?;
         eprintln!("setup: everything is here; eBPF is built by {toolchain}");
@@ -111,6 +120,25 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn ensure() -> Result<()> {
     let needs = survey();
     if needs.is_empty() { Ok(()) } else { install(&needs).context(Unfit) }
+}
+
+/// What `test` calls first: the same, and the programs that only tests call.
+pub(crate) fn ensure_for_tests() -> Result<()> {
+    let needs = survey_for_tests();
+    if needs.is_empty() { Ok(()) } else { install(&needs).context(Unfit) }
+}
+
+fn survey_for_tests() -> Vec<Need> {
+    let mut needs = survey();
+    needs.extend(missing(&TEST_TOOLS));
+    needs
+}
+
+/// The programs of a table that are not in PATH.
+fn missing<'a>(tools: &'a [(&str, &str, &str)]) -> impl Iterator<Item = Need> + 'a {
+    tools.iter().filter(|(program, _, _)| shell::which(program).is_none()).map(|(program, package, why)| {
+        Need { what: format!("{program}, which {why}"), cure: Cure::Packages(vec![(*package).to_owned()]) }
+    })
 }
 
 /// Everything that is missing, in the order in which it is installed.
@@ -142,12 +170,7 @@ fn survey() -> Vec<Need> {
         ];
         needs.push(Need { what, cure: Cure::BpfLinker(packages.to_vec()) });
     }
-    for (program, package, why) in TOOLS {
-        if shell::which(program).is_none() {
-            let cure = Cure::Packages(vec![package.to_owned()]);
-            needs.push(Need { what: format!("{program}, which {why}"), cure });
-        }
-    }
+    needs.extend(missing(&TOOLS));
     needs
 }
 
@@ -184,6 +207,10 @@ fn install(needs: &[Need]) -> Result<()> {
     }
     if build_linker {
         install_linker()?;
+    }
+
+    if packages.iter().any(|package| TEST_TOOLS.iter().any(|(_, known, _)| known == package)) {
+        stop_services();
     }
 
     let left = survey();
@@ -244,6 +271,20 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     shell::quietly("installing packages", apt(&arguments)).with_context(|| {
         format!("apt could not install {list}: see its lines above, mend that, then run this again")
     })
+}
+
+/// Stops what the packages of the tests started: the tests run programs of their own, and this machine is no monitoring
+/// server. Was one of them there before, so was its package, and then nothing was installed here.
+fn stop_services() {
+    if !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    eprintln!("setup stops and disables what the packages started: {}", TEST_SERVICES.join(" "));
+    let mut command = Command::new("systemctl");
+    command.args(["disable", "--now"]).args(TEST_SERVICES);
+    if let Err(error) = shell::quietly("stopping services", command) {
+        eprintln!("warning: {error:#}\n  they go on running; nothing here needs them");
+    }
 }
 
 /// Builds bpf-linker against Debian's LLVM, which is the LLVM of Debian's rustc.

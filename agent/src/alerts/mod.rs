@@ -5,10 +5,13 @@
 
 mod chain;
 mod ocsf;
+mod own;
 mod render;
 mod schema;
+mod seal;
 #[cfg(test)]
 pub(crate) mod tests;
+mod verify;
 mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,13 +19,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 pub use self::{
-    chain::{Broken, Head, read as read_head, verify},
+    chain::{Head, read as read_head, read_anchor},
+    own::{Fault, RULE as OWN_RULE},
     render::render,
     schema::{DetectionFinding, FindingInfo},
+    seal::{SealKey, Seed},
+    verify::{Broken, Verified, Verifier, verify},
     words::{human_bytes, printable},
 };
 use crate::{
-    event::{BootNs, Loss},
+    event::{BootNs, Loss, Process},
     rules::{Match, Mode, Resolved, Severity},
 };
 
@@ -51,6 +57,8 @@ pub struct Context {
     pub run: [u8; 16],
     /// Where the hash chain of the alert log stands.
     pub head: Head,
+    /// Seals lines; without one they are only chained.
+    pub key: Option<SealKey>,
     /// Goes into the chain field of the first line, such as what was wrong with the log's last line.
     pub note: Option<String>,
 }
@@ -74,6 +82,21 @@ pub struct Alert {
     pub finding: Arc<DetectionFinding>,
     /// The finding as JSON, chained, with its line feed.
     pub line: Bytes,
+    /// The line's place in the chain.
+    pub head: Head,
+}
+
+impl Alert {
+    /// Who the alert names: for a sum over several, the largest.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        words::largest(&self.matched)
+    }
+}
+
+/// SHA-256 in hex.
+pub(crate) fn sha256_hex(input: &[u8]) -> String {
+    chain::hex(&chain::sha256(input))
 }
 
 /// Turns matches into alerts.
@@ -96,6 +119,8 @@ struct Open {
     written_severity: Severity,
     /// The last line is not exact any more.
     stale: bool,
+    /// In place of the sentence that a match makes.
+    said: Option<String>,
 }
 
 impl Alerts {
@@ -131,11 +156,39 @@ impl Alerts {
                 written_at: now,
                 written_severity: matched.severity,
                 stale: false,
+                said: None,
             };
             alerts.push(self.context.write(&mut open, Activity::Create, now));
             self.open.insert(identity, open);
         }
         alerts
+    }
+
+    /// The agent itself is at fault: opens a finding of its own, unless that is open already.
+    pub fn fault(&mut self, fault: &Fault, agent: &Arc<Process>, now: BootNs, loss: &Loss) -> Vec<Alert> {
+        let matched = own::matched(fault, agent, now);
+        let identity = (matched.rule.id.clone(), None, matched.group.clone());
+        if self.open.contains_key(&identity) {
+            return Vec::new();
+        }
+        let mut open = Open {
+            first_ms: self.context.wall_ms(now),
+            written_at: now,
+            written_severity: fault.severity,
+            stale: false,
+            said: Some(fault.text.clone()),
+            loss: loss.clone(),
+            matched,
+        };
+        let alert = self.context.write(&mut open, Activity::Create, now);
+        self.open.insert(identity, open);
+        vec![alert]
+    }
+
+    /// A fault is over.
+    pub fn mended(&mut self, what: &str, now: BootNs) -> Vec<Alert> {
+        let closed = self.open.remove(&(own::RULE.to_owned(), None, own::group(what)));
+        closed.map(|mut open| self.context.write(&mut open, Activity::Close, now)).into_iter().collect()
     }
 
     /// The group fell below every line, or nobody asks any more: closes its finding, if one is open.
@@ -191,6 +244,14 @@ impl Alerts {
         self.context.head
     }
 
+    /// The key for the next line, after time passed; `None` when lines are not sealed.
+    pub fn key(&mut self, now: BootNs) -> Option<&SealKey> {
+        let now = self.context.wall_ms(now);
+        let key = self.context.key.as_mut()?;
+        key.pass(now);
+        Some(key)
+    }
+
     /// After a reload of the rules.
     pub fn set_rules_digest(&mut self, digest: String) {
         self.context.rules_digest = digest;
@@ -231,9 +292,9 @@ impl Context {
         let matched = Arc::new(open.matched.clone());
         let mut finding = ocsf::build(self, open, activity, now);
         self.note = None;
-        let (line, head) = chain::seal(&mut finding, self.head);
+        let (line, head) = chain::seal(&mut finding, self.head, self.key.as_mut());
         self.head = head;
-        Alert { activity, raised, matched, finding: Arc::new(finding), line }
+        Alert { activity, raised, matched, finding: Arc::new(finding), line, head }
     }
 
     /// Milliseconds since 1970.

@@ -70,7 +70,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
         status_id,
         status,
         is_alert: !shadow,
-        message: words::sentence(matched),
+        message: open.said.clone().unwrap_or_else(|| words::sentence(matched)),
         metadata: Metadata {
             version: "1.8.0",
             uid: line_uid(context, seq, time),
@@ -150,7 +150,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                 loss: open.loss.clone(),
                 sensor: context.sensor.clone(),
                 rules_digest: context.rules_digest.clone(),
-                chain: Chain { seq, note: context.note.clone(), hash: String::new() },
+                chain: Chain { seq, note: context.note.clone(), epoch: None, mac: None, hash: String::new() },
             },
         },
     }

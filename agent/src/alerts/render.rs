@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Activity, Alert, words};
+use super::{Activity, Alert, own, words};
 use crate::rules::{Mode, Severity};
 
 /// The alert as text that ends with a line feed; with ANSI colours if `colour`. Contains no control characters of
@@ -37,6 +37,10 @@ pub fn render(alert: &Alert, colour: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "    {} {text}", paint("2", &format!("{label:<8}")));
     };
+    if own::is_own(matched) {
+        line("what", &words::printable(&alert.finding.message));
+        return out;
+    }
     let record = &matched.record;
     if let Some(act) = &record.act {
         line("what", &words::deed(act, record.victim.as_deref()));

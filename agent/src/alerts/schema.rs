@@ -282,6 +282,11 @@ pub(super) struct Chain {
     pub(super) seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
+    /// The number of the key that seals the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mac: Option<String>,
     pub(super) hash: String,
 }
 
@@ -292,10 +297,29 @@ impl DetectionFinding {
         &self.unmapped.weighbridge.loss
     }
 
-    pub(super) fn set_chain(&mut self, seq: u64, hash: String) {
+    /// The name of this host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.device.hostname
+    }
+
+    /// When the finding's first record came, milliseconds since 1970.
+    #[must_use]
+    pub const fn first_seen_ms(&self) -> i64 {
+        self.finding_info.first_seen_time
+    }
+
+    /// When bytes last moved, milliseconds since 1970.
+    #[must_use]
+    pub const fn last_seen_ms(&self) -> i64 {
+        self.finding_info.last_seen_time
+    }
+
+    /// `mac` belongs to `epoch`: without one there is no seal.
+    pub(super) fn set_chain(&mut self, seq: u64, epoch: Option<u64>, mac: String, hash: String) {
         let chain = &mut self.unmapped.weighbridge.chain;
-        chain.seq = seq;
-        chain.hash = hash;
+        (chain.seq, chain.epoch, chain.hash) = (seq, epoch, hash);
+        chain.mac = epoch.map(|_| mac);
     }
 
     pub(super) fn to_json(&self) -> String {

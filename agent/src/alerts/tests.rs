@@ -27,6 +27,7 @@ pub(crate) fn context() -> Context {
         boot_wall_ms: 1_795_317_000_000,
         run: [7; 16],
         head: Head::default(),
+        key: None,
         note: None,
     }
 }

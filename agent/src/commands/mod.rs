@@ -3,6 +3,7 @@
 mod check;
 mod doctor;
 mod inventory;
+mod log;
 mod recording;
 mod rules;
 mod status;
@@ -143,6 +144,9 @@ enum Command {
         after_help = "Example: weighbridge rules lint /etc/weighbridge/rules.d && weighbridge rules test /etc/weighbridge/rules.d"
     )]
     Rules(rules::Command),
+    /// Verify and show the alert log, and make the key that seals it.
+    #[command(subcommand)]
+    Log(log::Log),
     /// The child of the self-test: moves a file into another and into a socket.
     #[command(hide = true)]
     Canary { path: PathBuf, copy: PathBuf },
@@ -175,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Replay { rules, baseline, file } => {
             recording::replay_file(file, rules, baseline, output, colour)
         }
+        Command::Log(command) => log::log(command, output),
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };
     ExitCode::from(code)

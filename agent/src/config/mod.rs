@@ -2,13 +2,15 @@
 //!
 //! Reading and checking YAML is `parse`; whether a path exists or lies on a controlled filesystem is `host`'s business.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use hyper::Uri;
 use ipnet::IpNet;
 
 use crate::event::AssetKind;
 
 mod parse;
+mod sinks;
 mod values;
 
 pub use parse::load;
@@ -77,7 +79,51 @@ pub enum SensorChoice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkConfig {
-    File { path: Placed<PathBuf> },
+    File {
+        path: Placed<PathBuf>,
+    },
+    Alertmanager {
+        /// Each gets every alert: Alertmanager's way of high availability.
+        instances: Vec<Placed<HttpTarget>>,
+        /// Between two pushes of an alert that is active.
+        resend: Duration,
+        /// How long an alert stays firing after its last match, and after an instance first took it.
+        hold: Duration,
+    },
+    Webhook {
+        target: Placed<HttpTarget>,
+        /// The key of the signature.
+        secret: Option<SecretSource>,
+    },
+    Journald {
+        /// Where the sink stands.
+        place: Placed<()>,
+    },
+}
+
+/// An address that alerts are posted to, and how both sides prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTarget {
+    /// `http` or `https`, with a host.
+    pub url: Uri,
+    pub bearer_token: Option<SecretSource>,
+    pub tls: TlsConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Certificates of those who are trusted to name servers; the host's trust store when there is none.
+    pub ca: Option<SecretSource>,
+    /// Our certificate and its key.
+    pub client: Option<(SecretSource, SecretSource)>,
+}
+
+/// Where a token, key or certificate lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    File(PathBuf),
+    /// The name of a systemd credential.
+    Credential(String),
 }
 
 /// A value and where it stands in the configuration file.

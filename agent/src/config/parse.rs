@@ -301,41 +301,6 @@ impl ConfigReader<'_> {
         Some(choice)
     }
 
-    fn sinks(&mut self, node: &Node) -> Option<Vec<SinkConfig>> {
-        const FILE: &str = "write `{type: file, path: …}` and let a collector read that file";
-        let items = self.check.list(node, "`sinks`")?;
-        let mut sinks = Vec::new();
-        let mut files = BTreeMap::new();
-        for item in items {
-            let Some(mut fields) = self.check.fields(item, "the sink") else { continue };
-            let Some(node) = fields.need(&mut self.check, "type") else { continue };
-            let words = [("file", true), ("alertmanager", false), ("webhook", false), ("journald", false)];
-            match self.check.choice(node, "the sink's `type`", &words) {
-                Some(true) => {}
-                Some(false) => {
-                    self.check.error(node.span, "this type of sink is not built yet", FILE);
-                    continue;
-                }
-                None => continue,
-            }
-            if let Some(node) = fields.need(&mut self.check, "path")
-                && let Some(path) = self.path(node, "the sink's `path`")
-            {
-                if let Some(line) = files.insert(path.value.clone(), path.line) {
-                    let message = format!("two sinks write `{}`", path.value.display());
-                    self.check.error(
-                        node.span,
-                        message,
-                        format!("the first is in line {line}: remove one of the two"),
-                    );
-                }
-                sinks.push(SinkConfig::File { path });
-            }
-            fields.done(&mut self.check);
-        }
-        Some(sinks)
-    }
-
     fn propagation_floor(&mut self, node: &Node) -> Option<u64> {
         let floor = self.check.size(node, "`propagation_floor`")?;
         if floor == 0 || floor > MAX_PROPAGATION_FLOOR {

@@ -161,6 +161,6 @@ impl ConfigReader<'_> {
     }
 }
 
-const fn placed<T>(value: T, span: Span) -> Placed<T> {
+pub(super) const fn placed<T>(value: T, span: Span) -> Placed<T> {
     Placed { value, line: span.line, column: span.column }
 }

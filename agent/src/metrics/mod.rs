@@ -16,8 +16,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use self::process::ProcessMetrics;
@@ -92,7 +92,8 @@ pub struct Metrics {
     sink_sent: IntCounterVec,
     sink_failed: IntCounterVec,
     sink_backlog: IntGaugeVec,
-    alert_log_sequence: IntCounter,
+    sink_failing: IntGaugeVec,
+    alert_log_sequence: IntGauge,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
     process: ProcessMetrics,
@@ -196,7 +197,13 @@ impl Metrics {
                 &["sink"],
             )?,
             sink_backlog: make.gauges("sink_backlog", "Alerts that wait for delivery.", &["sink"])?,
-            alert_log_sequence: make.counter(
+            sink_failing: make.gauges(
+                "sink_failing",
+                "Files and instances that cannot be delivered to, or whose spool cannot be written, at the moment.",
+                &["sink"],
+            )?,
+            // A gauge by type, because counters must end in `_total`; `resets()` reads it all the same.
+            alert_log_sequence: make.gauge(
                 "alert_log_sequence",
                 "Number of the last line of the hash-chained alert log; a reset is tampering or a rollback.",
             )?,
@@ -243,13 +250,7 @@ impl Metrics {
         let mut loaded = BTreeMap::from(Mode::ALL.map(|mode| (mode, 0)));
         for (id, mode) in rules {
             *loaded.entry(mode).or_insert(0) += 1;
-            let id = self.rule_label(id);
-            for outcome in Outcome::ALL {
-                count(&self.rule_matches, &[&id, outcome.as_str()], 0);
-            }
-            for severity in Severity::ALL {
-                count(&self.alerts, &[&id, severity.as_str()], 0);
-            }
+            self.know_rule(id);
         }
         for (mode, count) in loaded {
             set(&self.rules_loaded, &[mode.as_str()], count);
@@ -266,6 +267,17 @@ impl Metrics {
     pub fn add_reload(&self, accepted: bool) {
         count(&self.rules_reloads, &[RELOADS[usize::from(!accepted)]], 1);
         self.rules_reload_successful.set(i64::from(accepted));
+    }
+
+    /// Creates the children of a rule, of the set or of the agent itself.
+    pub fn know_rule(&self, id: &str) {
+        let id = self.rule_label(id);
+        for outcome in Outcome::ALL {
+            count(&self.rule_matches, &[&id, outcome.as_str()], 0);
+        }
+        for severity in Severity::ALL {
+            count(&self.alerts, &[&id, severity.as_str()], 0);
+        }
     }
 
     /// An asset was registered, or its size changed.
@@ -357,6 +369,7 @@ impl Metrics {
             raise(&self.sink_sent, &[name], counts.sent);
             raise(&self.sink_failed, &[name], counts.failed + counts.dropped);
             set(&self.sink_backlog, &[name], counts.backlog);
+            set(&self.sink_failing, &[name], counts.failing);
             dropped += counts.dropped;
         }
         raise(&self.events_lost, &["sink"], dropped);
@@ -364,7 +377,7 @@ impl Metrics {
 
     /// The number of the alert log's last line.
     pub fn set_sequence(&self, seq: u64) {
-        self.alert_log_sequence.inc_by(seq.saturating_sub(self.alert_log_sequence.get()));
+        self.alert_log_sequence.set(gauge(seq).max(self.alert_log_sequence.get()));
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -404,12 +417,6 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         let metric = IntCounterVec::new(options(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let metric = IntCounter::with_opts(options(name, help))?;
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }

@@ -81,7 +81,7 @@ fn every_child_exists_before_anything_happens() {
     zero("alerts_total", 2 * Severity::ALL.len());
     zero("alerts_active", Severity::ALL.len());
     zero("events_lost_total", STAGES.len());
-    zero("sink_sent_total", 2);
+    zero("sink_sent_total", Sinks::NAMES.len());
     assert_eq!(
         scrape[r#"weighbridge_build_info{commit="abc",kernel_release="6.12.0",version="0.1.0"}"#],
         1.0
@@ -123,7 +123,7 @@ fn sums_of_others_raise_counters_and_never_lower_them() {
     metrics.set_sequence(5);
     metrics.set_loss(&Loss::from([("ringbuf", 3), ("new_stage", 1)]));
     metrics.set_loss(&Loss::from([("ringbuf", 4)]));
-    let counts = Counts { sent: 10, failed: 2, dropped: 1, backlog: 4 };
+    let counts = Counts { sent: 10, failed: 2, dropped: 1, backlog: 4, failing: 1 };
     metrics.set_sinks(&[("file", counts)]);
     metrics.set_sinks(&[("file", counts)]);
     let scrape = scrape(&metrics);

@@ -5,6 +5,7 @@
 
 mod destinations;
 mod identities;
+pub(crate) mod keeper;
 mod prepare;
 mod recorder;
 mod reload;
@@ -14,21 +15,26 @@ mod snapshot;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 pub(crate) use self::prepare::today;
-use self::{destinations::Destinations, identities::Identities, recorder::Recorder, snapshot::Standing};
+use self::{
+    destinations::Destinations, identities::Identities, keeper::Keeper, recorder::Recorder,
+    snapshot::Standing,
+};
 pub use self::{
     prepare::{Failure, Prepared, Unfit, prepare},
     recorder::RecordTo,
     run::{Options, run},
 };
 use crate::{
-    alerts::{Alert, Alerts},
-    event::{Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Record, SinkKey, Source},
+    alerts::{Alert, Alerts, Fault},
+    event::{
+        ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey, Source,
+    },
     ledger::Ledger,
     metrics::{Metrics, Outcome},
     recording::RecordingError,
-    rules::{Engine, Match, Mode},
+    rules::{Engine, Match, Mode, Severity},
     sensor::Reading,
-    sinks::Sinks,
+    sinks::{Sinks, Turn},
     status::Status,
 };
 
@@ -39,6 +45,12 @@ pub struct Pipeline {
     ledger: Ledger,
     engine: Engine,
     alerts: Alerts,
+    /// Who alerts about the agent itself name.
+    agent: Arc<Process>,
+    /// While lines are sealed.
+    keeper: Option<Keeper>,
+    /// The number of the key that was last handed to it.
+    kept: Option<u64>,
     sinks: Sinks,
     metrics: Arc<Metrics>,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
@@ -195,6 +207,8 @@ impl Pipeline {
 
     /// All that passes with time: findings that resolve, last lines that must be exact, hashes that were made meanwhile.
     pub(crate) fn tick(&mut self, now: BootNs) {
+        self.watch_sinks(now);
+        self.keep_key(now);
         for holder in self.identities.hashed() {
             self.introduce(holder, now);
         }
@@ -219,6 +233,49 @@ impl Pipeline {
         self.recorder.as_mut().and_then(Recorder::failed)
     }
 
+    /// Something is wrong with the agent itself.
+    pub(crate) fn fault(&mut self, fault: &Fault, now: BootNs) {
+        let alerts = self.alerts.fault(fault, &self.agent, now, &self.loss());
+        self.send(alerts);
+    }
+
+    /// Lets the keys of the minutes that are over go.
+    fn keep_key(&mut self, now: BootNs) {
+        const PART: &str = "seal key";
+        let Some(keeper) = &self.keeper else { return };
+        if let Some(key) = self.alerts.key(now)
+            && self.kept != Some(key.number())
+        {
+            self.kept = Some(key.number());
+            keeper.keep(key);
+        }
+        match keeper.trouble() {
+            Some(text) => self.fault(
+                &Fault { what: PART.to_owned(), kind: ActKind::Lost, severity: Severity::Medium, text },
+                now,
+            ),
+            None => {
+                let alerts = self.alerts.mended(PART, now);
+                self.send(alerts);
+            }
+        }
+    }
+
+    /// A sink that does not deliver is an alert for all the others.
+    fn watch_sinks(&mut self, now: BootNs) {
+        for turn in self.sinks.turns() {
+            let alerts = match turn {
+                Turn::Trouble { name, why, is_file } => {
+                    let severity = if is_file { Severity::High } else { Severity::Medium };
+                    let fault = Fault { what: name, kind: ActKind::Lost, severity, text: why };
+                    self.alerts.fault(&fault, &self.agent, now, &self.loss())
+                }
+                Turn::Well { name } => self.alerts.mended(&name, now),
+            };
+            self.send(alerts);
+        }
+    }
+
     /// Mounts changed: what is controlled may have.
     pub(crate) fn mounts_changed(&mut self, now: BootNs) {
         for event in self.destinations.refresh() {
@@ -231,7 +288,11 @@ impl Pipeline {
     pub(crate) fn close(mut self, now: BootNs, patience: Duration) -> u64 {
         let alerts = self.alerts.flush(now);
         self.send(alerts);
-        self.sinks.close(patience)
+        let left = self.sinks.close(patience);
+        if let (Some(keeper), Some(key)) = (self.keeper, self.alerts.key(now)) {
+            keeper.close(key);
+        }
+        left
     }
 
     pub(crate) fn next_deadline(&self) -> Option<BootNs> {

@@ -23,7 +23,7 @@ use crate::{
     metrics::http::BindError,
     rules::{RuleSet, run_tests},
     sensor::SensorError,
-    sinks::file,
+    sinks::{self, file},
     yaml::Diagnostic,
 };
 
@@ -100,13 +100,23 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
             None
         }
     };
-    for SinkConfig::File { path } in &config.sinks {
+    for sink in &config.sinks {
+        let SinkConfig::File { path } = sink else { continue };
         if let Err(error) = file::check(&path.value) {
             faults.push(config.fault_at(
                 path,
                 error.to_string(),
                 "change this path, or what the message names",
             ));
+        }
+    }
+    for (place, error) in sinks::faults(&config.sinks) {
+        // Systemd gives credentials to the service only: what `check` cannot see is no fault yet.
+        if error.is_for_the_service() {
+            warnings.push(error.to_string());
+        } else {
+            let help = "change this sink, or what the message names";
+            faults.push(config.fault_at(&place, error.to_string(), help));
         }
     }
     let table = Arc::new(MountTable::read().map_err(Unfit::from)?);

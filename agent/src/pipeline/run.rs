@@ -22,13 +22,18 @@ use tokio::{
 };
 
 use super::{
-    Failure, Pipeline, Prepared, RecordTo, Unfit, destinations::Destinations, identities::Identities,
-    recorder::Recorder, reload::Reload, snapshot::Standing,
+    Failure, Pipeline, Prepared, RecordTo, Unfit,
+    destinations::Destinations,
+    identities::Identities,
+    keeper::{self, Keeper},
+    recorder::Recorder,
+    reload::Reload,
+    snapshot::Standing,
 };
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
-    event::{AssetId, AssetSet, BootNs},
+    event::{ActKind, AssetId, AssetSet, BootNs, Process},
     host::{
         self,
         hash::{HashQueue, Hasher},
@@ -41,7 +46,7 @@ use crate::{
         BuildInfo, Metrics,
         http::{Listener, Readiness},
     },
-    rules::Engine,
+    rules::{Engine, Severity},
     sensor::{HookKind, Protection, Reading, Sensor},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
@@ -175,7 +180,8 @@ impl Agent {
         }
         let mut sinks = Sinks::default();
         let mut opened = None;
-        for SinkConfig::File { path } in &config.sinks {
+        for sink in &config.sinks {
+            let SinkConfig::File { path } = sink else { continue };
             let file::Opened { sink, head, note } =
                 file::open(&path.value).map_err(|error| Failure::Invalid {
                     file: config.file.clone(),
@@ -185,11 +191,19 @@ impl Agent {
             // Every file gets the same lines; the chain goes on from the first.
             opened.get_or_insert((head, note));
         }
+        sinks.start(&config.sinks, state.path()).map_err(|error| Unfit::System("start the sinks", error))?;
         if options.show_alerts {
             sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
                 .map_err(|error| Unfit::System("open the terminal", error))?;
         }
+        // Without a file there is nothing to seal.
+        let sealed = opened.as_ref().map(|(head, _)| keeper::load(&state, *head));
+        let keeper::Loaded { key, fault } = sealed.unwrap_or(keeper::Loaded { key: None, fault: None });
+        let keeper = key.is_some().then(|| Keeper::start(state.clone())).transpose()?;
         let (head, note) = opened.unwrap_or_default();
+        // Before the first scrape: a zero there would look like a log that went back.
+        metrics.set_sequence(head.seq);
+        let note = note.or_else(|| fault.clone());
         let mounts = Arc::clone(classifier.table());
         let hasher = Hasher::default();
         let queue =
@@ -199,7 +213,10 @@ impl Agent {
             destinations: Destinations::new(classifier),
             ledger: Ledger::new(config.propagation_floor),
             engine: Engine::new(Arc::clone(&rules)),
-            alerts: Alerts::new(context(rules.digest(), head, note)?),
+            alerts: Alerts::new(alerts::Context { key, ..context(rules.digest(), head, note)? }),
+            agent: Arc::new(own_process()),
+            keeper,
+            kept: None,
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
@@ -211,6 +228,12 @@ impl Agent {
             standing: Standing { started_ms: Timestamp::now().as_millisecond(), missing_hooks: Vec::new() },
         };
         let now = now();
+        if let Some(text) = fault {
+            tracing::error!("{text}");
+            let what = "alert log".to_owned();
+            let kind = ActKind::FilesChanged;
+            pipeline.fault(&alerts::Fault { what, kind, severity: Severity::Critical, text }, now);
+        }
         pipeline.assets(&registry.assets(&config), now);
         metrics.set_asset_files(registry.files().len() as u64);
         let mut sensor = Sensor::start(config.propagation_floor).map_err(Unfit::from)?;
@@ -443,6 +466,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     let info = BuildInfo { version: env!("CARGO_PKG_VERSION"), commit: "", kernel_release: &facts.kernel };
     let metrics = Metrics::new(&info).context("a metric is defined twice")?;
     metrics.set_rule_set(&prepared.rules);
+    metrics.know_rule(alerts::OWN_RULE);
     Ok(metrics)
 }
 
@@ -461,7 +485,25 @@ fn context(digest: &str, head: alerts::Head, note: Option<String>) -> Result<ale
             - i64::try_from(now().0 / 1_000_000).unwrap_or(i64::MAX),
         run,
         head,
+        key: None,
         note,
+    })
+}
+
+/// The agent as alerts about itself name it; what cannot be read is left out.
+fn own_process() -> Process {
+    host::process::from_proc(std::process::id()).unwrap_or_else(|| Process {
+        pid: std::process::id(),
+        start: 0,
+        exe: String::new(),
+        exe_sha256: None,
+        cmdline: String::new(),
+        uid: rustix::process::geteuid().as_raw(),
+        auid: None,
+        cgroup: None,
+        container: None,
+        unit: None,
+        ancestry: Vec::new(),
     })
 }
 

@@ -68,6 +68,7 @@ pub fn replay<R: Read>(reader: &mut Reader<R>, rules: &Arc<RuleSet>) -> Replayed
             // The same recording and rules give the same lines.
             run: [0; 16],
             head: Head::default(),
+            key: None,
             note: None,
         }),
         records: Vec::new(),

@@ -22,6 +22,20 @@ pub struct Counts {
     pub dropped: u64,
     /// Lines that wait.
     pub backlog: u64,
+    /// Places that cannot be delivered to, or whose spool cannot be written, at the moment.
+    pub failing: u64,
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, one| Self {
+            sent: sum.sent + one.sent,
+            failed: sum.failed + one.failed,
+            dropped: sum.dropped + one.dropped,
+            backlog: sum.backlog + one.backlog,
+            failing: sum.failing + one.failing,
+        })
+    }
 }
 
 /// A line that was not taken.
@@ -169,6 +183,7 @@ impl Queue {
             failed: state.failed,
             dropped: state.dropped,
             backlog: state.lines.len() as u64,
+            failing: 0,
         }
     }
 

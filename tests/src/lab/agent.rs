@@ -41,6 +41,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub listen: SocketAddr,
     pub alerts: PathBuf,
+    /// Sinks beside that file.
+    pub sinks: Vec<Value>,
     /// `auto`, `syscall` or `function`.
     pub sensor: &'static str,
 }
@@ -69,6 +71,7 @@ impl Config {
             state_dir: dir.join("state"),
             listen: port,
             alerts: dir.join("alerts.ndjson"),
+            sinks: Vec::new(),
             sensor: "auto",
         })
     }
@@ -105,6 +108,9 @@ impl Config {
         let _ =
             writeln!(text, "listen: {}\npin: false\nsensor: {}", json!(self.listen.to_string()), self.sensor);
         let _ = writeln!(text, "sinks:\n  - {}", json!({"type": "file", "path": self.alerts}));
+        for sink in &self.sinks {
+            let _ = writeln!(text, "  - {sink}");
+        }
         text
     }
 
@@ -264,6 +270,16 @@ impl Agent {
         Ok((self.reader.read()?.to_vec(), self.stderr()))
     }
 
+    /// SIGKILL, then waits; every alert line it ever wrote.
+    ///
+    /// # Errors
+    /// When it is gone already, or a line is no JSON.
+    pub fn kill(mut self) -> Result<Vec<Alert>> {
+        self.child.kill().context("cannot kill the agent")?;
+        self.exit(STOPPED_WITHIN)?;
+        Ok(self.reader.read()?.to_vec())
+    }
+
     fn exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let status = wait_for(limit, || self.child.try_wait().transpose())
             .with_context(|| format!("the agent still runs after {limit:?}:\n{}", self.stderr()))?
@@ -333,7 +349,7 @@ fn failures(report: &Value) -> Vec<String> {
 }
 
 /// HTTP/1.0, so that the answer ends with the connection and is never chunked.
-fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(super) fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(addr).with_context(|| format!("nobody listens at {addr}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).context("cannot limit the wait")?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").context("cannot ask")?;

@@ -5,7 +5,9 @@
 
 pub mod agent;
 pub mod alert;
+pub mod alertmanager;
 pub mod guard;
+pub mod hook;
 mod http;
 pub mod metrics;
 pub mod outside;

@@ -17,7 +17,11 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
 
-use super::queue::{Counts, Full, Queue, Turn};
+use super::{
+    Trouble,
+    queue::{Counts, Full, Queue, Turn},
+    status::Status,
+};
 use crate::alerts::Head;
 
 mod place;
@@ -43,6 +47,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct FileSink {
     path: PathBuf,
     queue: Arc<Queue>,
+    status: Arc<Status>,
 }
 
 /// What [`open`] found.
@@ -55,16 +60,26 @@ pub struct Opened {
     pub note: Option<String>,
 }
 
-/// Opens or creates the alert log and starts its thread.
+/// Opens or creates the alert log and starts its thread. A disk that is full or broken now is not the end of it: alerts
+/// wait in memory, the sink says so, and it tries again.
 ///
 /// # Errors
-/// What [`check`] finds, another agent that has the file open, and errors of the filesystem.
+/// What [`check`] finds, another agent that has the file open, and errors of the filesystem that do not pass.
 pub fn open(path: &Path) -> Result<Opened, FileError> {
     let place = Place::prepare(path)?;
-    let file = place.open_log()?;
-    let resume::Resumed { file, head, note } = resume::resume(&place, file)?;
+    let status = Arc::new(Status::default());
+    let (file, head, note) = match place.open_log().and_then(|file| resume::resume(&place, file)) {
+        Ok(resume::Resumed { file, head, note }) => (Some(file), head, note),
+        Err(error) if error.may_pass() => {
+            tracing::error!("{error}: alerts wait in memory");
+            status.set_delivery(Some(error.to_string()));
+            (None, resume::last_head(&place), Some(format!("when the agent was started: {error}")))
+        }
+        Err(error) => return Err(error),
+    };
     let queue = Arc::new(Queue::new(MOST_LINES, MOST_BYTES));
-    let writer = Writer { place, file: Some(file), written: 0, unsynced: None, troubled: false };
+    let writer =
+        Writer { place, file, written: 0, unsynced: None, troubled: false, status: Arc::clone(&status) };
     let worker = Arc::clone(&queue);
     thread::Builder::new()
         .name("alert-log".to_owned())
@@ -73,7 +88,15 @@ pub fn open(path: &Path) -> Result<Opened, FileError> {
             worker.end();
         })
         .map_err(|source| FileError::Io { doing: "start a thread for", path: path.to_owned(), source })?;
-    Ok(Opened { sink: FileSink { path: path.to_owned(), queue }, head, note })
+    Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status }, head, note })
+}
+
+/// Where the chain of a log stands; changes nothing but makes the log's directory if that is missing.
+///
+/// # Errors
+/// What [`check`] finds.
+pub fn head(path: &Path) -> Result<Head, FileError> {
+    Ok(resume::last_head(&Place::prepare(path)?))
 }
 
 impl FileSink {
@@ -87,7 +110,13 @@ impl FileSink {
 
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.queue.counts()
+        // Lines are counted by the queue, failures to sync by the writer.
+        [self.queue.counts(), self.status.counts()].into_iter().sum()
+    }
+
+    /// Why lines do not get to the disk at the moment.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.status.trouble()
     }
 
     #[must_use]
@@ -128,6 +157,7 @@ struct Writer {
     unsynced: Option<Instant>,
     /// The last attempt failed, and was logged.
     troubled: bool,
+    status: Arc<Status>,
 }
 
 impl Writer {
@@ -140,17 +170,18 @@ impl Writer {
                             self.troubled = false;
                             tracing::info!(path = %self.place.path().display(), "the alert log takes lines again");
                         }
+                        self.status.set_delivery(None);
                         queue.delivered();
                         self.sync_if_due();
                     }
                     Err(error) => {
                         if !self.troubled {
                             self.troubled = true;
-                            tracing::error!(
-                                "cannot write to alert log {}, alerts wait in memory: {error}",
-                                self.place.path().display()
-                            );
+                            tracing::error!("{error}: alerts wait in memory");
                         }
+                        self.status.set_delivery(Some(format!(
+                            "{error}: alerts wait in memory, free the disk or mend the path before they are lost"
+                        )));
                         queue.failed(PAUSE);
                     }
                 },
@@ -172,7 +203,11 @@ impl Writer {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(self.place.open_log()?),
+            // A rest that a full disk left is set aside first: it must not become a part of this line.
+            None => {
+                let opened = resume::resume(&self.place, self.place.open_log()?)?;
+                self.file.insert(opened.file)
+            }
         };
         while self.written < line.len() {
             match file.write(&line[self.written..]) {
@@ -203,11 +238,19 @@ impl Writer {
     }
 
     fn sync(&mut self) {
-        if self.unsynced.take().is_some()
-            && let Some(file) = &self.file
-            && let Err(error) = file.sync_data()
-        {
-            tracing::error!("cannot sync alert log {}: {error}", self.place.path().display());
+        if self.unsynced.take().is_none() {
+            return;
+        }
+        let Some(file) = &self.file else { return };
+        match file.sync_data() {
+            Ok(()) => self.status.set_spool(None),
+            Err(error) => {
+                // The kernel forgets what it could not write: only a copy elsewhere has those lines for sure.
+                let why = format!("cannot sync alert log {}: {error}", self.place.path().display());
+                tracing::error!("{why}");
+                self.status.add_failed();
+                self.status.set_spool(Some(format!("{why}; its last lines may be lost, look at the disk")));
+            }
         }
     }
 }

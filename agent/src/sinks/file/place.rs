@@ -31,6 +31,14 @@ pub enum FileError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
 
+impl FileError {
+    /// A disk that is full or broken can be mended while the agent runs; a place that is wrong cannot.
+    pub(super) fn may_pass(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO))
+    }
+}
+
 /// Whether an alert log could be opened there; changes nothing.
 ///
 /// # Errors

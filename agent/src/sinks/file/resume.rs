@@ -63,6 +63,13 @@ fn replace(place: &Place, file: File) -> Result<Resumed, FileError> {
     Err(place.io("find a free name to move the damaged", io::ErrorKind::AlreadyExists.into()))
 }
 
+/// Where the chain stands, as far as it can be read without changing anything.
+pub(super) fn last_head(place: &Place) -> Head {
+    let tail = place.read_beside("").and_then(|file| read_tail(&file).ok());
+    let found = tail.and_then(|(tail, _)| last_line(&tail));
+    found.map_or_else(|| rotated_head(place), |found| found.head)
+}
+
 /// A log that was just rotated is empty: its chain goes on from the file that logrotate put beside it.
 fn rotated_head(place: &Place) -> Head {
     let Some(file) = place.read_beside(".1") else { return Head::default() };
