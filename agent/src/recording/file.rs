@@ -370,7 +370,7 @@ mod tests {
             "r has format 9, and this version reads 2; use the version that recorded it"
         );
         assert_eq!(
-            refused(b"WBREC\0\x01\0"),
+            refused(b"WBREC\0\x02\0"),
             "the head of the recording r is damaged: it ends before its header"
         );
     }
@@ -393,7 +393,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let mut framed = b"WBREC\0\x01\0".to_vec();
+            let mut framed = b"WBREC\0\x02\0".to_vec();
             framed.extend_from_slice(&bytes);
             if let Ok(reader) = Reader::new(framed.as_slice(), Path::new("r")) {
                 reader.for_each(drop);

@@ -306,6 +306,26 @@ rules:
         assert_ne!(both, digest(&[("a", &text)]));
     }
 
+    /// What the page shows is what works: each block of YAML beside the built-in rules, with its tests.
+    #[test]
+    fn the_examples_of_the_tuning_page_work() {
+        let page = std::fs::read_to_string("../docs/tuning.md").expect("the page is there");
+        let core = std::fs::read_to_string("../rules/core.yaml").expect("the built-in rules");
+        let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let mut count = 0;
+        for block in blocks {
+            let sources = [("core.yaml".into(), core.clone()), ("site.yaml".into(), block.to_owned())];
+            let set =
+                RuleSet::parse(&sources, TODAY).unwrap_or_else(|faults| panic!("{}", render(&faults, false)));
+            assert!(set.warnings().is_empty(), "{}", render(set.warnings(), false));
+            let failures: Vec<Diagnostic> =
+                run_tests(&set).into_iter().filter_map(|test| test.failure).collect();
+            assert!(failures.is_empty(), "{}", render(&failures, false));
+            count += 1;
+        }
+        assert_eq!(count, 3);
+    }
+
     #[test]
     fn a_set_without_rules_is_refused() {
         let scratch = tempfile::tempdir().expect("a scratch folder");

@@ -245,9 +245,7 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer with 200 or the page is not the text format.
     pub fn metrics(&self) -> Result<Vec<Sample>> {
-        let (status, page) = get(self.config.listen, "/metrics")?;
-        ensure!(status == 200, "/metrics answered {status}");
-        metrics::parse(&page)
+        samples(self.config.listen)
     }
 
     /// Status of a page of its HTTP server, and the page.
@@ -299,6 +297,16 @@ impl Drop for Agent {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Every sample of the `/metrics` of the agent that listens at an address.
+///
+/// # Errors
+/// When it does not answer with 200 or the page is not the text format.
+pub fn samples(listen: SocketAddr) -> Result<Vec<Sample>> {
+    let (status, page) = get(listen, "/metrics")?;
+    ensure!(status == 200, "/metrics answered {status}");
+    metrics::parse(&page)
 }
 
 /// Whether the agent can run here at all.

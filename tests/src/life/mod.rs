@@ -1,6 +1,8 @@
 //! What happens to files and processes around the agent's own life: holders that were there first, files that vanish, are
 //! renamed, replaced or grow, the agent's start and end.
 
+mod reload;
+
 use std::{fs, process::Command};
 
 use tests::lab::{
@@ -27,6 +29,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("endpoints", endpoints),
     ("stops_and_leaves_nothing", stops_and_leaves_nothing),
     ("inventory", inventory),
+    ("wrong_rules_change_nothing", reload::wrong_rules_change_nothing),
+    ("a_reload_keeps_what_was_weighed", reload::a_reload_keeps_what_was_weighed),
+    ("an_exception_is_written_and_sent_nowhere", reload::an_exception_is_written_and_sent_nowhere),
 ];
 
 fn open_before_the_start(w: &mut World) {

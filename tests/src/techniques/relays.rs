@@ -101,22 +101,26 @@ fn unix_socket_to_a_peer(w: &mut World) {
 fn staged_on_the_controlled_volume(w: &mut World) {
     let scene = w.scene();
     let stage = scene.controlled.join("notes.bin");
-    staged(scene, &stage);
+    let unregistered =
+        |scene: &Scene<'_>, by: &Identity| Expected::unregistered(scene, by, &stage, size(&stage));
+    staged(scene, &stage, Some(&unregistered));
 }
 
 fn staged_in_shared_memory(w: &mut World) {
     let scene = w.scene();
     let stage = Path::new("/dev/shm").join(format!("weighbridge-lab-{}", std::process::id()));
-    staged(scene, &stage);
+    staged(scene, &stage, None);
     // Best effort: it is the lab's own file, and the next assertion of anything would come too late for it.
     let _ = std::fs::remove_file(&stage);
 }
 
-fn staged(scene: Scene<'_>, stage: &Path) {
+/// `first`: what the staged copy itself raises.
+fn staged(scene: Scene<'_>, stage: &Path, first: Option<&dyn Fn(&Scene<'_>, &Identity) -> Expected>) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
-    scene.run(Command::new("cp").arg(source).arg(stage));
+    let stager = scene.run(Command::new("cp").arg(source).arg(stage));
     let cp = scene.run(Command::new("cp").arg(stage).arg(&copy));
-    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    let mut expected = vec![Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    expected.extend(first.map(|first| first(&scene, &stager)));
     scene.expect(&expected);
 }
 
@@ -136,9 +140,12 @@ fn copy_file_range_of_a_staged_copy(w: &mut World) {
     let scene = w.scene();
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let stage = scene.controlled.join("notes.bin");
-    scene.run(&mut scene.mover("copy_file_range", "-", source, &stage.to_string_lossy()));
+    let stager = scene.run(&mut scene.mover("copy_file_range", "-", source, &stage.to_string_lossy()));
     let cp = scene.run(Command::new("cp").arg(&stage).arg(&copy));
-    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    let expected = [
+        Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy)),
+        Expected::unregistered(&scene, &stager, &stage, size(&stage)),
+    ];
     scene.expect(&expected);
 }
 

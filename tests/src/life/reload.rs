@@ -1,0 +1,114 @@
+//! Rules that change while the agent runs (SIGHUP): wrong ones change nothing, right ones lose nothing.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use tests::lab::{KIB, MIB, metrics, process, which};
+
+use crate::{
+    expect::Expected,
+    world::{ALERT_WITHIN, ASSET, Scene, World},
+};
+
+pub(super) fn wrong_rules_change_nothing(w: &mut World) {
+    let mut scene = started(w);
+    fs::write(site(&scene), "schema: 1\npack: site\nrulez: []\n").expect("a rule file can be written");
+    reload(&mut scene, "refused");
+    let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(metrics::sum(&samples, "weighbridge_rules_last_reload_successful", &[]), Some(0.0));
+    let said = scene.agent().stderr();
+    assert!(said.contains("rulez"), "the log does not say what is wrong: {said}");
+    // The old set is in force.
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let cp = scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(&source, &copy))];
+    scene.expect(&expected);
+}
+
+/// What was weighed before a reload counts after it: two parts, each below the line, are above it together.
+pub(super) fn a_reload_keeps_what_was_weighed(w: &mut World) {
+    let mut scene = started(w);
+    part(&scene, "a", 512 * KIB);
+    scene.mark();
+    let rules = "schema: 1\npack: site\noverrides:\n  - {rule: WB-0001, set: {title: Something else}, owner: lab, \
+                 reason: To see a reload, expires: EXPIRES}\n";
+    fs::write(site(&scene), rules.replace("EXPIRES", &soon())).expect("a rule file can be written");
+    reload(&mut scene, "accepted");
+    let dd = part(&scene, "b", MIB);
+    let copy = scene.uncontrolled.join("b");
+    let expected = [Expected::copy(&scene, &dd, &copy, MIB + 512 * KIB)];
+    scene.expect(&expected);
+}
+
+pub(super) fn an_exception_is_written_and_sent_nowhere(w: &mut World) {
+    let mut scene = started(w);
+    let cp = which("cp").expect("cp");
+    let hash = process::sha256(&cp).unwrap_or_else(|error| panic!("{error:#}"));
+    let rules = format!(
+        "schema: 1\npack: site\nexceptions:\n  - id: EX-1\n    rules: [WB-0001, WB-0003]\n    match: {{process.executable_sha256: \
+         {hash}, asset.name: {ASSET}}}\n    owner: lab\n    reason: To see an exception\n    expires: {}\n",
+        soon()
+    );
+    fs::write(site(&scene), rules).expect("a rule file can be written");
+    reload(&mut scene, "accepted");
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let bytes = scene.arrived(&source, &copy);
+    let exact = scene.agent().wait(ALERT_WITHIN, |alerts| {
+        let excepted = alerts.iter().filter(|alert| alert.text("/exception/id") == "EX-1");
+        excepted.into_iter().find(|alert| alert.bound() == bytes && alert.rule() == "WB-0001").cloned()
+    });
+    let alert =
+        exact.unwrap_or_else(|error| panic!("{error:#}")).expect("the excepted match is written down");
+    assert_eq!((alert.text("/mode"), alert.0["status_id"].as_u64()), ("shadow", Some(3)));
+    let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
+    let excepted = [("rule_id", "WB-0001"), ("outcome", "excepted")];
+    assert!(metrics::sum(&samples, "weighbridge_rule_matches_total", &excepted) > Some(0.0));
+    scene.expect_silence();
+}
+
+/// An agent whose rules are copies in a directory of the scene's own.
+fn started(w: &mut World) -> Scene<'_> {
+    let mut scene = w.prepare();
+    let folder = scene.work.join("rules.d");
+    fs::create_dir(&folder).expect("a folder can be made");
+    for entry in fs::read_dir(&scene.config.rules[0]).expect("the rules are there").flatten() {
+        if entry.path().extension().is_some_and(|end| end == "yaml") {
+            fs::copy(entry.path(), folder.join(entry.file_name())).expect("a rule file can be copied");
+        }
+    }
+    scene.config.rules = vec![folder];
+    scene.start();
+    scene
+}
+
+fn site(scene: &Scene<'_>) -> PathBuf {
+    scene.work.join("rules.d/site.yaml")
+}
+
+/// Sends SIGHUP and waits until the metric says what came of it.
+fn reload(scene: &mut Scene<'_>, outcome: &str) {
+    let pid = scene.agent().pid().to_string();
+    scene.run(Command::new("kill").args(["-HUP", &pid]));
+    let listen = scene.config.listen;
+    let waited = scene.agent().wait(ALERT_WITHIN, |_| {
+        let samples = tests::lab::agent::samples(listen).ok()?;
+        let reloads = metrics::sum(&samples, "weighbridge_rules_reloads_total", &[("outcome", outcome)]);
+        (reloads >= Some(1.0)).then_some(())
+    });
+    waited.unwrap_or_else(|error| panic!("{error:#}")).unwrap_or_else(|| panic!("no reload was {outcome}"));
+}
+
+/// Copies the first bytes of the model.
+fn part(scene: &Scene<'_>, name: &str, bytes: u64) -> process::Identity {
+    let input = format!("if={}", scene.model.files[0].display());
+    let output = format!("of={}", scene.uncontrolled.join(name).display());
+    let count = format!("count={bytes}");
+    scene.run(Command::new("dd").args([&input, &output, "bs=64K", "iflag=count_bytes", &count]))
+}
+
+/// A day that is not over and not far away.
+fn soon() -> String {
+    let output =
+        Command::new("date").args(["-u", "-d", "+20 days", "+%F"]).output().expect("date can be run");
+    String::from_utf8(output.stdout).expect("a date is text").trim().to_owned()
+}
