@@ -136,6 +136,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
                     line: matched.crossed.line,
                     over_seconds: matched.crossed.over.as_secs_f64(),
                 },
+                folded: matched.folded,
                 sink: record.sink.clone(),
                 act: record.act.as_ref().map(|act| Done {
                     kind: act.kind.as_str(),

@@ -66,6 +66,9 @@ pub fn render(alert: &Alert, colour: bool) -> String {
     if !process.cmdline.is_empty() {
         line("command", &short(&words::printable(&process.cmdline)));
     }
+    if matched.folded > 0 {
+        line("floods", &format!("{} matches of other identities are told as this one", matched.folded));
+    }
     if matched.contributors.count > 1 {
         line("with", &format!("{} processes in all", matched.contributors.count));
     }

@@ -214,6 +214,9 @@ pub(super) struct Weighbridge {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) share: Option<f64>,
     pub(super) crossed: Crossed,
+    /// Matches of other identities that this finding stands for, because the rule flooded.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) folded: u64,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_shared")]
     pub(super) sink: Option<Arc<Sink>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -325,6 +328,10 @@ impl DetectionFinding {
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a finding has only string keys and finite or null numbers")
     }
+}
+
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn shared<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -86,6 +86,7 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
             .to_vec(),
         exception: None,
         repeated: false,
+        folded: 0,
         bound_bytes,
         share: bound_bytes as f64 / asset.bytes as f64,
         crossed: Crossed {

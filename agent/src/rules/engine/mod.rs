@@ -31,6 +31,8 @@ pub struct Match {
     /// The identity had fallen below every line since it was last told at this severity, and the rule's `suppress` is not
     /// over: it is the same finding still.
     pub repeated: bool,
+    /// How many matches of other identities were folded into this one because the rule floods; 0 unless it does.
+    pub folded: u64,
     /// The alert's identity: the rule's `group_by` fields and their values, empty when absent.
     pub group: Vec<(&'static str, String)>,
     /// The bytes of the window, at most the asset's size.

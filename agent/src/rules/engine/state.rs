@@ -18,6 +18,10 @@ use crate::{
 pub(super) const MAX_GROUPS: usize = 1024;
 /// Most identities of one rule that are matching at once. Beyond them the one that was still for longest is resolved.
 const MAX_FINDINGS: usize = 4096;
+/// Identities of one rule from which on it floods: further ones are told as one, each asset apart.
+pub(super) const FLOOD: usize = 256;
+/// What stands for the values of an identity that was folded.
+pub(super) const OTHERS: &str = "(others)";
 /// Most combinations of one sequence's `by` values. Beyond them the one that came least far makes room.
 const MAX_PROGRESS: usize = 4096;
 
@@ -42,6 +46,8 @@ struct Finding {
     /// The highest severity that was told, and when.
     told: Option<(Severity, BootNs)>,
     last_at: BootNs,
+    /// Matches of identities that were folded into this one.
+    folded: u64,
 }
 
 /// Memory that is used again for every record, and what all rules count together.
@@ -88,6 +94,9 @@ impl State {
         }
         let exception = rule.exception_for(record);
         write_key(exception, &rule.group_by, record, &mut scratch.identity);
+        if self.findings.len() >= FLOOD && !self.findings.contains_key(scratch.identity.as_slice()) {
+            fold(&rule.group_by, &mut scratch.identity);
+        }
         // It had fallen below every line, and is only open because it was told lately.
         let had_fallen =
             self.findings.get(scratch.identity.as_slice()).is_some_and(|finding| finding.matching.is_empty());
@@ -184,6 +193,8 @@ impl State {
     ) -> Option<Match> {
         let finding = self.findings.get_mut(scratch.identity.as_slice())?;
         finding.last_at = record.at;
+        finding.folded += u64::from(scratch.identity.iter().any(|value| value == OTHERS));
+        let folded = finding.folded;
         let is_raised = finding.told.is_none_or(|(severity, _)| most.severity > severity);
         if is_raised {
             finding.told = Some((most.severity, record.at));
@@ -198,6 +209,7 @@ impl State {
             mode: if exception.is_some() { Mode::Shadow } else { rule.mode_of(record) },
             exception: exception.map(|exception| Arc::clone(&exception.facts)),
             repeated: had_fallen && !is_raised,
+            folded,
             group: labels(&rule.group_by, &scratch.identity),
             bound_bytes,
             share: share(bound_bytes, group.asset.bytes),
@@ -379,6 +391,15 @@ fn write_key(exception: Option<&Arc<Exception>>, fields: &[&'static Field], reco
         text.clear();
         if let Some(value) = (field.get)(record) {
             value.write_to(text);
+        }
+    }
+}
+
+/// Makes one identity of many: only the exception and the asset stay apart.
+fn fold(fields: &[&'static Field], identity: &mut Key) {
+    for (field, value) in fields.iter().zip(identity.iter_mut().skip(1)) {
+        if field.name != "asset.name" {
+            OTHERS.clone_into(value);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::{state::MAX_GROUPS, *};
+use super::{
+    state::{FLOOD, MAX_GROUPS, OTHERS},
+    *,
+};
 use crate::{
     event::{ActKind, Asset, SinkKind},
     rules::fixtures::{TODAY, record, rule_set},
@@ -216,6 +219,34 @@ fn suppress_keeps_a_finding_open_and_a_higher_line_breaks_through() {
     assert_eq!(expire(&mut engine, 902).len(), 1);
     let fresh = seen(&mut engine, &[flow(903, "8:16", 1, 2 * MIB)]);
     assert_eq!(fresh, [Some((Severity::Low, 2 * MIB, false))]);
+}
+
+#[test]
+fn a_rule_that_floods_is_told_as_one_and_nothing_is_dropped() {
+    let rule = "    match: {sink.kind: file}
+    aggregate: {sum: bound, by: [asset.name, sink.device], over: 1h, tiers: [{gte: 1B, severity: low}, {gte: 8MiB, severity: high}]}
+    group_by: [asset.name, sink.device]
+";
+    let mut engine = Engine::new(rule_set("alert", rule));
+    let devices =
+        |from: usize, to: usize| (from..to).map(|n| flow(100, &format!("9:{n}"), 1, MIB)).collect::<Vec<_>>();
+    for record in devices(0, FLOOD) {
+        let found = observe(&mut engine, &record).expect("a finding of its own");
+        assert_eq!((found.group[1].1 != OTHERS, found.folded), (true, 0));
+    }
+    for (before, record) in devices(FLOOD, FLOOD + 10).iter().enumerate() {
+        let found = observe(&mut engine, record).expect("it is told");
+        assert_eq!((found.group[1].1.as_str(), found.folded), (OTHERS, before as u64 + 1));
+        assert_eq!(found.group[0].1, "llm");
+    }
+    let found = observe(&mut engine, &flow(101, "9:3", 1, MIB)).expect("one that was known stays apart");
+    assert_eq!(found.folded, 0);
+    let found = observe(&mut engine, &flow(101, "9:260", 1, 9 * MIB)).expect("a higher line breaks through");
+    assert_eq!(
+        (found.severity, found.group[1].1.as_str(), found.bound_bytes),
+        (Severity::High, OTHERS, 10 * MIB)
+    );
+    assert_eq!(expire(&mut engine, 9000).len(), FLOOD + 1);
 }
 
 #[test]
