@@ -23,8 +23,14 @@ pub struct Field {
 /// other they are not attached. Written as in C, without names and qualifiers; the first parameter is the tracing's own.
 pub const PROTOTYPES: &[(&str, &str)] = &[
     ("sock_send_length", "(void *, struct sock *, int, int)"),
-    // Before 6.13 the result came by value, among up to seven arguments.
+    ("sock_recv_length", "(void *, struct sock *, int, int)"),
+    ("io_uring_submit_req", "(void *, struct io_kiocb *)"),
+    ("io_uring_submit_sqe", "(void *, struct io_kiocb *, bool)"),
+    ("io_uring_file_get", "(void *, struct io_kiocb *, int)"),
     ("io_uring_complete", "(void *, struct io_ring_ctx *, void *, struct io_uring_cqe *)"),
+    // Before 6.13 the result came by value, among up to seven arguments; of 5.10 there is no request among them.
+    ("io_uring_complete_by_value", "(void *, void *, void *, u64, int, unsigned int, u64, u64)"),
+    ("io_uring_cqe_overflow", "(void *, void *, long long unsigned int, s32, u32, void *)"),
 ];
 
 macro_rules! fields {
@@ -48,6 +54,8 @@ fields! {
     TASK_REAL_PARENT = "task_struct", "real_parent", true;
     TASK_TGID = "task_struct", "tgid", true;
     TASK_PID = "task_struct", "pid", true;
+    TASK_STACK = "task_struct", "stack", true;
+    TASK_THREAD_NODE = "task_struct", "thread_node", true;
     TASK_FLAGS = "task_struct", "flags", true;
     TASK_FILES = "task_struct", "files", true;
     TASK_MM = "task_struct", "mm", true;
@@ -57,7 +65,9 @@ fields! {
     TASK_STATUS = "task_struct", "thread_info.status", true;
     TASK_LOGINUID = "task_struct", "loginuid.val", false;
     SIGNAL_LIVE = "signal_struct", "live", true;
+    SIGNAL_THREADS = "signal_struct", "thread_head", true;
     CRED_UID = "cred", "uid.val", true;
+    FILES_COUNT = "files_struct", "count.counter", true;
     FILES_FDT = "files_struct", "fdt", true;
     FDTABLE_MAX_FDS = "fdtable", "max_fds", true;
     FDTABLE_FD = "fdtable", "fd", true;
@@ -76,6 +86,8 @@ fields! {
     DENTRY_PARENT = "dentry", "d_parent", true;
     DENTRY_NAME = "dentry", "d_name.name", true;
     DENTRY_INODE = "dentry", "d_inode", true;
+    MM_USERS = "mm_struct", "mm_users.counter", true;
+    MM_OWNER = "mm_struct", "owner", false;
     MM_ARG_START = "mm_struct", "arg_start", true;
     MM_ARG_END = "mm_struct", "arg_end", true;
     MM_ENV_START = "mm_struct", "env_start", true;
@@ -101,5 +113,26 @@ fields! {
     OVL_FILE_REAL = "ovl_file", "realfile", false;
     URING_FILE = "io_kiocb", "file", false;
     URING_OPCODE = "io_kiocb", "opcode", false;
-    CQE_RES = "io_uring_cqe", "res", false;
+    URING_FLAGS = "io_kiocb", "flags", false;
+    URING_RING = "io_kiocb", "ctx", false;
+    URING_USER_DATA = "io_kiocb", "cqe.user_data", false;
+    URING_FD = "io_kiocb", "cqe.fd", false;
+    URING_RES = "io_kiocb", "cqe.res", false;
+    URING_ASYNC_DATA = "io_kiocb", "async_data", false;
+    URING_TASK = "io_kiocb", "task", false;
+    URING_TCTX = "io_kiocb", "tctx", false;
+    TCTX_TASK = "io_uring_task", "task", false;
+    RW_LEN = "io_rw", "len", false;
+    RW_COUNT = "io_async_rw", "iter.count", false;
+    SPLICE_LEN = "io_splice", "len", false;
+    SPLICE_FD_IN = "io_splice", "splice_fd_in", false;
+    SPLICE_FLAGS = "io_splice", "flags", false;
+    OPEN_SLOT = "io_open", "file_slot", false;
+    RING_MM = "io_ring_ctx", "mm_account", false;
+    RING_FILES = "io_ring_ctx", "file_table.data.nr", false;
+    RING_NODES = "io_ring_ctx", "file_table.data.nodes", false;
+    RING_OLD_FILES = "io_ring_ctx", "nr_user_files", false;
+    RING_OLD_TABLE = "io_ring_ctx", "file_table.files", false;
+    NODE_FILE = "io_rsrc_node", "file_ptr", false;
+    BPRM_EXECFD = "linux_binprm", "execfd", true;
 }

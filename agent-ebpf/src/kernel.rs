@@ -19,6 +19,8 @@ pub(crate) const S_IFCHR: u32 = 0o020_000;
 pub(crate) const S_IFIFO: u32 = 0o010_000;
 
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+/// `ANON_INODE_FS_MAGIC`.
+const ANON_INODES_MAGIC: u64 = 0x0904_1934;
 const FMODE_WRITE: u32 = 2;
 /// `thread_info.status`: this system call came through the 32-bit entry.
 const TS_COMPAT: u32 = 2;
@@ -109,16 +111,51 @@ impl Task {
         pointer(self.0, &TASK_MM).map(Mm)
     }
 
-    /// Threads of its group that still run; read in `sched_process_exit`, which counts this one out before.
+    /// Threads of its group that still run; in `sched_process_exit` this one is counted out already.
     #[inline(always)]
     pub(crate) fn live_threads(self) -> Option<u32> {
         field(pointer(self.0, &TASK_SIGNAL)?, &SIGNAL_LIVE)
+    }
+
+    /// Address of its kernel stack.
+    #[inline(always)]
+    pub(crate) fn stack(self) -> Option<u64> {
+        pointer(self.0, &TASK_STACK)
+    }
+
+    /// The first link of the list of its process's threads.
+    #[inline(always)]
+    pub(crate) fn threads(self) -> Option<ThreadLink> {
+        let signal = pointer(self.0, &TASK_SIGNAL)?;
+        let head = signal + u64::from(SIGNAL_THREADS.load());
+        Some(ThreadLink { head, at: head })
     }
 
     /// Address of its descriptor table, for comparison only.
     #[inline(always)]
     pub(crate) fn files(self) -> Option<u64> {
         pointer(self.0, &TASK_FILES)
+    }
+
+    /// Whether another process has its descriptor table too. A thread on its way out counts as one.
+    #[inline(always)]
+    pub(crate) fn shares_files(self) -> bool {
+        match (pointer(self.0, &TASK_FILES), self.live_threads()) {
+            (Some(files), Some(threads)) => {
+                field::<u32>(files, &FILES_COUNT).is_none_or(|users| users > threads)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether another process has its memory too. Threads are counted out before they let go of it, so that this errs only
+    /// towards sharing.
+    #[inline(always)]
+    pub(crate) fn shares_memory(self) -> bool {
+        match (self.mm(), self.live_threads()) {
+            (Some(mm), Some(threads)) => field::<u32>(mm.0, &MM_USERS).is_none_or(|users| users > threads),
+            _ => false,
+        }
     }
 
     /// Size of its descriptor table.
@@ -142,10 +179,36 @@ impl Task {
     }
 }
 
+/// A place in the list of a process's threads (`signal_struct.thread_head`).
+#[derive(Clone, Copy)]
+pub(crate) struct ThreadLink {
+    head: u64,
+    at: u64,
+}
+
+impl ThreadLink {
+    /// The next thread; `None` at the end.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<Task> {
+        // SAFETY: the helper checks the address; `next` is the first member of a `struct list_head`.
+        self.at = unsafe { bpf_probe_read_kernel(self.at as *const u64) }.ok()?;
+        if self.at == self.head || self.at == 0 {
+            return None;
+        }
+        Some(Task(self.at - u64::from(TASK_THREAD_NODE.load())))
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Mm(pub(crate) u64);
 
 impl Mm {
+    /// Some task of the process that it belongs to.
+    #[inline(always)]
+    pub(crate) fn owner(self) -> Option<Task> {
+        pointer(self.0, &MM_OWNER).map(Task)
+    }
+
     #[inline(always)]
     pub(crate) fn exe(self) -> Option<File> {
         pointer(self.0, &MM_EXE_FILE).map(File)
@@ -213,6 +276,20 @@ impl File {
             Ok(0) | Err(_) => None,
             Ok(real) => Some(Self(real)),
         }
+    }
+
+    /// A group of fanotify, whose events are read with open files of what they tell of. The name is that of
+    /// `fanotify_init` (`fs/notify/fanotify/fanotify_user.c`), and nobody can give it to another anonymous inode.
+    #[inline(always)]
+    pub(crate) fn is_fanotify(self) -> bool {
+        const START: u64 = u64::from_ne_bytes(*b"[fanotif");
+        let name = match self.inode() {
+            Some(inode) if inode.magic() == Some(ANON_INODES_MAGIC) => self.dentry().and_then(Dentry::name),
+            _ => None,
+        };
+        let Some(name) = name else { return false };
+        // SAFETY: the helper checks the address.
+        matches!(unsafe { bpf_probe_read_kernel(name as *const u64) }, Ok(START))
     }
 
     /// The socket behind it; only for an inode of kind `S_IFSOCK`.
@@ -371,11 +448,12 @@ impl Vma {
     }
 }
 
-/// A request of io_uring.
+/// A request of io_uring (`struct io_kiocb`).
 #[derive(Clone, Copy)]
 pub(crate) struct UringRequest(pub(crate) u64);
 
 impl UringRequest {
+    /// The file that it works on, once that is looked up.
     #[inline(always)]
     pub(crate) fn file(self) -> Option<File> {
         pointer(self.0, &URING_FILE).map(File)
@@ -385,10 +463,118 @@ impl UringRequest {
     pub(crate) fn opcode(self) -> Option<u8> {
         field(self.0, &URING_OPCODE)
     }
+
+    /// The lower half of its flags: the first byte is that of the submission (`IOSQE_…`), the others the kernel's own.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u32 {
+        field(self.0, &URING_FLAGS).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ring(self) -> Option<UringRing> {
+        pointer(self.0, &URING_RING).map(UringRing)
+    }
+
+    #[inline(always)]
+    pub(crate) fn user_data(self) -> u64 {
+        field(self.0, &URING_USER_DATA).unwrap_or(0)
+    }
+
+    /// Descriptor or slot that it was submitted with; what stands there is its result once it completed.
+    #[inline(always)]
+    pub(crate) fn descriptor(self) -> Option<u32> {
+        field(self.0, &URING_FD)
+    }
+
+    /// Its result, once it completed.
+    #[inline(always)]
+    pub(crate) fn result(self) -> Option<i32> {
+        field(self.0, &URING_RES)
+    }
+
+    /// Who submitted it. Whoever completes it can be another process, or a worker of the kernel.
+    #[inline(always)]
+    pub(crate) fn task(self) -> Option<Task> {
+        if URING_TCTX.load() == ABSENT {
+            return pointer(self.0, &URING_TASK).map(Task);
+        }
+        pointer(pointer(self.0, &URING_TCTX)?, &TCTX_TASK).map(Task)
+    }
+
+    /// Of a read or write: the length, or the number of vectors.
+    #[inline(always)]
+    pub(crate) fn rw_length(self) -> Option<u32> {
+        field(self.0, &RW_LEN)
+    }
+
+    /// Of a read or write of vectors: their length, where the kernel has them already.
+    #[inline(always)]
+    pub(crate) fn rw_count(self) -> Option<u64> {
+        field(pointer(self.0, &URING_ASYNC_DATA)?, &RW_COUNT)
+    }
+
+    #[inline(always)]
+    pub(crate) fn splice_length(self) -> Option<u64> {
+        field(self.0, &SPLICE_LEN)
+    }
+
+    /// Descriptor or slot that a splice takes from.
+    #[inline(always)]
+    pub(crate) fn splice_input(self) -> Option<u32> {
+        field(self.0, &SPLICE_FD_IN)
+    }
+
+    #[inline(always)]
+    pub(crate) fn splice_flags(self) -> u32 {
+        field(self.0, &SPLICE_FLAGS).unwrap_or(0)
+    }
+
+    /// Of an open: the slot that the file goes into, counted from 1; 0 for a descriptor.
+    #[inline(always)]
+    pub(crate) fn open_slot(self) -> u32 {
+        field(self.0, &OPEN_SLOT).unwrap_or(0)
+    }
 }
 
-/// Result of a completed request.
+/// A ring (`struct io_ring_ctx`).
+#[derive(Clone, Copy)]
+pub(crate) struct UringRing(pub(crate) u64);
+
+impl UringRing {
+    /// The file in a slot of its table.
+    #[inline(always)]
+    pub(crate) fn file(self, slot: u32) -> Option<File> {
+        /// The lower bits of a slot are flags (`FFS_MASK`).
+        const ADDRESS: u64 = !7;
+        let found = if RING_NODES.load() == ABSENT {
+            // Before 6.13 the slots themselves stand in the table.
+            if slot >= field::<u32>(self.0, &RING_OLD_FILES)? {
+                return None;
+            }
+            let table = pointer(self.0, &RING_OLD_TABLE)?;
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_kernel((table + u64::from(slot) * 8) as *const u64) }.ok()?
+        } else {
+            if slot >= field::<u32>(self.0, &RING_FILES)? {
+                return None;
+            }
+            let table = pointer(self.0, &RING_NODES)?;
+            // SAFETY: the helper checks the address.
+            let node = unsafe { bpf_probe_read_kernel((table + u64::from(slot) * 8) as *const u64) }.ok()?;
+            field::<u64>(node, &NODE_FILE)?
+        };
+        if found & ADDRESS == 0 { None } else { Some(File(found & ADDRESS)) }
+    }
+
+    /// The memory of whoever made the ring.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> Option<Mm> {
+        pointer(self.0, &RING_MM).map(Mm)
+    }
+}
+
+/// The descriptor that an exec opened for an interpreter (`binfmt_misc`); 0 where there is none.
 #[inline(always)]
-pub(crate) fn uring_result(cqe: u64) -> Option<i32> {
-    field(cqe, &CQE_RES)
+pub(crate) fn exec_descriptor(bprm: u64) -> Option<u32> {
+    field(bprm, &BPRM_EXECFD)
 }

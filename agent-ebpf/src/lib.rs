@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod fields;
+pub mod requests;
 pub mod syscalls;
 
 /// Most assets that one agent can protect: one bit each in a set of 64, of which the last is the canary's.
@@ -192,6 +193,67 @@ pub struct Identity {
 /// Descriptors of the agent whose identity can be asked for.
 pub const IDENTITIES: u32 = 4096;
 
+/// A request of io_uring under way: its ring and what it is called there. The kernel names an event that finds no room in its
+/// queue by nothing else.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    /// Address of the `struct io_ring_ctx`.
+    pub ring: u64,
+    pub user_data: u64,
+}
+
+/// All requests of one name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestValue {
+    /// How many are under way.
+    pub count: u64,
+    /// One of the `REQUEST_` constants, [`REQUEST_MIXED`] where they differ.
+    pub kind: u64,
+    /// Address of the `struct file` that bytes come from or go to; 0 where it is not known or differs.
+    pub file: u64,
+    /// Of a splice, the `struct file` that bytes come from.
+    pub input: u64,
+    /// The `struct task_struct` that submitted it.
+    pub task: u64,
+}
+
+/// Takes bytes from its file.
+pub const REQUEST_TAKE: u64 = 1;
+/// Puts bytes into its file.
+pub const REQUEST_PUT: u64 = 2;
+/// Moves bytes from one file into another.
+pub const REQUEST_THROUGH: u64 = 3;
+/// Several of one name, which are not all of one kind or of one file.
+pub const REQUEST_MIXED: u64 = 4;
+
+/// Memory that several processes share: what they took together. Keyed by the address of its `struct mm_struct`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceValue {
+    /// Processes that are noted as sharing it; the row goes with the last.
+    pub members: u64,
+    pub assets: u64,
+    /// Bytes that its processes took.
+    pub taken: u64,
+    pub spreads: u64,
+    /// Who took last.
+    pub taker: HolderKey,
+}
+
+/// A process that shares its memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharerValue {
+    /// Address of the `struct mm_struct`.
+    pub memory: u64,
+    /// Bytes of [`SpaceValue::taken`] that it took itself.
+    pub counted: u64,
+    /// Bytes of its [`HolderValue::taken`] that the others took.
+    pub brought: u64,
+}
+
 /// First word of every fact in the ring.
 pub const FACT_PROCESS: u32 = 1;
 pub const FACT_OBJECT: u32 = 2;
@@ -298,20 +360,28 @@ pub const SHARED_EPOCH: u32 = 3;
 pub const SHARED_DATAGRAMS: u32 = 4;
 /// Counts the looks of user space, from 1. A holder that moves bytes says so once for each.
 pub const SHARED_LOOK: u32 = 5;
-pub const SHARED_WORDS: u32 = 6;
+/// Not 0 once a process took bytes of an asset into memory that it shares with another process: until then nobody looks for
+/// those who share.
+pub const SHARED_SPACES: u32 = 6;
+pub const SHARED_WORDS: u32 = 7;
 
 /// Bits of a process in `MARKS`, indexed by its thread group id.
 pub const MARK_WATCHED: u8 = 1;
 pub const MARK_HOLDER: u8 = 2;
 /// Has a writable shared mapping of a file.
 pub const MARK_MAPPED: u8 = 4;
-/// Shares its descriptor table with another process.
+/// Descriptors can come to it without a call of its own: it shares its table with another process, or one of its threads has
+/// a table of its own, or a request of io_uring opens and does not tell. It stays watched.
 pub const MARK_SHARED: u8 = 8;
+/// May share its memory with another process (`clone(CLONE_VM)`, `vfork`).
+pub const MARK_SPACE: u8 = 16;
+/// One of its threads replaced or closed a descriptor that a call of another was using.
+pub const MARK_RACED: u8 = 32;
 /// `PID_MAX_LIMIT` of 64-bit kernels, so that no two live processes share a mark.
 pub const MARKS: usize = 1 << 22;
 
 /// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
-pub const LOSSES: [(&str, &str); 10] = [
+pub const LOSSES: [(&str, &str); 11] = [
     ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
     ("holders_full", "bytes taken by processes that found no room in HOLDERS"),
     ("takes_full", "bytes taken that found no room in TAKES"),
@@ -322,6 +392,7 @@ pub const LOSSES: [(&str, &str); 10] = [
     ("walk_too_deep", "a path deeper than the walk; taken for protected where its filesystem is"),
     ("path_cut", "a path longer than its buffer was cut"),
     ("descriptor_gone", "a descriptor was closed before its call returned"),
+    ("spaces_full", "processes that share memory with others and found no room in SPACES or SHARERS"),
 ];
 
 pub const LOSS_RING_FULL: u32 = 0;
@@ -334,3 +405,4 @@ pub const LOSS_READ_FAILED: u32 = 6;
 pub const LOSS_WALK_TOO_DEEP: u32 = 7;
 pub const LOSS_PATH_CUT: u32 = 8;
 pub const LOSS_DESCRIPTOR_GONE: u32 = 9;
+pub const LOSS_SPACES_FULL: u32 = 10;

@@ -5,7 +5,8 @@
 
 use agent_ebpf::{
     FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact,
-    ObjectKey, ObjectValue, ProcessFact, SHARED_WORDS, SinkFact, SinkKey, TakeKey, TakeValue,
+    ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS, SharerValue, SinkFact,
+    SinkKey, SpaceValue, TakeKey, TakeValue,
 };
 use aya_ebpf::{
     Global,
@@ -26,6 +27,14 @@ pub(crate) static PROPAGATION_FLOOR: Global<u64> = Global::new(0);
 /// Not 0 when `sock_send_length` is attached and counts what sockets send.
 #[unsafe(no_mangle)]
 pub(crate) static SOCKETS_COUNTED: Global<u32> = Global::new(0);
+
+/// Not 0 when `sock_recv_length` is attached and counts what sockets receive.
+#[unsafe(no_mangle)]
+pub(crate) static RECEIVES_COUNTED: Global<u32> = Global::new(0);
+
+/// Not 0 when `io_uring_file_get` is attached and tells when a request's descriptor is looked up.
+#[unsafe(no_mangle)]
+pub(crate) static FILES_NAMED: Global<u32> = Global::new(0);
 
 /// Where an overlayfs file keeps the real one when `OVL_FILE_REAL` is absent: 0 when `private_data` is the real file, as
 /// before 6.13; 1 when it points to a `struct ovl_file`, whose first member has been the real file since there is one.
@@ -63,6 +72,24 @@ pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries
 /// Identity of every live process, by thread group id: argv and path must be kept at exec, they cannot be had later.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessFact> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+/// Requests of io_uring under way of processes that hold or are watched. A request that finds no room is counted when it is
+/// submitted, and again when it completes.
+#[map]
+pub(crate) static REQUESTS: HashMap<RequestKey, RequestValue> =
+    HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+/// Shared memory, by the address of its `struct mm_struct`.
+#[map]
+pub(crate) static SPACES: HashMap<u64, SpaceValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// The shared memory that a process was noted for, by thread group id: at its exec or exit the kernel no longer tells.
+#[map]
+pub(crate) static SHARERS: HashMap<u32, SharerValue> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+/// Threads whose call under way lost its descriptor to another thread, by thread id.
+#[map]
+pub(crate) static RACED: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
 
 #[map]
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);

@@ -46,12 +46,19 @@ pub const SOCKETCALL: u8 = 15;
 pub const CONNECT: u8 = 16;
 /// (context, count, struct iocb **) → requests accepted, which complete later.
 pub const SUBMIT: u8 = 17;
+/// (fd, command, …) → a descriptor, if the command duplicates one.
+pub const FCNTL: u8 = 18;
+/// (fd): takes a descriptor away, under the hands of another thread's call perhaps.
+pub const CLOSE: u8 = 19;
+/// (old, new, …) → new, which stood for something else perhaps.
+pub const REPLACE: u8 = 20;
 
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[
     (0, READ),           // read
     (1, WRITE),          // write
     (2, OPEN),           // open
+    (3, CLOSE),          // close
     (9, MAP),            // mmap
     (16, IOCTL),         // ioctl
     (17, READ),          // pread64
@@ -59,11 +66,14 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (19, READ),          // readv
     (20, WRITE),         // writev
     (25, REMAP),         // mremap
+    (32, OPEN),          // dup
+    (33, REPLACE),       // dup2
     (40, SENDFILE),      // sendfile
     (44, SEND),          // sendto
     (45, READ),          // recvfrom
     (46, SEND),          // sendmsg
     (47, RECEIVE),       // recvmsg
+    (72, FCNTL),         // fcntl
     (85, OPEN),          // creat
     (257, OPEN),         // openat
     (275, SPLICE),       // splice
@@ -72,6 +82,8 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (295, READ),         // preadv
     (296, WRITE),        // pwritev
     (299, RECEIVE_MANY), // recvmmsg
+    (292, REPLACE),      // dup3
+    (300, OPEN),         // fanotify_init
     (304, OPEN),         // open_by_handle_at
     (307, SENDMMSG),     // sendmmsg
     (326, SPLICE),       // copy_file_range
@@ -109,8 +121,12 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (3, READ),           // read
     (4, WRITE),          // write
     (5, OPEN),           // open
+    (6, CLOSE),          // close
     (8, OPEN),           // creat
+    (41, OPEN),          // dup
     (54, IOCTL),         // ioctl
+    (55, FCNTL),         // fcntl
+    (63, REPLACE),       // dup2
     (90, MAP_OLD),       // mmap
     (102, SOCKETCALL),   // socketcall
     (145, READ),         // readv
@@ -120,13 +136,16 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (181, WRITE),        // pwrite64
     (187, SENDFILE),     // sendfile
     (192, MAP),          // mmap2
+    (221, FCNTL),        // fcntl64
     (239, SENDFILE),     // sendfile64
     (295, OPEN),         // openat
     (313, SPLICE),       // splice
     (315, TEE),          // tee
     (316, WRITE),        // vmsplice
+    (330, REPLACE),      // dup3
     (333, READ),         // preadv
     (334, WRITE),        // pwritev
+    (338, OPEN),         // fanotify_init
     (337, RECEIVE_MANY), // recvmmsg
     (342, OPEN),         // open_by_handle_at
     (345, SENDMMSG),     // sendmmsg
@@ -148,6 +167,25 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (364, OPEN),         // accept4
     (417, RECEIVE_MANY), // recvmmsg_time64
 ]);
+
+/// Whether a call of this kind works on descriptors among its arguments.
+#[must_use]
+pub const fn moves(kind: u8) -> bool {
+    matches!(
+        kind,
+        READ | WRITE
+            | SEND
+            | SENDMMSG
+            | RECEIVE
+            | RECEIVE_MANY
+            | SENDFILE
+            | SPLICE
+            | TEE
+            | MAP
+            | MAP_OLD
+            | IOCTL
+    )
+}
 
 /// Not 0 where either ABI has something to move: the first look, before it is known which one made the call.
 pub const CALLS_ANY: [u8; TABLE] = {

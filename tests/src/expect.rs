@@ -226,6 +226,12 @@ impl Expected {
         self
     }
 
+    /// Which file it was is not known: it counts as one of no filesystem.
+    pub(crate) fn whose_file_is_unknown(mut self) -> Self {
+        self.sink = ExpectedSink::File { places: Vec::new(), device: "0:0".to_owned(), fstype: "" };
+        self
+    }
+
     /// The size of the asset is in motion in this test and not compared.
     pub(crate) const fn whatever_the_asset_size(mut self) -> Self {
         self.asset_bytes = None;

@@ -12,6 +12,7 @@ mod life;
 mod looking;
 mod moves;
 mod score;
+mod sharers;
 mod techniques;
 mod work;
 mod world;
@@ -50,6 +51,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::names", techniques::names::TESTS),
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),
+    ("techniques::uring", techniques::uring::TESTS),
     ("techniques::amounts", techniques::amounts::TESTS),
     ("techniques::archives", techniques::archives::TESTS),
     ("techniques::remote", techniques::remote::TESTS),
@@ -83,8 +85,12 @@ thread_local! {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(copy) = std::env::var_os("WEIGHBRIDGE_LAB_COPY") {
+        return sharers::copy_what_was_handed_over(copy.as_ref());
+    }
     let outcome = match arguments.first().map(String::as_str) {
         Some("move") => moves::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
+        Some("share") => sharers::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("work") => work::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("hold") => lab_checks::hold().map(|()| ExitCode::SUCCESS),
         Some("-h" | "--help") => {

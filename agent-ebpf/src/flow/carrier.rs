@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{object, row, wake};
+use super::{hold, object, row, wake};
 use crate::{
     kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
     log,
@@ -219,7 +219,7 @@ pub(crate) fn may_bring_descriptors(sock: Sock) -> bool {
     OBJECTS.get_ptr(key).is_some() || (shared(SHARED_DATAGRAMS) != 0 && sock.is_datagram())
 }
 
-/// Whether `task`'s process has a protected file or a carrier open; of a table larger than ours it is assumed.
+/// Whether `task`'s process has a protected file, a carrier or what brings descriptors open; of a table larger than ours it is assumed.
 #[inline(always)]
 pub(crate) fn has_any(task: Task) -> bool {
     flow_has_any(task.0) != 0
@@ -247,9 +247,34 @@ extern "C" fn flow_has_any(task: u64) -> u32 {
 #[inline(never)]
 extern "C" fn flow_is_ours(task: u64, descriptor: u32) -> u32 {
     match Task(task).file(descriptor) {
-        Some(file) => u32::from(object::source(file).is_some()),
+        Some(file) => u32::from(object::source(file).is_some() || file.is_fanotify()),
         None => 0,
     }
+}
+
+/// Whether `file` is a protected file or a carrier.
+#[inline(always)]
+pub(crate) fn is_source(file: File) -> bool {
+    flow_is_source(file.0) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_is_source(file: u64) -> u32 {
+    u32::from(object::source(File(file)).is_some())
+}
+
+/// `task` got or connected descriptors, and which ones can stand in user memory: all are looked at.
+#[inline(always)]
+pub(crate) fn reach(task: Task) {
+    adopt(task, hold::spreads(task));
+}
+
+/// Somebody may have come to a descriptor without a trace: until the next scan has marked who has one, every process's reads
+/// are looked up.
+#[inline(always)]
+pub(crate) fn unsettle() {
+    count_made();
 }
 
 /// Whether some process may read a carrier and is not marked for it yet.

@@ -14,9 +14,12 @@ pub(crate) mod open;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod put;
+pub(crate) mod race;
 pub(crate) mod row;
 pub(crate) mod send;
+pub(crate) mod space;
 pub(crate) mod take;
+pub(crate) mod uring;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 

@@ -27,6 +27,14 @@ pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
     if value.kind == OBJECT_PATHWAY { None } else { Some((key, value)) }
 }
 
+/// As [`source`], for what is received from `sock`.
+#[inline(always)]
+pub(crate) fn source_of(sock: Sock) -> Option<(ObjectKey, ObjectValue)> {
+    let key = incoming(sock)?;
+    let value = lookup(&key)?;
+    if value.kind == OBJECT_PATHWAY { None } else { Some((key, value)) }
+}
+
 #[inline(always)]
 pub(crate) fn lookup(key: &ObjectKey) -> Option<ObjectValue> {
     // SAFETY: the value is copied out at once; an entry freed meanwhile is not reused before the program ends (RCU).

@@ -3,9 +3,12 @@
 use super::{carrier, hold, object};
 use crate::{
     kernel::{File, Inode, Task},
-    maps::{AGENT_TGID, IDENTITIES_OF},
+    maps::{AGENT_TGID, IDENTITIES_OF, mark},
 };
-use agent_ebpf::{IDENTITIES, Identity, OBJECT_FILE};
+use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_FILE};
+
+/// Of a file that is not told to the agent: it asks by descriptors of its own.
+pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
 
 /// `descriptor` is new in `task`'s process and stands for `file`.
 #[inline(always)]
@@ -36,6 +39,11 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
             // SAFETY: the row stays valid until the program ends.
             return unsafe { hold::spread(row, object.assets) };
         }
+        return 0;
+    }
+    if file.is_fanotify() {
+        // What is read from it brings descriptors.
+        mark(tgid, MARK_WATCHED);
         return 0;
     }
     // A carrier: who has it open can read and send it on in one call.

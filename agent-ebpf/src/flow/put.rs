@@ -29,6 +29,30 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
     carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
 }
 
+/// `task` wrote `bytes` into a file that is not known; nothing happens unless its process is a holder.
+///
+/// It counts as a file of a filesystem that does not exist, which nobody lists as controlled.
+#[inline(always)]
+pub(crate) fn on_put_unknown(task: Task, bytes: u64) {
+    if bytes != 0 {
+        flow_put_unknown(task.0, bytes);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put_unknown(task: u64, bytes: u64) -> u32 {
+    if let Some((holder, row)) = hold::held(Task(task)) {
+        // SAFETY: the row stays valid until the program ends.
+        let assets = unsafe { (*row).assets };
+        let sink = of_object(SINK_FILE, &ObjectKey { dev: 0, generation: 0, ino: 0 });
+        count(&FlowKey { holder, assets, sink }, bytes, None);
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { hold::moved(&holder, row) };
+    }
+    0
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_put(task: u64, file: u64, bytes: u64) -> u64 {

@@ -1,8 +1,8 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{carrier, hold, now, object, row};
+use super::{carrier, hold, now, object, row, space};
 use crate::{
-    kernel::{File, Task},
+    kernel::{File, Sock, Task},
     maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, lose},
 };
 use agent_ebpf::{
@@ -13,12 +13,29 @@ use agent_ebpf::{
 #[inline(always)]
 pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
     carrier::adopt(task, flow_take(task.0, file.0, bytes));
+    space::settle(task);
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
     match object::source(File(file)) {
+        Some((key, object)) if bytes != 0 => take(Task(task), key, object, bytes),
+        _ => 0,
+    }
+}
+
+/// `task` received `bytes` from `sock`; nothing happens unless it is a carrier.
+#[inline(always)]
+pub(crate) fn on_receive(task: Task, sock: Sock, bytes: u64) {
+    carrier::adopt(task, flow_receive(task.0, sock.0, bytes));
+    space::settle(task);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_receive(task: u64, sock: u64, bytes: u64) -> u64 {
+    match object::source_of(Sock(sock)) {
         Some((key, object)) if bytes != 0 => take(Task(task), key, object, bytes),
         _ => 0,
     }

@@ -2,16 +2,19 @@
 //!
 //! Kernel prototypes (`include/trace/events/sched.h`, BTF since 5.5): `sched_process_fork(struct task_struct *parent, struct
 //! task_struct *child)`, `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
-//! `sched_process_exit(struct task_struct *p, …)`. Misses: two processes that share memory (CLONE_VM without CLONE_THREAD)
-//! and take after the fork.
+//! `sched_process_exit(struct task_struct *p, …)`.
 
-use agent_ebpf::{HolderKey, MARK_HOLDER, MARK_MAPPED, MARK_SHARED, MARK_WATCHED};
+use agent_ebpf::{HolderKey, MARK_HOLDER, MARK_MAPPED, MARK_SHARED, MARK_SPACE, MARK_WATCHED};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, now, process, row, wake},
-    kernel::Task,
+    flow::{
+        carrier, hold, now,
+        open::{NO_DESCRIPTOR, on_open},
+        process, row, space, wake,
+    },
+    kernel::{S_IFREG, Task, exec_descriptor},
     log,
     maps::{HOLDERS, PROCESSES, mark, marks, set_marks},
 };
@@ -27,46 +30,65 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn forked(parent: Task, child: Task) -> Option<()> {
-    // A thread holds what its process holds.
+    // A thread holds what its process holds. It can have descriptors of its own, which nobody looks for among the process's.
     if child.pid()? != child.tgid()? {
+        if parent.files() != child.files() {
+            mark(child.tgid()?, MARK_SHARED);
+        }
         return None;
     }
     let (from, to) = (parent.holder_key()?, child.holder_key()?);
     let inherited = marks(from.tgid);
+    let memory = match (parent.mm(), child.mm()) {
+        (Some(own), Some(other)) if own.0 == other.0 => Some(own),
+        _ => None,
+    };
+    if let Some(memory) = memory {
+        space::share(from.tgid, memory, 0);
+        space::settle(parent);
+    }
     // Written even when 0: the id may have been another process's.
-    set_marks(to.tgid, inherited);
+    set_marks(to.tgid, inherited & !MARK_SPACE);
     // What either opens the other can read.
     if parent.files() == child.files() {
         mark(from.tgid, MARK_SHARED | MARK_WATCHED);
         mark(to.tgid, MARK_SHARED | MARK_WATCHED);
     }
     process::copy(from.tgid, &to, child.uid());
-    if inherited & MARK_HOLDER != 0 {
-        // SAFETY: copied out at once.
-        let row = *unsafe { HOLDERS.get(&from) }?;
+    let mut brought = 0;
+    if inherited & MARK_HOLDER != 0
+        && let Some(row) = HOLDERS.get_ptr(&from)
+    {
+        // SAFETY: copied out at once; the row stays valid until the program ends.
+        let row = unsafe { *row };
         // A read that another thread is in has filled memory that the child gets, and is not counted yet.
         let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
-        hold::inherit(&from, &to, &row, row.taken + u64::from(running) * MOST);
+        brought = row.taken + u64::from(running) * MOST;
+        hold::inherit(&from, &to, &row, brought);
         log::log_forked(from.tgid, to.tgid, row.taken);
         process::report(child);
         row::holder(&to);
         wake();
+    }
+    if let Some(memory) = memory {
+        space::share(to.tgid, memory, brought);
     }
     Some(())
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
-    execed(Task(word(&ctx, 0)));
+    execed(Task(word(&ctx, 0)), word(&ctx, 2));
     0
 }
 
 #[inline(always)]
-fn execed(task: Task) -> Option<()> {
+fn execed(task: Task, bprm: u64) -> Option<()> {
     let key = task.holder_key()?;
     process::note(task, &key, true);
+    space::leave(key.tgid);
     let inherited = marks(key.tgid);
-    let inherited = inherited & !(MARK_MAPPED | MARK_SHARED);
+    let inherited = inherited & !(MARK_MAPPED | MARK_SHARED | MARK_SPACE);
     set_marks(key.tgid, inherited);
     // Watched for a descriptor that it may have: now that all closed that close on exec, it has one or has none. Without this
     // the mark would pass to everything that a watched service ever starts.
@@ -91,6 +113,17 @@ fn execed(task: Task) -> Option<()> {
         row::holder(&key);
         wake();
     }
+    given(task, key.tgid, bprm)
+}
+
+/// The kernel opened the file for its interpreter (`binfmt_misc`). Where it did not, this looks at descriptor 0.
+#[inline(always)]
+fn given(task: Task, tgid: u32, bprm: u64) -> Option<()> {
+    let descriptor = exec_descriptor(bprm)?;
+    let file = task.file(descriptor)?;
+    if file.inode()?.kind()? == S_IFREG {
+        on_open(task, tgid, NO_DESCRIPTOR, file);
+    }
     Some(())
 }
 
@@ -107,6 +140,7 @@ fn exited(task: Task) -> Option<()> {
         return None;
     }
     let key = task.holder_key()?;
+    space::leave(key.tgid);
     let marked = marks(key.tgid);
     set_marks(key.tgid, 0);
     if marked & (MARK_HOLDER | MARK_WATCHED) != 0

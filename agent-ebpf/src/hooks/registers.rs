@@ -3,6 +3,8 @@
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 pub(crate) const ORIG_AX: u64 = 120;
+/// `ax`: what the call returns.
+pub(crate) const RESULT: u64 = 80;
 
 /// r10 where C has rcx, because `syscall` overwrites that.
 const ARGUMENTS_64: [u64; 6] = [112, 104, 96, 56, 72, 64];

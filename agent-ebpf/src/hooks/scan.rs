@@ -4,12 +4,14 @@
 //! (`kernel/bpf/task_iter.c`), whose last call has no task. User space runs them by reading their file. They write nothing into it: the maps are the
 //! result.
 
-use agent_ebpf::{MARK_HOLDER, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH};
+use agent_ebpf::{
+    MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH,
+};
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, map, object, process, take::on_take},
+    flow::{carrier, hold, map, object, process, space, take::on_take},
     kernel::{File, Task, Vma},
     maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, marks, set_marks, shared},
 };
@@ -42,6 +44,14 @@ fn note_process(task: Task) -> Option<()> {
         return None;
     }
     let key = task.holder_key()?;
+    if task.shares_files() {
+        mark(key.tgid, MARK_SHARED | MARK_WATCHED);
+    }
+    if task.shares_memory()
+        && let Some(memory) = task.mm()
+    {
+        space::share(key.tgid, memory, 0);
+    }
     // An exec under the agent's eyes knows more.
     if PROCESSES.get_ptr(key.tgid).is_none() {
         process::note(task, &key, false);
@@ -75,6 +85,10 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
         // SAFETY: the row stays valid until the program ends.
         carrier::keep(file, unsafe { (*row).spreads });
     }
+    if file.is_fanotify() {
+        mark(tgid, MARK_WATCHED);
+        return None;
+    }
     let (key, value) = match object::source(file) {
         Some(found) => found,
         None => {
@@ -106,6 +120,10 @@ extern "C" fn scan_marks(ctx: *mut c_void) -> i32 {
 #[inline(always)]
 fn unmark(task: Task) -> Option<()> {
     let tgid = task.tgid()?;
+    if task.pid()? != tgid && task.files() != task.leader()?.files() && marks(tgid) & MARK_WATCHED != 0 {
+        // A thread with descriptors of its own, which the look below does not see.
+        mark(tgid, MARK_SHARED);
+    }
     if task.pid()? != tgid || marks(tgid) != MARK_WATCHED || carrier::has_any(task) {
         return None;
     }

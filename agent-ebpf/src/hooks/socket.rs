@@ -1,24 +1,29 @@
-//! `tp_btf/sock_send_length`: bytes that a socket accepted, however they were sent.
+//! `tp_btf/sock_send_length` and `tp_btf/sock_recv_length`: bytes that a socket accepted or gave, however they were moved.
 //!
-//! Kernel prototype: `void sock_send_length(struct sock *sk, int ret, int flags)` (`net/socket.c`, 6.3 and later). Sees send,
-//! sendto, sendmsg, sendmmsg, write on a socket, sendfile and splice to one, and io_uring sends, with the count that the
-//! protocol returned: no user memory, no descriptor. Misses: sends of the kernel's own (NFS), AF_XDP, RDMA.
+//! Kernel prototypes: `void sock_send_length(struct sock *sk, int ret, int flags)`, `void sock_recv_length(struct sock *sk, int
+//! ret, int flags)` (`net/socket.c`, 6.3 and later). They see send, sendto, sendmsg, sendmmsg, write on a socket, sendfile and
+//! splice to one, recv, recvfrom, recvmsg, recvmmsg, read on a socket, by either ABI, and io_uring, with the count that the
+//! protocol returned: no user memory, no descriptor. Misses: sends of the kernel's own (NFS), AF_XDP, RDMA, splice from a
+//! socket (`sys_exit` and `uring` see that).
 
 use agent_ebpf::{MARK_HOLDER, MARK_WATCHED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, send::on_send},
+    flow::{carrier, send::on_send, space, take::on_receive},
     kernel::{Sock, Task},
-    maps::marks,
+    maps::{mark, marks},
 };
 
 #[btf_tracepoint(function = "sock_send_length")]
 pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let marks = marks(tgid);
+    let mut marks = marks(tgid);
+    if space::may_bring(marks) {
+        marks = space::bring(Task::current(), tgid);
+    }
     if sent >= 0 && marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
         let sock = Sock(word(&ctx, 0));
         if sent > 0 && marks & MARK_HOLDER != 0 {
@@ -26,5 +31,32 @@ pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
         }
         carrier::pass_descriptors(sock);
     }
+    0
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    let received: i32 = ctx.arg(1);
+    if received < 0 {
+        return 0;
+    }
+    let sock = Sock(word(&ctx, 0));
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let marks = marks(tgid);
+    if marks & (MARK_HOLDER | MARK_WATCHED) == 0 {
+        // Descriptors may have come with it, which are not looked at one by one: who received from where they may come is
+        // watched from then on.
+        if carrier::may_bring_descriptors(sock) {
+            mark(tgid, MARK_WATCHED);
+        } else if !carrier::unsettled() {
+            return 0;
+        }
+    }
+    let task = Task::current();
+    if marks & MARK_HOLDER != 0 && carrier::may_bring_descriptors(sock) {
+        // They can be written into as well.
+        carrier::reach(task);
+    }
+    on_receive(task, sock, received as u64);
     0
 }

@@ -1,11 +1,11 @@
 //! `tp_btf/sys_exit`: every system call, with its arguments and its result in one place.
 //!
 //! Kernel prototype: `void sys_exit(struct pt_regs *regs, long ret)` (`include/trace/events/syscalls.h`), 5.5 and later for
-//! BTF. Misses: io_uring (`uring`), stores into mappings (counted whole when mapped), kernel threads, and a descriptor that
-//! another thread replaces between the call's own look-up and its return.
+//! BTF. Misses: io_uring (`uring`), stores into mappings (counted whole when mapped), kernel threads, and what `flow::race` does
+//! of descriptors that another thread replaces.
 
 use agent_ebpf::{
-    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_WATCHED,
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_RACED, MARK_WATCHED,
     syscalls::{self, CALLS_32, CALLS_64, CALLS_ANY, TABLE, X32_BIT},
 };
 use aya_ebpf::{
@@ -20,15 +20,17 @@ use super::{
 };
 use crate::{
     flow::{
-        carrier, hold,
+        carrier,
         map::{on_grow, on_map},
         open::on_open,
-        put::on_put,
+        put::{on_put, on_put_unknown},
+        race,
         send::on_send,
+        space,
         take::on_take,
     },
     kernel::{File, S_IFSOCK, Task},
-    maps::{lose, mark, marks},
+    maps::{RECEIVES_COUNTED, lose, mark, marks},
 };
 
 #[btf_tracepoint(function = "sys_exit")]
@@ -44,9 +46,15 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let marks = marks(tgid);
-    if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) {
+    let mut marks = marks(tgid);
+    if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) && !space::may_bring(marks) {
         return 0;
+    }
+    if space::may_bring(marks) {
+        marks = space::bring(Task::current(), tgid);
+    }
+    if marks & MARK_RACED != 0 {
+        raced(word(&ctx, 0), number as usize, result as u64, marks);
     }
     if SUBMITS[number as usize] {
         submitted(word(&ctx, 0), number as usize, result as u64, tgid, marks);
@@ -90,6 +98,8 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::RECEIVE
             | syscalls::RECEIVE_MANY
             | syscalls::SOCKETCALL
+            | syscalls::FCNTL
+            | syscalls::REPLACE
             | syscalls::MAP
             | syscalls::MAP_OLD
     )
@@ -112,10 +122,12 @@ impl Call {
             .unwrap_or(0)
     }
 
+    /// The file behind a descriptor; `None` when another thread closed it meanwhile. The bytes of a holder count all the
+    /// same, for what they can have been.
     #[inline(always)]
     fn file(&self, descriptor: u64) -> Option<File> {
         let file = self.task.file(descriptor as u32);
-        if file.is_none() {
+        if file.is_none() && self.marks & MARK_HOLDER == 0 {
             lose(LOSS_DESCRIPTOR_GONE, 1);
         }
         file
@@ -135,15 +147,26 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         return;
     }
     match kind {
-        syscalls::OPEN => {
-            if let Some(file) = call.file(result) {
-                on_open(task, tgid, result as u32, file);
-            }
+        syscalls::OPEN => got(&call),
+        syscalls::FCNTL => duplicated(&call),
+        syscalls::REPLACE => {
+            replaced(&call, result as u32);
+            got(&call);
         }
-        syscalls::READ => take_from(&call, call.argument(0), result),
-        syscalls::RECEIVE => received(&call, result),
-        // It returns messages, not bytes: each counts for the most that one can carry.
-        syscalls::RECEIVE_MANY => received(&call, (result & 0xffff) * MOST),
+        syscalls::CLOSE => {
+            let descriptor = call.argument(0) as u32;
+            replaced(&call, descriptor);
+        }
+        syscalls::READ => read_from(&call, result),
+        syscalls::RECEIVE => {
+            brought(&call);
+            read_from(&call, result);
+        }
+        // It returns messages, not bytes: where the socket does not count them, each counts for the most that one can carry.
+        syscalls::RECEIVE_MANY => {
+            brought(&call);
+            read_from(&call, (result & 0xffff) * MOST);
+        }
         // Its arguments lie in user memory; watching costs little and misses nothing.
         syscalls::SOCKETCALL => mark(tgid, MARK_WATCHED),
         syscalls::WRITE => wrote(&call),
@@ -161,8 +184,60 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::SPLICE => through(&call, call.argument(0), call.argument(2), result),
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
-        syscalls::CONNECT => reach(task),
+        syscalls::CONNECT => carrier::reach(task),
         _ => {}
+    }
+}
+
+/// A descriptor is the result.
+#[inline(never)]
+fn got(call: &Call) {
+    match call.task.file(call.result as u32) {
+        Some(file) => on_open(call.task, call.tgid, call.result as u32, file),
+        // Another thread moved or closed it meanwhile: what it moved it to is found by the scan, until which it is watched.
+        None => mark(call.tgid, MARK_WATCHED),
+    }
+}
+
+#[inline(never)]
+fn replaced(call: &Call, descriptor: u32) {
+    if call.marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
+        race::on_replace(call.task, call.tgid, call.registers, descriptor);
+    }
+}
+
+/// The call's descriptor was another one when it began: whichever it was, `result` bytes count for all that the process holds,
+/// and for a file that is not known. What it is by now counts too; where it is gone, `moved` counts the same.
+#[inline(never)]
+fn raced(registers: u64, number: usize, result: u64, marks: u8) {
+    let task = Task::current();
+    let call = Call { task, registers, compat: task.is_compat(), result, tgid: 0, marks };
+    if number >= TABLE || (result as i64) < 0 || !race::was_raced(task) {
+        return;
+    }
+    let (from, to) = match if call.compat { CALLS_32[number] } else { CALLS_64[number] } {
+        syscalls::READ | syscalls::RECEIVE => (0, 6),
+        syscalls::WRITE => (6, 0),
+        syscalls::SENDFILE => (1, 0),
+        syscalls::SPLICE => (0, 2),
+        syscalls::TEE => (0, 1),
+        _ => return,
+    };
+    if from < 6 && task.file(call.argument(from) as u32).is_some() {
+        on_grow(task, result);
+    }
+    if to < 6 && task.file(call.argument(to) as u32).is_some() {
+        on_put_unknown(task, result);
+    }
+}
+
+/// fcntl: some of its commands return a descriptor.
+#[inline(never)]
+fn duplicated(call: &Call) {
+    const F_DUPFD: u64 = 0;
+    const F_DUPFD_CLOEXEC: u64 = 1030;
+    if matches!(call.argument(1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC) {
+        got(call);
     }
 }
 
@@ -181,7 +256,7 @@ const SUBMITS: [bool; TABLE] = {
 #[inline(always)]
 fn failed(call: &Call, kind: u8, number: usize) {
     match kind {
-        syscalls::CONNECT => reach(call.task),
+        syscalls::CONNECT => carrier::reach(call.task),
         syscalls::READ | syscalls::RECEIVE | syscalls::RECEIVE_MANY => {
             take_from(call, call.argument(0), asked(call, number));
         }
@@ -275,15 +350,6 @@ fn submitted(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
     }
 }
 
-/// New descriptors; which ones can stand in user memory, so all are looked at.
-#[inline(always)]
-fn reach(task: Task) {
-    if let Some((_, row)) = hold::held(task) {
-        // SAFETY: the row stays valid until the program ends.
-        carrier::adopt(task, unsafe { (*row).spreads });
-    }
-}
-
 /// From one descriptor to another inside the kernel.
 #[inline(always)]
 fn through(call: &Call, from: u64, to: u64, bytes: u64) {
@@ -291,16 +357,39 @@ fn through(call: &Call, from: u64, to: u64, bytes: u64) {
     put_into(call, to, bytes);
 }
 
+/// As [`take_from`], for calls whose bytes a socket counts itself.
+#[inline(never)]
+fn read_from(call: &Call, bytes: u64) {
+    match call.file(call.argument(0)) {
+        Some(file) if RECEIVES_COUNTED.load() != 0 && is_socket(file) => {}
+        Some(file) => on_take(call.task, file, bytes),
+        None => on_grow(call.task, bytes),
+    }
+}
+
+#[inline(always)]
+fn is_socket(file: File) -> bool {
+    match file.inode() {
+        Some(inode) => inode.kind() == Some(S_IFSOCK),
+        None => false,
+    }
+}
+
 #[inline(never)]
 fn take_from(call: &Call, descriptor: u64, bytes: u64) {
-    if let Some(file) = call.file(descriptor) {
-        on_take(call.task, file, bytes);
+    match call.file(descriptor) {
+        Some(file) => on_take(call.task, file, bytes),
+        // It can have been any of what the process holds.
+        None => on_grow(call.task, bytes),
     }
 }
 
 #[inline(never)]
 fn put_into(call: &Call, descriptor: u64, bytes: u64) {
-    let Some(file) = call.file(descriptor) else { return };
+    let Some(file) = call.file(descriptor) else {
+        on_put_unknown(call.task, bytes);
+        return;
+    };
     // Sockets are counted while they send, but only a holder's; who became one by this very call was none then.
     if call.marks & MARK_HOLDER == 0
         && let Some(inode) = file.inode()
@@ -315,7 +404,10 @@ fn put_into(call: &Call, descriptor: u64, bytes: u64) {
 
 #[inline(never)]
 fn wrote(call: &Call) {
-    let Some(file) = call.file(call.argument(0)) else { return };
+    let Some(file) = call.file(call.argument(0)) else {
+        on_put_unknown(call.task, call.result);
+        return;
+    };
     // vmsplice on the reading end of a pipe reads.
     if file.is_writable() {
         on_put(call.task, file, call.result);
@@ -324,10 +416,10 @@ fn wrote(call: &Call) {
     }
 }
 
-/// Bytes from a socket, and perhaps descriptors, which are not looked at one by one: who received from where they may come
-/// is watched from then on.
+/// Descriptors may have come from a socket, which are not looked at one by one: who received from where they may come is
+/// watched from then on.
 #[inline(never)]
-fn received(call: &Call, bytes: u64) {
+fn brought(call: &Call) {
     let Some(file) = call.file(call.argument(0)) else { return };
     if call.marks & MARK_WATCHED == 0
         && let Some(inode) = file.inode()
@@ -339,9 +431,8 @@ fn received(call: &Call, bytes: u64) {
     }
     if call.marks & MARK_HOLDER != 0 {
         // Received descriptors can be written into as well.
-        reach(call.task);
+        carrier::reach(call.task);
     }
-    on_take(call.task, file, bytes);
 }
 
 const MAP_SHARED: u64 = 1;
@@ -376,8 +467,11 @@ fn mapped_old(call: &Call) {
 
 const FICLONE: u64 = 0x4004_9409;
 const FICLONERANGE: u64 = 0x4020_940d;
+/// A supervisor learns of a call that it is to answer, and puts a descriptor of its own into the process that made it.
+const SECCOMP_IOCTL_NOTIF_RECV: u64 = 0xc050_2100;
+const SECCOMP_IOCTL_NOTIF_ADDFD: u64 = 0x4018_2103;
 
-/// A reflink: no byte is read or written, and yet the whole file is there.
+/// A reflink: no byte is read or written, and yet the whole file is there. Or a descriptor for another process.
 #[inline(always)]
 fn cloned(call: &Call) {
     let argument = call.argument(2);
@@ -391,6 +485,11 @@ fn cloned(call: &Call) {
                 return;
             };
             (source, length)
+        }
+        SECCOMP_IOCTL_NOTIF_RECV | SECCOMP_IOCTL_NOTIF_ADDFD => {
+            // Which process that is is not told.
+            carrier::unsettle();
+            return;
         }
         _ => return,
     };

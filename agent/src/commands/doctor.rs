@@ -37,7 +37,7 @@ fn hooks() -> Vec<Check> {
         .iter()
         .map(|report| {
             let place = match report.hook.kind {
-                HookKind::Tracepoint => "BTF tracepoint",
+                HookKind::Tracepoint | HookKind::TracepointAs(_) => "BTF tracepoint",
                 HookKind::Iterator(_) => "BPF iterator",
             };
             match &report.result {

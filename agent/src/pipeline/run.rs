@@ -239,7 +239,7 @@ impl Agent {
         let mut sensor = Sensor::start(config.propagation_floor).map_err(Unfit::from)?;
         for report in sensor.hooks() {
             let kind = match report.hook.kind {
-                HookKind::Tracepoint => "tp_btf",
+                HookKind::Tracepoint | HookKind::TracepointAs(_) => "tp_btf",
                 HookKind::Iterator(_) => "iter",
             };
             metrics.set_probe(report.hook.name, kind, report.result.is_ok());

@@ -37,24 +37,64 @@ pub struct Hook {
     pub without: &'static str,
 }
 
+impl Hook {
+    /// The tracepoint that it attaches to.
+    const fn tracepoint(&self) -> &'static str {
+        if let HookKind::TracepointAs(other) = self.kind { other } else { self.name }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {
     /// A BTF tracepoint of the same name.
     Tracepoint,
+    /// This BTF tracepoint, in another form than that of the program of the same name.
+    TracepointAs(&'static str),
     /// A BPF iterator over these.
     Iterator(&'static str),
 }
 
 /// The hook that counts sends where it can; elsewhere `sys_exit` does.
 const SENDS: &str = "sock_send_length";
+/// The one that counts receives where it can.
+const RECEIVES: &str = "sock_recv_length";
+/// The one that tells when a request of io_uring looks up its descriptor.
+const NAMES: &str = "io_uring_file_get";
+
+/// Programs for two forms of one tracepoint: newer kernels, older kernels.
+const ALTERNATIVES: [(&str, &str); 2] =
+    [("io_uring_complete", "io_uring_complete_by_value"), ("io_uring_submit_req", "io_uring_submit_sqe")];
 
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 10] = [
+pub const HOOKS: [Hook; 16] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
     tracepoint(SENDS, false, "sends are counted when their system call returns; io_uring sends are not seen"),
-    tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
+    tracepoint(
+        RECEIVES,
+        false,
+        "receives are counted when their system call returns, and those of io_uring when they complete",
+    ),
+    tracepoint(NAMES, false, "a request of io_uring is weighed by the descriptor's file at its submission"),
+    tracepoint("io_uring_complete", false, "opens, reads and writes through io_uring are not seen"),
+    Hook {
+        name: "io_uring_complete_by_value",
+        kind: HookKind::TracepointAs("io_uring_complete"),
+        required: false,
+        without: "opens, reads and writes through io_uring are not seen",
+    },
+    tracepoint("io_uring_cqe_overflow", false, "requests of io_uring whose event finds no room are not seen"),
+    tracepoint(
+        "io_uring_submit_req",
+        false,
+        "requests of io_uring that complete without an event are not seen",
+    ),
+    tracepoint(
+        "io_uring_submit_sqe",
+        false,
+        "requests of io_uring that complete without an event are not seen",
+    ),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
     iterator("scan_marks", "task", true, "an end to watching processes"),
@@ -94,7 +134,8 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     let btf = aya::Btf::parse(&raw, aya::Endianness::default())
         .map_err(|error| SensorError::Refused(error.into()))?;
     let tgid = std::process::id();
-    let sockets_counted = u32::from(fits(&kernel, SENDS).is_ok());
+    let counts = |hook| u32::from(fits(&kernel, hook).is_ok());
+    let (sockets_counted, receives_counted, files_named) = (counts(SENDS), counts(RECEIVES), counts(NAMES));
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
     let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
@@ -106,6 +147,8 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         .override_global("AGENT_TGID", &tgid, true)
         .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
         .override_global("SOCKETS_COUNTED", &sockets_counted, true)
+        .override_global("RECEIVES_COUNTED", &receives_counted, true)
+        .override_global("FILES_NAMED", &files_named, true)
         .override_global("OVERLAY_WRAPS", &overlay_wraps, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for (name, offset) in &offsets {
@@ -114,16 +157,21 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
     let mut hooks = Vec::new();
     for hook in HOOKS {
-        let fitting = if hook.kind == HookKind::Tracepoint { fits(&kernel, hook.name) } else { Ok(()) };
+        let fitting = match hook.kind {
+            HookKind::Tracepoint | HookKind::TracepointAs(_) => fits(&kernel, hook.name),
+            HookKind::Iterator(_) => Ok(()),
+        };
         let result =
             fitting.and_then(|()| start(&mut ebpf, &btf, hook, attach).map_err(|error| reason(&error)));
-        // Where it fits, the programs that are loaded by now leave sends to it: without it nothing would count them.
-        let required = hook.required || (hook.name == SENDS && sockets_counted == 1);
+        // Where one of these fits, the other programs leave its bytes to it: without it nothing would count them.
+        let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
+        let required = hook.required || relied_on.contains(&(hook.name, 1));
         if required && let Err(reason) = result {
             return Err(SensorError::Hook { hook: hook.name, reason });
         }
         hooks.push(HookReport { hook, result });
     }
+    settle_alternatives(&mut hooks);
     let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
     Ok(Loaded { ebpf, hooks, log })
 }
@@ -158,12 +206,22 @@ pub(super) fn overlay_wraps(kernel: &Btf<'_>, module: Option<&[u8]>, release: &s
     }
 }
 
-/// Whether the running kernel has this tracepoint with the arguments that our program reads; if not, why.
-pub(super) fn fits(kernel: &Btf<'_>, tracepoint: &str) -> Result<(), String> {
+/// Of two forms of one tracepoint a kernel has one: the other is not missing.
+fn settle_alternatives(hooks: &mut Vec<HookReport>) {
+    for (newer, older) in ALTERNATIVES {
+        let works = |name| hooks.iter().any(|report| report.hook.name == name && report.result.is_ok());
+        let absent = if works(older) { newer } else { older };
+        hooks.retain(|report| report.hook.name != absent);
+    }
+}
+
+/// Whether the running kernel has the tracepoint of this program with the arguments that it reads; if not, why.
+pub(super) fn fits(kernel: &Btf<'_>, program: &str) -> Result<(), String> {
+    let tracepoint = HOOKS.iter().find(|hook| hook.name == program).map_or(program, |hook| hook.tracepoint());
     let Some(found) = kernel.tracepoint(tracepoint) else {
         return Err(format!("not on this kernel: it has no tracepoint {tracepoint}"));
     };
-    match PROTOTYPES.iter().find(|(name, _)| *name == tracepoint) {
+    match PROTOTYPES.iter().find(|(name, _)| *name == program) {
         Some((_, wanted)) if *wanted != found => {
             Err(format!("not on this kernel: its {tracepoint} is {found}, and {wanted} is needed"))
         }
@@ -174,9 +232,9 @@ pub(super) fn fits(kernel: &Btf<'_>, tracepoint: &str) -> Result<(), String> {
 fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook, attach: bool) -> Result<(), ProgramError> {
     let program = ebpf.program_mut(hook.name).ok_or(ProgramError::NotLoaded)?;
     match hook.kind {
-        HookKind::Tracepoint => {
+        HookKind::Tracepoint | HookKind::TracepointAs(_) => {
             let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(hook.name, btf)?;
+            program.load(hook.tracepoint(), btf)?;
             if attach {
                 program.attach()?;
             }

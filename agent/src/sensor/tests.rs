@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use agent_ebpf::fields::{ABSENT, FIELDS};
+use agent_ebpf::fields::{ABSENT, FIELDS, PROTOTYPES};
 use proptest::prelude::*;
 
 use super::{
@@ -49,12 +49,21 @@ fn every_kernel_has_every_required_field() {
         assert!(offsets.iter().map(|(global, _)| *global).eq(FIELDS.iter().map(|field| field.global)));
         let absent: Vec<&str> =
             offsets.into_iter().filter(|&(_, offset)| offset == ABSENT).map(|(global, _)| global).collect();
-        let expected: &[&str] = match release {
+        // Debian builds vsock and overlayfs as modules, whose types are not among those of the kernel.
+        let modules: &[&str] = match release {
             "6.18.44-fc-v657" => &[],
-            // Debian builds vsock and overlayfs as modules, whose types are not among those of the kernel.
             _ => &["VSOCK_CID", "VSOCK_PORT", "OVL_FILE_REAL"],
         };
-        assert_eq!(absent, expected, "{release}");
+        // io_uring keeps its task and its files otherwise since 6.13, and named its results otherwise before 5.19.
+        const NEWER: &[&str] = &["URING_TCTX", "TCTX_TASK"];
+        const NODES: &[&str] = &["RING_FILES", "RING_NODES", "NODE_FILE"];
+        let uring: &[&[&str]] = match release {
+            "5.10.0-32-amd64" => &[&["URING_USER_DATA", "URING_FD", "URING_RES"], NEWER, NODES],
+            "6.1.0-56-amd64" => &[NEWER, &["RW_COUNT"], NODES],
+            "6.12.107+deb13-amd64" => &[NEWER, NODES],
+            _ => &[&["URING_TASK"], &["RING_OLD_FILES", "RING_OLD_TABLE"]],
+        };
+        assert_eq!(absent, [modules, &uring.concat()].concat(), "{release}");
     }
 }
 
@@ -87,7 +96,7 @@ fn the_running_kernel_resolves() {
     if let Some((_, fixture)) = KERNELS.iter().find(|(name, _)| *name == release.trim()) {
         assert_eq!(offsets, resolve(fixture).unwrap());
         let fixture = Btf::parse(fixture).unwrap();
-        for name in ["sock_send_length", "io_uring_complete"] {
+        for (name, _) in PROTOTYPES {
             assert_eq!(btf.tracepoint(name), fixture.tracepoint(name));
         }
     }
@@ -118,6 +127,18 @@ fn a_hook_attaches_only_where_its_prototype_fits() {
     6.18.44-fc-v657: fits
     7.2.13+deb14-amd64: fits
     "#);
+    let fitting = |hook| {
+        KERNELS.map(|(release, _)| (told(release, hook) == "fits").then_some(release)).into_iter().flatten()
+    };
+    // One of the two forms on every kernel since 5.19.
+    assert!(fitting("io_uring_complete_by_value").eq(["6.1.0-56-amd64", "6.12.107+deb13-amd64"]));
+    let newest = ["6.12.107+deb13-amd64", "6.18.44-fc-v657", "7.2.13+deb14-amd64"];
+    assert!(fitting("io_uring_submit_req").eq(newest));
+    assert!(fitting("io_uring_submit_sqe").eq(["6.1.0-56-amd64"]));
+    assert!(fitting("sock_recv_length").eq(newest));
+    for hook in ["io_uring_file_get", "io_uring_cqe_overflow"] {
+        assert!(fitting(hook).eq(["6.1.0-56-amd64"].into_iter().chain(newest)), "{hook}");
+    }
 }
 
 #[test]

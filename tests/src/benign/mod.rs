@@ -12,6 +12,7 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
+    techniques,
     world::{PATIENCE, Test, World, size},
 };
 
@@ -31,6 +32,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("staged_in_shared_memory", staged_in_shared_memory),
     ("listed_reader", listed_reader),
     ("model_download", model_download),
+    ("load_by_io_uring", load_by_io_uring),
+    ("someone_else_uses_io_uring", someone_else_uses_io_uring),
 ];
 
 /// Tensor-parallel workers: every one maps every shard and touches every page.
@@ -171,5 +174,32 @@ fn model_download(w: &mut World) {
     let archive = scene.uncontrolled.join("download");
     safetensors(&archive, 30 * MIB, 11).expect("a file can be made");
     scene.run(Command::new("cp").arg(&archive).arg(scene.model.dir.join("download.safetensors")));
+    scene.expect_silence();
+}
+
+/// A listed reader loads with requests, some of them without events, and saves into the asset.
+fn load_by_io_uring(w: &mut World) {
+    let mut scene = w.prepare();
+    scene.config.assets[0].readers = vec![World::python()];
+    scene.start();
+    for way in ["plain", "skip", "overflow", "sqpoll", "fixed"] {
+        let target = scene.model.dir.join(way);
+        techniques::uring::run(&scene, way, &target.to_string_lossy());
+        assert_eq!(size(&target), size(&scene.model.files[0]));
+    }
+    scene.expect_silence();
+}
+
+/// Nothing that is protected is moved.
+fn someone_else_uses_io_uring(w: &mut World) {
+    let scene = w.scene();
+    let other = scene.work.join("holiday.mp4");
+    safetensors(&other, 20 * MIB, 9).expect("a file can be made");
+    for way in ["plain", "skip", "overflow", "sqpoll", "slots", "splice", "open_skip"] {
+        let target = scene.uncontrolled.join(way);
+        let mut python = scene.python("uring.py", techniques::uring::SCRIPT);
+        techniques::uring::run_on(&scene, python.arg(way).arg(&other).arg(&target));
+        assert_eq!(size(&target), 20 * MIB);
+    }
     scene.expect_silence();
 }

@@ -1,6 +1,6 @@
 //! Whoever opens is not who reads (TECHNIQUES F10): descriptors that are inherited, passed, stolen, reopened.
 
-use std::{os::unix::fs::PermissionsExt, process::Command};
+use std::{ffi::OsStr, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use tests::lab::{MIB, process::Identity, which};
 
@@ -16,6 +16,19 @@ pub(crate) const TESTS: &[Test] = &[
     ("scm_rights", scm_rights),
     ("pidfd_getfd", pidfd_getfd),
     ("open_by_handle_at", open_by_handle_at),
+    ("recvmmsg", |w| way_of_a_child(w, "recvmmsg")),
+    ("fanotify", |w| way(w, "fanotify")),
+    ("seccomp_addfd", |w| way_of_a_child(w, "seccomp_addfd")),
+    ("o_path", |w| way(w, "o_path")),
+    ("map_files", |w| way(w, "map_files")),
+    ("shared_table", |w| way(w, "shared_table")),
+    ("thread_with_its_own_table", |w| way_of_a_child(w, "thread_with_its_own_table")),
+    ("duplicated", |w| way(w, "duplicated")),
+    ("replaced_during_the_call", |w| raced(w, "replaced")),
+    ("closed_during_the_call", |w| raced(w, "closed")),
+    ("handed_over_by_an_exec", handed_over_by_an_exec),
+    ("child_takes_into_shared_memory", |w| shared_memory(w, "child")),
+    ("parent_takes_into_shared_memory", |w| shared_memory(w, "parent")),
     ("deep_process_tree", deep_process_tree),
     ("another_user", another_user),
     ("copied_tool_under_another_name", copied_tool_under_another_name),
@@ -71,6 +84,80 @@ fn open_by_handle_at(w: &mut World) {
     let copy = scene.uncontrolled.join("w");
     let bytes = scene.arrived(&scene.model.files[0], &copy);
     let expected = [Expected::copy(&scene, &mover, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// The process that runs the script comes by a descriptor and copies.
+fn way(w: &mut World, way: &str) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mover = descriptors(&scene, way, &copy);
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [Expected::copy(&scene, &mover, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// As [`way`], by calls whose both descriptors another thread took away: where they put is not known any more, and counts too.
+fn raced(w: &mut World, way: &str) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mover = descriptors(&scene, way, &copy);
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let exact = Expected::copy(&scene, &mover, &copy, bytes);
+    let expected = [exact.clone(), exact.whose_file_is_unknown()];
+    scene.expect(&expected);
+}
+
+/// A child of it does.
+fn way_of_a_child(w: &mut World, way: &str) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let parent = descriptors(&scene, way, &copy);
+    forked(scene, &parent);
+}
+
+fn descriptors(scene: &Scene<'_>, way: &str, copy: &Path) -> Identity {
+    let mut command = scene.python("descriptors.py", include_str!("scripts/descriptors.py"));
+    super::uring::run_on(scene, command.arg(way).arg(&scene.model.files[0]).arg(copy))
+}
+
+/// `binfmt_misc` opens the file that is executed and hands it to the interpreter (flag O), which opens nothing.
+fn handed_over_by_an_exec(w: &mut World) {
+    let mut scene = w.scene();
+    let place = scene.work.join("binfmt_misc");
+    if scene.mount(&["-t", "binfmt_misc", "binfmt_misc"].map(OsStr::new), &place).is_err() {
+        skip("needs binfmt_misc");
+    }
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    let interpreter = std::env::current_exe().expect("a process knows its executable");
+    let extension = source.extension().expect("a shard has one").to_string_lossy().into_owned();
+    let rule = format!(":wblab{}:E::{extension}::{}:O", std::process::id(), interpreter.display());
+    std::fs::write(place.join("register"), rule).unwrap_or_else(|error| skip(error));
+    let rule = place.join(format!("wblab{}", std::process::id()));
+    let running = scene.spawn(Command::new(&source).env("WEIGHBRIDGE_LAB_COPY", &copy));
+    let finished = running.finish(PATIENCE);
+    std::fs::write(&rule, "-1").expect("a rule can be removed");
+    let mut mover =
+        finished.and_then(tests::lab::process::Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    mover.exe = interpreter;
+    mover.cmdline = None;
+    let expected = [Expected::copy(&scene, &mover, &copy, scene.arrived(&source, &copy))];
+    scene.expect(&expected);
+}
+
+/// Two processes with one memory: what one takes the other puts.
+fn shared_memory(w: &mut World, taker: &str) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let own = std::env::current_exe().expect("a process knows its executable");
+    let parent = scene.run(Command::new(own).args(["share", taker]).arg(&scene.model.files[0]).arg(&copy));
+    if taker == "parent" {
+        forked(scene, &parent);
+        return;
+    }
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [Expected::copy(&scene, &parent, &copy, bytes)];
     scene.expect(&expected);
 }
 

@@ -14,3 +14,4 @@ pub(crate) mod relays;
 pub(crate) mod remote;
 pub(crate) mod tooling;
 pub(crate) mod tools;
+pub(crate) mod uring;

@@ -1,0 +1,98 @@
+//! Descriptors that one thread replaces or closes while a call of another uses them.
+//!
+//! The file behind a descriptor is looked up when its call returns, and then it is another. So whoever takes a descriptor away
+//! looks which threads of its process are in a call that was given that number, and notes them: what such a call moved counts
+//! from above. Misses: a call that returns between the replacement and the return of the call that replaced (microseconds), and
+//! threads of another process that shares the table.
+
+use agent_ebpf::{LOSS_DESCRIPTOR_GONE, MARK_RACED, syscalls};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+use crate::{
+    hooks::registers::{ORIG_AX, RESULT, argument_64},
+    kernel::{Task, ThreadLink},
+    maps::{RACED, lose, mark},
+};
+
+/// Threads looked at; of a process with more the rest counts as lost.
+const THREADS: u32 = 512;
+/// What stands in for the result while a call is under way (`entry_SYSCALL_64`, `entry_INT80_compat`).
+const UNDER_WAY: u64 = -38i64 as u64;
+
+/// `task` replaced or closed `descriptor` in a call with these registers.
+#[inline(always)]
+pub(crate) fn on_replace(task: Task, tgid: u32, registers: u64, descriptor: u32) {
+    if task.live_threads().is_some_and(|threads| threads > 1)
+        && let Some(stack) = task.stack()
+    {
+        flow_replace(task.0, tgid, registers - stack, descriptor);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_replace(task: u64, tgid: u32, registers: u64, descriptor: u32) -> u32 {
+    let Some(mut link) = Task(task).threads() else { return 0 };
+    for _ in 0..THREADS {
+        if !look(&mut link, task, tgid, registers, descriptor) {
+            return 0;
+        }
+    }
+    lose(LOSS_DESCRIPTOR_GONE, 1);
+    0
+}
+
+/// Looks at the next thread; whether there was one.
+#[inline(always)]
+fn look(link: &mut ThreadLink, task: u64, tgid: u32, registers: u64, descriptor: u32) -> bool {
+    let Some(thread) = link.next() else { return false };
+    if thread.0 != task && flow_uses(thread.0, registers, descriptor) != 0 {
+        mark(tgid, MARK_RACED);
+    }
+    true
+}
+
+/// Whether `thread` is in a call that moves bytes and was given `descriptor`: it is noted then. `registers`: where on its stack
+/// the registers of its call lie, which is the same in all threads.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_uses(thread: u64, registers: u64, descriptor: u32) -> u32 {
+    u32::from(uses(Task(thread), registers, descriptor).unwrap_or(false))
+}
+
+#[inline(always)]
+fn uses(thread: Task, registers: u64, descriptor: u32) -> Option<bool> {
+    let registers = thread.stack()? + registers;
+    let word = |offset: u64| -> Option<u64> {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel((registers + offset) as *const u64) }.ok()
+    };
+    if word(RESULT)? != UNDER_WAY {
+        return Some(false);
+    }
+    let number = (word(ORIG_AX)? & !syscalls::X32_BIT) as usize;
+    if number >= syscalls::TABLE {
+        return Some(false);
+    }
+    let compat = thread.is_compat();
+    let kind = if compat { syscalls::CALLS_32[number] } else { syscalls::CALLS_64[number] };
+    if !syscalls::moves(kind) {
+        return Some(false);
+    }
+    let given = |index| argument_64(registers, index).unwrap_or(0) as u32 == descriptor;
+    // Numbers of a 32-bit call are not told apart: each of its calls under way counts.
+    if !compat && !given(0) && !given(1) && !given(2) && !given(4) {
+        return Some(false);
+    }
+    let _ = RACED.insert(&thread.pid()?, &1, 0);
+    Some(true)
+}
+
+/// Whether the running task's call lost its descriptor; it is told once.
+#[inline(always)]
+pub(crate) fn was_raced(task: Task) -> bool {
+    match task.pid() {
+        Some(pid) => RACED.remove(&pid).is_ok(),
+        None => false,
+    }
+}
