@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, now, process, row, wake},
+    flow::{carrier, hold, memory, now, process, row, wake},
     kernel::Task,
     log,
     maps::{HOLDERS, PROCESSES, mark, marks, set_marks},
@@ -41,6 +41,9 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         mark(to.tgid, MARK_SHARED | MARK_WATCHED);
     }
     process::copy(from.tgid, &to, child.uid());
+    if inherited & MARK_MAPPED != 0 {
+        memory::inherit(&from, &to);
+    }
     if inherited & MARK_HOLDER != 0 {
         // SAFETY: copied out at once.
         let row = *unsafe { HOLDERS.get(&from) }?;
@@ -48,6 +51,9 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
         hold::inherit(&from, &to, &row, row.taken + u64::from(running) * MOST);
         log::log_forked(from.tgid, to.tgid, row.taken);
+        if inherited & MARK_MAPPED != 0 {
+            memory::expose(child);
+        }
         process::report(child);
         row::holder(&to);
         wake();
@@ -66,6 +72,10 @@ fn execed(task: Task) -> Option<()> {
     let key = task.holder_key()?;
     process::note(task, &key, true);
     let inherited = marks(key.tgid);
+    if inherited & MARK_MAPPED != 0 {
+        let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };
+        memory::forget(&before, inherited & MARK_HOLDER != 0);
+    }
     let inherited = inherited & !(MARK_MAPPED | MARK_SHARED);
     set_marks(key.tgid, inherited);
     // Watched for a descriptor that it may have: now that all closed that close on exec, it has one or has none. Without this
@@ -109,6 +119,9 @@ fn exited(task: Task) -> Option<()> {
     let key = task.holder_key()?;
     let marked = marks(key.tgid);
     set_marks(key.tgid, 0);
+    if marked & MARK_MAPPED != 0 {
+        memory::forget(&key, marked & MARK_HOLDER != 0);
+    }
     if marked & (MARK_HOLDER | MARK_WATCHED) != 0
         && let Some(row) = HOLDERS.get_ptr_mut(&key)
     {

@@ -4,12 +4,12 @@
 //! sendto, sendmsg, sendmmsg, write on a socket, sendfile and splice to one, and io_uring sends, with the count that the
 //! protocol returned: no user memory, no descriptor. Misses: sends of the kernel's own (NFS), AF_XDP, RDMA.
 
-use agent_ebpf::{MARK_HOLDER, MARK_WATCHED};
+use agent_ebpf::{MARK_HOLDER, MARK_MAPPED, MARK_WATCHED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, send::on_send},
+    flow::{carrier, memory, send::on_send},
     kernel::{Sock, Task},
     maps::marks,
 };
@@ -18,7 +18,10 @@ use crate::{
 pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let marks = marks(tgid);
+    let mut marks = marks(tgid);
+    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::suspect(Task::current()) {
+        marks |= MARK_HOLDER | MARK_WATCHED;
+    }
     if sent >= 0 && marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
         let sock = Sock(word(&ctx, 0));
         if sent > 0 && marks & MARK_HOLDER != 0 {

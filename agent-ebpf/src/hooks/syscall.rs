@@ -5,7 +5,7 @@
 //! another thread replaces between the call's own look-up and its return.
 
 use agent_ebpf::{
-    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_WATCHED,
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED,
     syscalls::{self, CALLS_32, CALLS_64, CALLS_ANY, TABLE, X32_BIT},
 };
 use aya_ebpf::{
@@ -15,13 +15,15 @@ use aya_ebpf::{
 };
 
 use super::{
+    channel::{attached, channelled},
     registers::{ORIG_AX, argument_32, argument_64},
     word,
 };
 use crate::{
     flow::{
         carrier, hold,
-        map::{on_grow, on_map},
+        map::{on_grow, on_map, on_map_anonymous},
+        memory,
         open::on_open,
         put::on_put,
         send::on_send,
@@ -44,7 +46,10 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let marks = marks(tgid);
+    let mut marks = marks(tgid);
+    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::suspect(Task::current()) {
+        marks |= MARK_HOLDER | MARK_WATCHED;
+    }
     if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) {
         return 0;
     }
@@ -92,28 +97,30 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::SOCKETCALL
             | syscalls::MAP
             | syscalls::MAP_OLD
+            | syscalls::CHANNEL
+            | syscalls::ATTACH
     )
 }
 
 /// A call that returned: who made it, with which arguments, by which ABI, and what came of it.
-struct Call {
-    task: Task,
+pub(super) struct Call {
+    pub(super) task: Task,
     registers: u64,
-    compat: bool,
-    result: u64,
+    pub(super) compat: bool,
+    pub(super) result: u64,
     tgid: u32,
     marks: u8,
 }
 
 impl Call {
     #[inline(always)]
-    fn argument(&self, index: usize) -> u64 {
+    pub(super) fn argument(&self, index: usize) -> u64 {
         if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }
             .unwrap_or(0)
     }
 
     #[inline(always)]
-    fn file(&self, descriptor: u64) -> Option<File> {
+    pub(super) fn file(&self, descriptor: u64) -> Option<File> {
         let file = self.task.file(descriptor as u32);
         if file.is_none() {
             lose(LOSS_DESCRIPTOR_GONE, 1);
@@ -162,6 +169,8 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
         syscalls::CONNECT => reach(task),
+        syscalls::CHANNEL => channelled(&call, number),
+        syscalls::ATTACH => attached(&call),
         _ => {}
     }
 }
@@ -191,6 +200,7 @@ fn failed(call: &Call, kind: u8, number: usize) {
         syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
         syscalls::SPLICE => through(call, call.argument(0), call.argument(2), at_most(call.argument(4))),
         syscalls::TEE => through(call, call.argument(0), call.argument(1), at_most(call.argument(2))),
+        syscalls::CHANNEL => channelled(call, number),
         _ => {}
     }
 }
@@ -351,6 +361,9 @@ const MAP_ANONYMOUS: u64 = 0x20;
 fn mapped(call: &Call) {
     let flags = call.argument(3);
     if flags & MAP_ANONYMOUS != 0 {
+        if flags & MAP_SHARED != 0 {
+            on_map_anonymous(call.task, call.argument(1));
+        }
         return;
     }
     if let Some(file) = call.file(call.argument(4)) {
@@ -367,6 +380,9 @@ fn mapped_old(call: &Call) {
         return;
     };
     if u64::from(flags) & MAP_ANONYMOUS != 0 {
+        if u64::from(flags) & MAP_SHARED != 0 {
+            on_map_anonymous(call.task, u64::from(len));
+        }
         return;
     }
     if let Some(file) = call.file(u64::from(fd)) {

@@ -49,11 +49,16 @@ pub enum HookKind {
 const SENDS: &str = "sock_send_length";
 
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 10] = [
+pub const HOOKS: [Hook; 11] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
     tracepoint(SENDS, false, "sends are counted when their system call returns; io_uring sends are not seen"),
+    tracepoint(
+        "netif_rx",
+        false,
+        "loopback UDP counts as an uncontrolled peer, and its readers are not followed",
+    ),
     tracepoint("io_uring_complete", false, "reads and writes through io_uring are not seen"),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
