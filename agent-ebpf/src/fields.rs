@@ -24,6 +24,7 @@ pub struct Field {
 pub const PROTOTYPES: &[(&str, &str)] = &[
     ("sock_send_length", "(void *, struct sock *, int, int)"),
     ("sock_recv_length", "(void *, struct sock *, int, int)"),
+    ("netif_rx", "(void *, struct sk_buff *)"),
     ("io_uring_submit_req", "(void *, struct io_kiocb *)"),
     ("io_uring_submit_sqe", "(void *, struct io_kiocb *, bool)"),
     ("io_uring_file_get", "(void *, struct io_kiocb *, int)"),
@@ -63,7 +64,9 @@ fields! {
     TASK_SIGNAL = "task_struct", "signal", true;
     TASK_SELF_EXEC_ID = "task_struct", "self_exec_id", true;
     TASK_STATUS = "task_struct", "thread_info.status", true;
+    TASK_NSPROXY = "task_struct", "nsproxy", true;
     TASK_LOGINUID = "task_struct", "loginuid.val", false;
+    NSPROXY_IPC = "nsproxy", "ipc_ns", true;
     SIGNAL_LIVE = "signal_struct", "live", true;
     SIGNAL_THREADS = "signal_struct", "thread_head", true;
     CRED_UID = "cred", "uid.val", true;
@@ -80,6 +83,8 @@ fields! {
     INODE_INO = "inode", "i_ino", true;
     INODE_GENERATION = "inode", "i_generation", true;
     INODE_RDEV = "inode", "i_rdev", true;
+    INODE_MAPPING = "inode", "i_mapping", true;
+    MAPPING_TREE = "address_space", "i_mmap.rb_root.rb_node", true;
     INODE_SIZE = "inode", "i_size", true;
     SB_DEV = "super_block", "s_dev", true;
     SB_MAGIC = "super_block", "s_magic", true;
@@ -103,9 +108,20 @@ fields! {
     SOCK_SPORT = "sock", "__sk_common.skc_num", true;
     SOCK_V6_DADDR = "sock", "__sk_common.skc_v6_daddr", true;
     SOCK_V6_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr", true;
+    SOCK_DST = "sock", "sk_dst_cache", true;
+    DST_DEV = "dst_entry", "dev", true;
+    DEVICE_FLAGS = "net_device", "flags", true;
+    SKB_DEV = "sk_buff", "dev", true;
+    SKB_LEN = "sk_buff", "len", true;
+    SKB_HEAD = "sk_buff", "head", true;
+    SKB_NETWORK = "sk_buff", "network_header", true;
+    SKB_TRANSPORT = "sk_buff", "transport_header", true;
+    TTY_OF_FILE = "tty_file_private", "tty", true;
+    TTY_LINK = "tty_struct", "link", true;
     UNIX_PEER = "unix_sock", "peer", false;
     VSOCK_CID = "vsock_sock", "remote_addr.svm_cid", false;
     VSOCK_PORT = "vsock_sock", "remote_addr.svm_port", false;
+    VSOCK_OWN_PORT = "vsock_sock", "local_addr.svm_port", false;
     VMA_START = "vm_area_struct", "vm_start", true;
     VMA_END = "vm_area_struct", "vm_end", true;
     VMA_FILE = "vm_area_struct", "vm_file", true;

@@ -21,6 +21,9 @@ pub(crate) const S_IFIFO: u32 = 0o010_000;
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 /// `ANON_INODE_FS_MAGIC`.
 const ANON_INODES_MAGIC: u64 = 0x0904_1934;
+pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
+pub(crate) const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
 const FMODE_WRITE: u32 = 2;
 /// `thread_info.status`: this system call came through the 32-bit entry.
 const TS_COMPAT: u32 = 2;
@@ -43,6 +46,12 @@ fn pointer(base: u64, offset: &Global<u32>) -> Option<u64> {
         Some(0) | None => None,
         found => found,
     }
+}
+
+/// Kernel objects are at least 32 bytes apart, so that these bits tell those of 128 GiB apart.
+#[inline(always)]
+const fn fold(address: u64) -> u32 {
+    (address >> 5) as u32
 }
 
 #[derive(Clone, Copy)]
@@ -155,6 +164,15 @@ impl Task {
         match (self.mm(), self.live_threads()) {
             (Some(mm), Some(threads)) => field::<u32>(mm.0, &MM_USERS).is_none_or(|users| users > threads),
             _ => false,
+        }
+    }
+
+    /// Stands for its namespace of System V objects: 32 bits of the address.
+    #[inline(always)]
+    pub(crate) fn ipc_namespace(self) -> u32 {
+        match pointer(self.0, &TASK_NSPROXY) {
+            Some(proxy) => fold(pointer(proxy, &NSPROXY_IPC).unwrap_or(0)),
+            None => 0,
         }
     }
 
@@ -292,6 +310,36 @@ impl File {
         matches!(unsafe { bpf_probe_read_kernel(name as *const u64) }, Ok(START))
     }
 
+    /// Stands for the pseudo terminal behind it, the same at both ends: the lower address of the two `struct tty_struct`.
+    /// Only for a character device, of which it asks whether it is a terminal.
+    #[inline(always)]
+    pub(crate) fn pseudo_terminal(self, device: u32) -> Option<u64> {
+        const TTYAUX: u32 = 5;
+        // Masters of the old kind, masters and slaves of the new one (`devices.txt`).
+        let major = device >> 20;
+        if major != TTYAUX && major != 2 && major != 3 && (major < 128 || major > 143) {
+            return None;
+        }
+        let tty = pointer(pointer(self.0, &FILE_PRIVATE_DATA)?, &TTY_OF_FILE)?;
+        let other = pointer(tty, &TTY_LINK)?;
+        Some(if tty < other { tty } else { other })
+    }
+
+    /// (id, namespace) of the System V segment that it stands for, by which its inode number is told too (`ipc/shm.c`: an
+    /// attached segment has a `struct shm_file_data`, which begins with these; other files of memory have none).
+    #[inline(always)]
+    pub(crate) fn segment(self, inode: Inode) -> Option<(u64, u32)> {
+        let magic = inode.magic()?;
+        if magic != TMPFS_MAGIC && magic != HUGETLBFS_MAGIC {
+            return None;
+        }
+        let data = pointer(self.0, &FILE_PRIVATE_DATA)?;
+        // SAFETY: the helper checks the address.
+        let [id, namespace] = unsafe { bpf_probe_read_kernel(data as *const [u64; 2]) }.ok()?;
+        let id = id & 0xffff_ffff;
+        if id == inode.number()? & 0xffff_ffff { Some((id, fold(namespace))) } else { None }
+    }
+
     /// The socket behind it; only for an inode of kind `S_IFSOCK`.
     #[inline(always)]
     pub(crate) fn socket(self) -> Option<Sock> {
@@ -320,6 +368,17 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn magic(self) -> Option<u64> {
         field(pointer(self.0, &INODE_SB)?, &SB_MAGIC)
+    }
+
+    /// Whether some process has it mapped.
+    #[inline(always)]
+    pub(crate) fn is_mapped(self) -> bool {
+        pointer(self.0, &INODE_MAPPING).is_none_or(|mapping| pointer(mapping, &MAPPING_TREE).is_some())
+    }
+
+    #[inline(always)]
+    pub(crate) fn number(self) -> Option<u64> {
+        field(self.0, &INODE_INO)
     }
 
     #[inline(always)]
@@ -382,6 +441,13 @@ impl Sock {
         field::<u16>(self.0, &SOCK_TYPE).is_none_or(|kind| kind == SOCK_DGRAM)
     }
 
+    /// UDP or UDP-Lite, of either family.
+    #[inline(always)]
+    pub(crate) fn is_udp(self) -> bool {
+        let protocol = self.protocol();
+        matches!(self.family(), Some(AF_INET | AF_INET6)) && (protocol == 17 || protocol == 136)
+    }
+
     /// Peer's port, host order.
     #[inline(always)]
     pub(crate) fn peer_port(self) -> u16 {
@@ -418,10 +484,82 @@ impl Sock {
         pointer(self.0, &UNIX_PEER).map(Self)
     }
 
+    /// Whether the kernel routes what it sends to this host itself; `None` when it has no route now.
+    ///
+    /// The device of the route that the socket keeps (`sk_dst_cache`), which is the loopback device for 127.0.0.0/8, ::1 and
+    /// every address of the host's own, whichever source was chosen. Rests on `ip_route_output_key_hash_rcu` and
+    /// `ip6_rt_get_dev_rcu`, 5.10 to 7.2.
+    #[inline(always)]
+    pub(crate) fn stays_here(self) -> Option<bool> {
+        Device(pointer(pointer(self.0, &SOCK_DST)?, &DST_DEV)?).is_loopback()
+    }
+
+    #[inline(always)]
+    pub(crate) fn vsock_own_port(self) -> Option<u32> {
+        field(self.0, &VSOCK_OWN_PORT)
+    }
+
     /// (context id, port) of a vsock peer.
     #[inline(always)]
     pub(crate) fn vsock_peer(self) -> Option<(u32, u32)> {
         Some((field(self.0, &VSOCK_CID)?, field(self.0, &VSOCK_PORT)?))
+    }
+}
+
+/// A network device.
+#[derive(Clone, Copy)]
+struct Device(u64);
+
+impl Device {
+    #[inline(always)]
+    fn is_loopback(self) -> Option<bool> {
+        const IFF_LOOPBACK: u32 = 8;
+        field::<u32>(self.0, &DEVICE_FLAGS).map(|flags| flags & IFF_LOOPBACK != 0)
+    }
+}
+
+/// A packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet(pub(crate) u64);
+
+/// A UDP datagram in one packet, ports in host order.
+pub(crate) struct Datagram {
+    pub(crate) from_port: u16,
+    pub(crate) to_port: u16,
+    pub(crate) bytes: u64,
+}
+
+impl Packet {
+    /// The UDP datagram in it, if it is whole and on the loopback device. One with extension headers is none.
+    #[inline(always)]
+    pub(crate) fn looped_datagram(self) -> Option<Datagram> {
+        const IPPROTO_UDP: u8 = 17;
+        const IPPROTO_UDPLITE: u8 = 136;
+        if !Device(pointer(self.0, &SKB_DEV)?).is_loopback()? {
+            return None;
+        }
+        let head = pointer(self.0, &SKB_HEAD)?;
+        let network = u64::from(field::<u16>(self.0, &SKB_NETWORK)?);
+        let transport = u64::from(field::<u16>(self.0, &SKB_TRANSPORT)?);
+        // SAFETY: the helper checks the address; both headers are at least this long.
+        let ip = unsafe { bpf_probe_read_kernel((head + network) as *const [u8; 20]) }.ok()?;
+        let protocol = match ip[0] >> 4 {
+            // No fragment, not even the first of some.
+            4 if ip[6] & 0x3f == 0 && ip[7] == 0 => ip[9],
+            6 => ip[6],
+            _ => return None,
+        };
+        if protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE {
+            return None;
+        }
+        // SAFETY: the helper checks the address.
+        let ports = unsafe { bpf_probe_read_kernel((head + transport) as *const [u8; 4]) }.ok()?;
+        let headers = transport.checked_sub(network)? + 8;
+        Some(Datagram {
+            from_port: u16::from_be_bytes([ports[0], ports[1]]),
+            to_port: u16::from_be_bytes([ports[2], ports[3]]),
+            bytes: u64::from(field::<u32>(self.0, &SKB_LEN)?).checked_sub(headers)?,
+        })
     }
 }
 

@@ -37,6 +37,31 @@ pub const DEV_ASSET: u32 = 0xffff_fff0;
 pub const DEV_UNIX: u32 = 0xffff_fff1;
 /// `dev` of one direction of a loopback connection; `ino` hashes the sender's addresses, `generation` holds its ports.
 pub const DEV_LOOPBACK: u32 = 0xffff_fff2;
+/// `dev` of datagrams to one UDP port of this host; `ino` is the port.
+pub const DEV_UDP: u32 = 0xffff_fff3;
+/// `dev` of a System V message queue: `ino` is its id, `generation` stands for its namespace.
+pub const DEV_MESSAGES: u32 = 0xffff_fff4;
+/// `dev` of a kernel key: `ino` is its serial.
+pub const DEV_KEY: u32 = 0xffff_fff5;
+/// `dev` of a pseudo terminal: `ino` is the lower of the addresses of its two `struct tty_struct`.
+pub const DEV_TERMINAL: u32 = 0xffff_fff6;
+/// `dev` of one direction of a vsock connection within this host; `ino` holds its ports.
+pub const DEV_VSOCK: u32 = 0xffff_fff7;
+/// `dev` of a System V shared memory segment: `ino` is its id, `generation` stands for its namespace.
+pub const DEV_SEGMENT: u32 = 0xffff_fff8;
+/// `dev` of all the memory that a process shares with the children that it forks: `ino` is its start, `generation` its id.
+pub const DEV_FAMILY: u32 = 0xffff_fff9;
+/// `dev` of all channels of one class together, where which one a call used is not told; `ino` is one of the `CLASS_`.
+pub const DEV_CLASS: u32 = 0xffff_fffa;
+
+/// Unix datagrams whose call named the receiver.
+pub const CLASS_UNIX_DATAGRAMS: u64 = 1;
+/// Extended attributes of files.
+pub const CLASS_ATTRIBUTES: u64 = 2;
+/// Shared memory of which only the slot is known; the slot is added to it.
+pub const CLASS_MEMORY: u64 = 128;
+/// Netlink messages; the protocol is added to it.
+pub const CLASS_NETLINK: u64 = 256;
 
 /// What an object is to us.
 #[repr(C)]
@@ -68,6 +93,8 @@ pub const OBJECT_CARRIER: u32 = 4;
 pub const OBJECT_STREAM: u32 = 5;
 /// A Unix socket through which descriptors of protected files may come: who receives from it is watched.
 pub const OBJECT_PATHWAY: u32 = 6;
+/// A carrier that no descriptor stands for: a message queue, a key, a class.
+pub const OBJECT_CHANNEL: u32 = 7;
 
 /// A protected name in an [`OBJECT_NAMED`] directory.
 #[repr(C)]
@@ -363,12 +390,65 @@ pub const SHARED_LOOK: u32 = 5;
 /// Not 0 once a process took bytes of an asset into memory that it shares with another process: until then nobody looks for
 /// those who share.
 pub const SHARED_SPACES: u32 = 6;
-pub const SHARED_WORDS: u32 = 7;
+/// Bytes handed over in portions below the propagation floor, to processes that do not spread for it.
+pub const SHARED_SMALL: u32 = 7;
+/// Assets that processes hold which can store into memory that they share.
+pub const SHARED_MEMORY_ASSETS: u32 = 8;
+/// Changes of who holds and what is mapped: user space links the mappings anew when it differs from what it saw.
+pub const SHARED_MAPPINGS: u32 = 9;
+pub const SHARED_WORDS: u32 = 10;
+
+/// So many propagation floors may be handed over unfollowed on the whole host, in portions below the floor each.
+pub const FLOORS: u64 = 16;
+
+/// More than any asset: what a process can load from a carrier that it has mapped, and store into one, again and again.
+pub const UNCOUNTED: u64 = 1 << 44;
+
+/// Objects that are remembered of one process's shared memory; what is beyond is known by its slot only.
+pub const MEMORY_OBJECTS: usize = 8;
+/// Slots into which the objects of shared memory are hashed. Each is a byte, so that two CPUs that set two of them lose none.
+pub const MEMORY_SLOTS: usize = 64;
+
+/// The slot of an object.
+#[inline(always)]
+#[must_use]
+pub const fn memory_slot(object: &ObjectKey) -> usize {
+    let mixed = (object.ino ^ (object.generation as u64) << 32 ^ object.dev as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 58) as usize
+}
+
+/// One object of a process's shared memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryObject {
+    pub key: ObjectKey,
+    /// Bytes mapped.
+    pub bytes: u64,
+    /// `super_block.s_magic` of a file's filesystem; 0 when it is no file.
+    pub magic: u32,
+    /// Not 0 when the process's stores reach the object.
+    pub writes: u32,
+}
+
+/// What memory a process image shares with others: handed down by fork, gone with an exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Not 0 in the slot of each object that it has mapped.
+    pub mapped: [u8; MEMORY_SLOTS],
+    /// The same of those that its stores reach.
+    pub writes: [u8; MEMORY_SLOTS],
+    /// Objects remembered. Two threads that add one at once can lose one of them: its slot tells.
+    pub count: u32,
+    pub reserved: u32,
+    pub objects: [MemoryObject; MEMORY_OBJECTS],
+}
 
 /// Bits of a process in `MARKS`, indexed by its thread group id.
 pub const MARK_WATCHED: u8 = 1;
 pub const MARK_HOLDER: u8 = 2;
-/// Has a writable shared mapping of a file.
+/// Has memory that other processes may have mapped too.
 pub const MARK_MAPPED: u8 = 4;
 /// Descriptors can come to it without a call of its own: it shares its table with another process, or one of its threads has
 /// a table of its own, or a request of io_uring opens and does not tell. It stays watched.
@@ -381,7 +461,7 @@ pub const MARK_RACED: u8 = 32;
 pub const MARKS: usize = 1 << 22;
 
 /// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
-pub const LOSSES: [(&str, &str); 11] = [
+pub const LOSSES: [(&str, &str); 12] = [
     ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
     ("holders_full", "bytes taken by processes that found no room in HOLDERS"),
     ("takes_full", "bytes taken that found no room in TAKES"),
@@ -393,6 +473,7 @@ pub const LOSSES: [(&str, &str); 11] = [
     ("path_cut", "a path longer than its buffer was cut"),
     ("descriptor_gone", "a descriptor was closed before its call returned"),
     ("spaces_full", "processes that share memory with others and found no room in SPACES or SHARERS"),
+    ("memory_full", "processes whose shared memory found no room in MEMORY"),
 ];
 
 pub const LOSS_RING_FULL: u32 = 0;
@@ -406,3 +487,4 @@ pub const LOSS_WALK_TOO_DEEP: u32 = 7;
 pub const LOSS_PATH_CUT: u32 = 8;
 pub const LOSS_DESCRIPTOR_GONE: u32 = 9;
 pub const LOSS_SPACES_FULL: u32 = 10;
+pub const LOSS_MEMORY_FULL: u32 = 11;

@@ -4,9 +4,9 @@
 //! LRU kind: an attacker could flush his own row out of one.
 
 use agent_ebpf::{
-    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, NameKey, ObjectFact,
-    ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS, SharerValue, SinkFact,
-    SinkKey, SpaceValue, TakeKey, TakeValue,
+    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, MEMORY_SLOTS, Memory,
+    NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS,
+    SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
 };
 use aya_ebpf::{
     Global,
@@ -91,6 +91,18 @@ pub(crate) static SHARERS: HashMap<u32, SharerValue> = HashMap::with_max_entries
 #[map]
 pub(crate) static RACED: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
 
+/// Shared memory of process images that have some.
+#[map]
+pub(crate) static MEMORY: HashMap<HolderKey, Memory> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
+
+/// Not 0 in the slots into which a process can store that holds something.
+#[map]
+pub(crate) static EXPOSED: Array<[u8; MEMORY_SLOTS]> = Array::with_max_entries(1, 0);
+
+/// What the send that a thread is in put onto the loopback device, by thread: (bytes, source port << 16 | destination port).
+#[map]
+pub(crate) static LOOPED: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
 #[map]
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);
 
@@ -111,6 +123,9 @@ pub(crate) static NAME_SCRATCH: PerCpuArray<NameKey> = PerCpuArray::with_max_ent
 
 #[map]
 pub(crate) static ADDRESS_SCRATCH: PerCpuArray<SinkKey> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static MEMORY_SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static SINK_SCRATCH: PerCpuArray<SinkFact> = PerCpuArray::with_max_entries(1, 0);
@@ -186,4 +201,13 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
 pub(crate) unsafe fn join(word: *mut u64, bits: u64) {
     // SAFETY: the caller's. An atomic OR needs kernel 5.12 and the v3 instruction set.
     unsafe { core::ptr::write_volatile(word, core::ptr::read_volatile(word) | bits) };
+}
+
+/// The word `index` of `SHARED` grows by `amount`.
+#[inline(always)]
+pub(crate) fn add_shared(index: u32, amount: u64) {
+    if let Some(word) = SHARED.get_ptr_mut(index) {
+        // SAFETY: a word of an array map.
+        unsafe { add(word, amount) };
+    }
 }

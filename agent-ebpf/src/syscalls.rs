@@ -52,6 +52,11 @@ pub const FCNTL: u8 = 18;
 pub const CLOSE: u8 = 19;
 /// (old, new, …) → new, which stood for something else perhaps.
 pub const REPLACE: u8 = 20;
+/// Puts into or takes out of something that has no descriptor: a message queue, a key, an extended attribute. Which way
+/// and how much is up to the number.
+pub const CHANNEL: u8 = 21;
+/// shmat(id, address, flags) → address.
+pub const ATTACH: u8 = 22;
 
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[
@@ -114,6 +119,22 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (288, OPEN),         // accept4
     (293, CONNECT),      // pipe2
     (319, OPEN),         // memfd_create
+    (30, ATTACH),        // shmat
+    (69, CHANNEL),       // msgsnd
+    (70, CHANNEL),       // msgrcv
+    (188, CHANNEL),      // setxattr
+    (189, CHANNEL),      // lsetxattr
+    (190, CHANNEL),      // fsetxattr
+    (191, CHANNEL),      // getxattr
+    (192, CHANNEL),      // lgetxattr
+    (193, CHANNEL),      // fgetxattr
+    (240, OPEN),         // mq_open
+    (242, CHANNEL),      // mq_timedsend
+    (243, READ),         // mq_timedreceive
+    (248, CHANNEL),      // add_key
+    (250, CHANNEL),      // keyctl
+    (463, CHANNEL),      // setxattrat
+    (464, CHANNEL),      // getxattrat
 ]);
 
 /// The 32-bit ABI.
@@ -166,6 +187,25 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (362, CONNECT),      // connect
     (364, OPEN),         // accept4
     (417, RECEIVE_MANY), // recvmmsg_time64
+    (117, CHANNEL),      // ipc
+    (226, CHANNEL),      // setxattr
+    (227, CHANNEL),      // lsetxattr
+    (228, CHANNEL),      // fsetxattr
+    (229, CHANNEL),      // getxattr
+    (230, CHANNEL),      // lgetxattr
+    (231, CHANNEL),      // fgetxattr
+    (277, OPEN),         // mq_open
+    (279, CHANNEL),      // mq_timedsend
+    (280, READ),         // mq_timedreceive
+    (286, CHANNEL),      // add_key
+    (288, CHANNEL),      // keyctl
+    (397, ATTACH),       // shmat
+    (400, CHANNEL),      // msgsnd
+    (401, CHANNEL),      // msgrcv
+    (418, CHANNEL),      // mq_timedsend_time64
+    (419, READ),         // mq_timedreceive_time64
+    (463, CHANNEL),      // setxattrat
+    (464, CHANNEL),      // getxattrat
 ]);
 
 /// Whether a call of this kind works on descriptors among its arguments.

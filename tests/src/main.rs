@@ -52,6 +52,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),
     ("techniques::uring", techniques::uring::TESTS),
+    ("techniques::local_sockets", techniques::local_sockets::TESTS),
+    ("techniques::shared_memory", techniques::shared_memory::TESTS),
     ("techniques::amounts", techniques::amounts::TESTS),
     ("techniques::archives", techniques::archives::TESTS),
     ("techniques::remote", techniques::remote::TESTS),

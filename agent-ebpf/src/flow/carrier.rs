@@ -3,15 +3,17 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{hold, object, row, wake};
+use super::{hold, memory, object, row, wake};
 use crate::{
-    kernel::{AF_INET, AF_INET6, AF_UNIX, File, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task},
+    kernel::{
+        AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task,
+    },
     log,
-    maps::{OBJECTS, SHARED, add, join, lose, shared},
+    maps::{OBJECTS, SHARED, add, join, lose, marks, shared},
 };
 use agent_ebpf::{
-    DEV_UNIX, LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_PATHWAY, OBJECT_STREAM, ObjectKey, ObjectValue,
-    SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
+    DEV_TERMINAL, DEV_UNIX, LOSS_OBJECTS_FULL, MARK_MAPPED, OBJECT_CARRIER, OBJECT_PATHWAY, OBJECT_STREAM,
+    ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
 };
 
 /// Its lower byte; that of MPTCP is the same.
@@ -25,6 +27,9 @@ const DESCRIPTORS: u32 = 1024;
 pub(crate) fn adopt(task: Task, assets: u64) {
     if assets != 0 {
         let made = flow_adopt(task.0, assets);
+        if marks(task.tgid().unwrap_or(0)) & MARK_MAPPED != 0 {
+            memory::expose(task);
+        }
         wake();
         log::log_spreads(task.tgid().unwrap_or(0), assets, made);
     }
@@ -68,10 +73,21 @@ pub(crate) fn adopt_file(file: File, assets: u64) {
 #[inline(never)]
 extern "C" fn flow_adopt_file(file: u64, assets: u64) -> u32 {
     let file = File(file).backing();
-    match outgoing(file) {
-        Some((key, kind)) => u32::from(make(&key, kind, assets)),
-        None => 0,
+    let Some((key, kind)) = outgoing(file) else { return 0 };
+    flow_make(file.0, u64::from(key.dev) << 32 | u64::from(key.generation), key.ino, kind, assets)
+}
+
+// VERIFIER: a function of its own, for the stack («combined stack size»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_make(file: u64, dev_generation: u64, ino: u64, kind: u32, assets: u64) -> u32 {
+    let key = ObjectKey { dev: (dev_generation >> 32) as u32, generation: dev_generation as u32, ino };
+    let made = make(&key, kind, assets);
+    // Who has it mapped reads it without a call.
+    if made && kind == OBJECT_CARRIER && File(file).inode().is_some_and(Inode::is_mapped) {
+        memory::expose_object(&key, assets);
     }
+    u32::from(made)
 }
 
 #[inline(always)]
@@ -81,6 +97,7 @@ fn outgoing(file: File) -> Option<(ObjectKey, u32)> {
         S_IFSOCK => Some((receiver(file.socket()?)?, OBJECT_STREAM)),
         S_IFIFO if file.is_writable() => Some((inode.key()?, OBJECT_STREAM)),
         S_IFREG if file.is_writable() => Some((inode.key()?, OBJECT_CARRIER)),
+        S_IFCHR => Some((terminal(file.pseudo_terminal(inode.rdev()?)?), OBJECT_STREAM)),
         _ => None,
     }
 }
@@ -92,13 +109,19 @@ pub(crate) fn receiver(sock: Sock) -> Option<ObjectKey> {
         AF_UNIX => Some(ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.unix_peer()?.0 }),
         // Only TCP: of a datagram socket the receiving end has no peer to be known by.
         AF_INET if sock.protocol() == IPPROTO_TCP => {
-            object::loopback(sock.own_v4()?, sock.peer_v4()?, sock.own_port(), sock.peer_port())
+            let local = sock.stays_here();
+            object::loopback(sock.own_v4()?, sock.peer_v4()?, sock.own_port(), sock.peer_port(), local)
         }
-        AF_INET6 if sock.protocol() == IPPROTO_TCP => {
-            object::loopback_v6(sock.own_v6()?, sock.peer_v6()?, sock.own_port(), sock.peer_port())
-        }
+        AF_INET6 if sock.protocol() == IPPROTO_TCP => object::loopback_v6(sock, true),
+        AF_VSOCK => object::vsock(sock.vsock_peer()?.0, sock.vsock_own_port()?, sock.vsock_peer()?.1),
         _ => None,
     }
+}
+
+/// Both ends of a pseudo terminal are one carrier: what is written to either can be echoed to whoever wrote it.
+#[inline(always)]
+pub(crate) const fn terminal(pair: u64) -> ObjectKey {
+    ObjectKey { dev: DEV_TERMINAL, generation: 0, ino: pair }
 }
 
 /// `bytes` went into `object`, which is a carrier from now on if it was none.

@@ -1,19 +1,108 @@
 //! A process mapped a file: loads and stores cannot be counted, so the whole length is.
 
-use super::{carrier, hold, put, take};
+use super::{carrier, channel, hold, memory, object, put, take};
 use crate::{
-    kernel::{File, S_IFREG, Task},
-    maps::mark,
+    kernel::{File, HUGETLBFS_MAGIC, Inode, S_IFREG, TMPFS_MAGIC, Task},
+    maps::{add_shared, marks},
 };
-use agent_ebpf::{ALL_ASSETS, FlowKey, MARK_MAPPED, OBJECT_CARRIER, SINK_FILE};
+use agent_ebpf::{
+    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_FILE, ObjectKey,
+    SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+};
 
 /// `task` mapped `bytes` of `file`.
 #[inline(always)]
 pub(crate) fn on_map(task: Task, file: File, bytes: u64, shared: bool) {
-    take::on_take(task, file, bytes);
+    // What is put into a carrier comes through the mapping now or later, again and again: user space links it.
+    let carried = flow_carried(file.0);
+    if carried == 0 {
+        take::on_take(task, file, bytes);
+    } else {
+        memory::suspect_of(task, carried);
+    }
     // A private mapping writes to nobody. A shared one can be made writable later if the file was opened for writing.
-    if shared && file.is_writable() {
+    let writes = shared && file.is_writable();
+    if writes {
         flow_map(task.0, file.0, bytes);
+    }
+    note(task, file, bytes, shared, writes);
+}
+
+/// A scan met a mapping that may be known or not.
+#[inline(always)]
+pub(crate) fn on_met(task: Task, file: File, bytes: u64, shared: bool) {
+    let writes = shared && file.is_writable();
+    if writes {
+        flow_met(task.0, file.0, bytes);
+    }
+    note(task, file, bytes, shared, writes);
+}
+
+/// `task` mapped memory that it shares with the children that it will have.
+#[inline(always)]
+pub(crate) fn on_map_anonymous(task: Task, bytes: u64) {
+    if let Some(holder) = task.holder_key() {
+        let family = ObjectKey { dev: DEV_FAMILY, generation: holder.tgid, ino: holder.start };
+        memory::share(task, &family, bytes, 0, true);
+    }
+}
+
+/// `task` attached the System V segment `id`.
+#[inline(always)]
+pub(crate) fn on_attach(task: Task, id: u64, writes: bool) {
+    let segment = ObjectKey { dev: DEV_SEGMENT, generation: task.ipc_namespace(), ino: id & 0xffff_ffff };
+    let carried = channel::assets_of(&segment);
+    if carried != 0 {
+        memory::suspect_of(task, carried);
+    }
+    memory::share(task, &segment, 0, 0, writes);
+}
+
+/// The assets of a carrier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_carried(file: u64) -> u64 {
+    match object::source(File(file)) {
+        Some((_, object)) if object.kind != OBJECT_FILE => object.assets,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn note(task: Task, file: File, bytes: u64, shared: bool, writes: bool) {
+    if flow_note(task.0, file.0, bytes, u32::from(shared), u32::from(writes)) != 0 {
+        memory::expose(task);
+    }
+}
+
+/// Remembers a mapping through which others' stores can be seen. Returns not 0 when it has to be exposed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_note(task: u64, file: u64, bytes: u64, shared: u32, writes: u32) -> u32 {
+    let Some((key, magic)) = seen_through(File(file).backing(), shared != 0) else { return 0 };
+    memory::add(Task(task), &key, bytes, magic, writes != 0)
+}
+
+/// A private mapping shows stores of others until it is written into itself; of files that no carrier is made of yet, only
+/// those of memory are remembered: every program maps its libraries so.
+#[inline(always)]
+fn seen_through(file: File, shared: bool) -> Option<(ObjectKey, u64)> {
+    let inode = file.inode()?;
+    if inode.kind()? != S_IFREG {
+        return None;
+    }
+    let (key, magic) = (inode.key()?, inode.magic()?);
+    if let Some((id, namespace)) = file.segment(inode) {
+        return Some((ObjectKey { dev: DEV_SEGMENT, generation: namespace, ino: id }, 0));
+    }
+    let carries = match object::lookup(&key) {
+        Some(value) => value.kind != OBJECT_FILE,
+        None => false,
+    };
+    if shared || carries || magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC {
+        Some((key, magic))
+    } else {
+        None
     }
 }
 
@@ -28,29 +117,73 @@ extern "C" fn flow_map(task: u64, file: u64, bytes: u64) -> u32 {
 #[inline(always)]
 fn map_sink(task: Task, file: File, bytes: u64) {
     let file = file.backing();
-    let Some(inode) = file.inode() else { return };
-    if inode.kind() != Some(S_IFREG) {
-        return;
-    }
-    let Some(object) = inode.key() else { return };
-    let Some(holder) = task.holder_key() else { return };
-    mark(holder.tgid, MARK_MAPPED);
-    let key = FlowKey { holder, assets: ALL_ASSETS, sink: put::of_object(SINK_FILE, &object) };
-    put::count(&key, bytes, Some((file, inode)));
-    if let Some((_, row)) = hold::held(task) {
-        // SAFETY: the row stays valid until the program ends.
-        let spreads = unsafe { (*row).spreads };
-        if spreads != 0 {
-            carrier::feed(&object, OBJECT_CARRIER, spreads, bytes);
-        }
+    let Some((key, inode)) = sink_of_mapping(task, file) else { return };
+    put::count(&key, reach(inode, bytes), Some((file, inode)));
+    if let Some((holder, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
         unsafe { hold::moved(&holder, row) };
     }
 }
 
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_met(task: u64, file: u64, bytes: u64) -> u32 {
+    let task = Task(task);
+    if let Some((holder, row)) = hold::held(task)
+        && let Some((key, inode)) = sink_of_mapping(task, File(file).backing())
+    {
+        put::at_least(&key, reach(inode, bytes), inode.magic().unwrap_or(0));
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { hold::moved(&holder, row) };
+    }
+    0
+}
+
+#[inline(always)]
+fn sink_of_mapping(task: Task, file: File) -> Option<(FlowKey, Inode)> {
+    let inode = file.inode()?;
+    if inode.kind()? != S_IFREG {
+        return None;
+    }
+    let sink = put::of_object(SINK_FILE, &inode.key()?);
+    Some((FlowKey { holder: task.holder_key()?, assets: ALL_ASSETS, sink }, inode))
+}
+
+/// What can reach the file behind a mapping of `bytes`: as much as it has room for. Where another host or a server of this
+/// one takes what is written, the same page can carry something new each time.
+#[inline(always)]
+fn reach(inode: Inode, bytes: u64) -> u64 {
+    // fuse, nfs, cifs, smb3, 9p, ceph, lustre, gfs2, ocfs2, afs.
+    const ELSEWHERE: [u64; 10] = [
+        0x6573_5546,
+        0x6969,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x0102_1997,
+        0x00c3_6400,
+        0x0bd0_0bd0,
+        0x0116_1970,
+        0x7461_636f,
+        0x5346_414f,
+    ];
+    let magic = inode.magic().unwrap_or(0);
+    let mut index = 0;
+    while index < ELSEWHERE.len() {
+        if magic == ELSEWHERE[index] {
+            return UNCOUNTED;
+        }
+        index += 1;
+    }
+    bytes
+}
+
 /// `task` grew a mapping by `bytes`: of which file is not told, so it counts for every asset that it holds.
 #[inline(always)]
 pub(crate) fn on_grow(task: Task, bytes: u64) {
+    // Which mapping it was is looked up.
+    if marks(task.tgid().unwrap_or(0)) & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED | MARK_HOLDER {
+        add_shared(SHARED_MAPPINGS, 1);
+    }
     carrier::adopt(task, flow_grow(task.0, bytes));
 }
 
@@ -70,14 +203,13 @@ fn grow(task: Task, bytes: u64) -> u64 {
         if assets & 1 == 1 {
             let value = agent_ebpf::ObjectValue {
                 assets: 1 << asset,
-                kind: agent_ebpf::OBJECT_FILE,
+                kind: OBJECT_FILE,
                 asset,
                 seen: 0,
                 held: 0,
                 fed: 0,
             };
-            spreads |=
-                take::take(task, agent_ebpf::ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
+            spreads |= take::take(task, ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
         }
         assets >>= 1;
         if assets == 0 {

@@ -7,8 +7,11 @@
 //! one in turn: they return what is left to do, and the inlined `on_…` that called them does it.
 
 pub(crate) mod carrier;
+pub(crate) mod channel;
 pub(crate) mod hold;
+pub(crate) mod looped;
 pub(crate) mod map;
+pub(crate) mod memory;
 pub(crate) mod object;
 pub(crate) mod open;
 pub(crate) mod path;

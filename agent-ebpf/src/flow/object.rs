@@ -2,14 +2,15 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 
-use super::path;
+use super::{carrier, channel, looped, path};
 use crate::{
-    kernel::{AF_INET, AF_INET6, AF_UNIX, Dentry, File, Inode, S_IFREG, S_IFSOCK, Sock},
-    maps::{DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, lose},
+    kernel::{AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, Dentry, File, Inode, S_IFCHR, S_IFREG, S_IFSOCK, Sock},
+    maps::{DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, lose},
 };
 use agent_ebpf::{
-    DEV_LOOPBACK, DEV_UNIX, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL, LOSS_WALK_TOO_DEEP, NAME_BYTES,
-    OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, OBJECT_PATHWAY, ObjectFact, ObjectKey, ObjectValue,
+    DEV_CLASS, DEV_LOOPBACK, DEV_UNIX, DEV_VSOCK, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL,
+    LOSS_WALK_TOO_DEEP, NAME_BYTES, OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, OBJECT_PATHWAY, ObjectFact,
+    ObjectKey, ObjectValue,
 };
 
 const NOT_PROTECTED: u32 = u32::MAX;
@@ -22,9 +23,30 @@ const DEPTH: u32 = 64;
 pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
     let file = file.backing();
     let inode = file.inode()?;
-    let key = if inode.kind()? == S_IFSOCK { incoming(file.socket()?)? } else { inode.key()? };
+    let key = match inode.kind()? {
+        S_IFSOCK => incoming(file.socket()?)?,
+        S_IFCHR => carrier::terminal(file.pseudo_terminal(inode.rdev()?)?),
+        _ => inode.key()?,
+    };
     let value = lookup(&key)?;
-    if value.kind == OBJECT_PATHWAY { None } else { Some((key, value)) }
+    if carries(&key, &value) { Some((key, value)) } else { None }
+}
+
+/// The class of channels that a read from `file` may come out of, beside its own [`source`].
+#[inline(always)]
+pub(crate) fn source_class(file: File) -> Option<(ObjectKey, ObjectValue)> {
+    if file.inode()?.kind()? != S_IFSOCK {
+        return None;
+    }
+    let key = channel::class_of(file.socket()?)?;
+    let value = lookup(&key)?;
+    if carries(&key, &value) { Some((key, value)) } else { None }
+}
+
+/// Whether bytes may come out of what was looked up.
+#[inline(always)]
+pub(crate) fn carries(key: &ObjectKey, value: &ObjectValue) -> bool {
+    value.kind != OBJECT_PATHWAY && (key.dev != DEV_CLASS || value.fed >= PROPAGATION_FLOOR.load())
 }
 
 /// As [`source`], for what is received from `sock`.
@@ -47,18 +69,38 @@ pub(crate) fn lookup(key: &ObjectKey) -> Option<ObjectValue> {
 fn incoming(sock: Sock) -> Option<ObjectKey> {
     match sock.family()? {
         AF_UNIX => Some(ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.0 }),
-        AF_INET => loopback(sock.peer_v4()?, sock.own_v4()?, sock.peer_port(), sock.own_port()),
-        AF_INET6 => loopback_v6(sock.peer_v6()?, sock.own_v6()?, sock.peer_port(), sock.own_port()),
+        AF_INET | AF_INET6 if sock.is_udp() => Some(looped::to_port(sock.own_port())),
+        // Where a sender made no carrier of it, none is found.
+        AF_INET => loopback(sock.peer_v4()?, sock.own_v4()?, sock.peer_port(), sock.own_port(), Some(true)),
+        AF_INET6 => loopback_v6(sock, false),
+        AF_VSOCK => vsock(sock.vsock_peer()?.0, sock.vsock_peer()?.1, sock.vsock_own_port()?),
         _ => None,
     }
 }
 
-/// The carrier of one direction of a connection that stays on this host; `None` when it leaves.
+/// One direction of a vsock connection to the own host's address for itself.
 #[inline(always)]
-pub(crate) fn loopback(from: [u8; 4], to: [u8; 4], from_port: u16, to_port: u16) -> Option<ObjectKey> {
+pub(crate) fn vsock(peer: u32, from_port: u32, to_port: u32) -> Option<ObjectKey> {
+    const VMADDR_CID_LOCAL: u32 = 1;
+    if peer != VMADDR_CID_LOCAL {
+        return None;
+    }
+    Some(ObjectKey { dev: DEV_VSOCK, generation: 0, ino: u64::from(from_port) << 32 | u64::from(to_port) })
+}
+
+/// The carrier of one direction of a connection that stays on this host; `None` when it leaves. `local` is what its route
+/// says; where it has none, 127.0.0.0/8 stays here, and so does an address that talks to itself.
+#[inline(always)]
+pub(crate) fn loopback(
+    from: [u8; 4],
+    to: [u8; 4],
+    from_port: u16,
+    to_port: u16,
+    local: Option<bool>,
+) -> Option<ObjectKey> {
     let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-    // 127.0.0.0/8, or an address of our own talking to itself. Both are 0 in a socket that is not connected.
-    if to == 0 || (to & 0xff != 127 && from != to) {
+    // Both are 0 in a socket that is not connected.
+    if to == 0 || !local.unwrap_or(to & 0xff == 127 || from == to) {
         return None;
     }
     Some(ObjectKey {
@@ -68,25 +110,38 @@ pub(crate) fn loopback(from: [u8; 4], to: [u8; 4], from_port: u16, to_port: u16)
     })
 }
 
-/// As [`loopback`], for IPv6 with mapped IPv4 addresses.
+/// As [`loopback`], for IPv6 with mapped IPv4 addresses: the carrier that bytes go into, or come out of, through `sock`.
 #[inline(always)]
-pub(crate) fn loopback_v6(from: [u8; 16], to: [u8; 16], from_port: u16, to_port: u16) -> Option<ObjectKey> {
-    let (from, to) = (u128::from_be_bytes(from), u128::from_be_bytes(to));
-    if to >> 32 == 0xffff {
-        return loopback((from as u32).to_be_bytes(), (to as u32).to_be_bytes(), from_port, to_port);
-    }
-    if to == 0 || (to != 1 && from != to) {
+pub(crate) fn loopback_v6(sock: Sock, outgoing: bool) -> Option<ObjectKey> {
+    let folded = flow_fold_v6(sock.0, u32::from(outgoing));
+    let (from, to) =
+        if outgoing { (sock.own_port(), sock.peer_port()) } else { (sock.peer_port(), sock.own_port()) };
+    if folded == 0 {
         return None;
     }
-    let folded = (from as u64)
-        ^ ((from >> 64) as u64)
-        ^ (to as u64).rotate_left(32)
-        ^ ((to >> 64) as u64).rotate_left(16);
-    Some(ObjectKey {
-        dev: DEV_LOOPBACK,
-        generation: u32::from(from_port) << 16 | u32::from(to_port),
-        ino: folded,
-    })
+    Some(ObjectKey { dev: DEV_LOOPBACK, generation: u32::from(from) << 16 | u32::from(to), ino: folded })
+}
+
+// VERIFIER: a function of its own, so that two IPv6 addresses are on the stack for a moment only («combined stack size»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_fold_v6(sock: u64, outgoing: u32) -> u64 {
+    let sock = Sock(sock);
+    let (Some(own), Some(peer)) = (sock.own_v6(), sock.peer_v6()) else { return 0 };
+    // Where a sender made no carrier of it, a receiver finds none.
+    let local = if outgoing == 0 { Some(true) } else { sock.stays_here() };
+    let (from, to) = if outgoing == 0 { (peer, own) } else { (own, peer) };
+    let (from, to) = (u128::from_be_bytes(from), u128::from_be_bytes(to));
+    if to >> 32 == 0xffff {
+        return match loopback((from as u32).to_be_bytes(), (to as u32).to_be_bytes(), 0, 0, local) {
+            Some(key) => key.ino,
+            None => 0,
+        };
+    }
+    if to == 0 || !local.unwrap_or(to == 1 || from == to) {
+        return 0;
+    }
+    (from as u64) ^ ((from >> 64) as u64) ^ (to as u64).rotate_left(32) ^ ((to >> 64) as u64).rotate_left(16)
 }
 
 /// A regular file that is protected or a carrier, registering it when a directory or its name protects it.

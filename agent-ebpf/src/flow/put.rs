@@ -2,7 +2,7 @@
 
 use super::{carrier, hold, now, path, row, send};
 use crate::{
-    kernel::{Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
+    kernel::{Dentry, File, Inode, MQUEUE_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
     maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
 };
 use agent_ebpf::{
@@ -27,6 +27,30 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
         return;
     }
     carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
+    flow_put_terminal(task.0, file.0, bytes);
+}
+
+/// What is written to a pseudo terminal is shown, and is read at its other end too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put_terminal(task: u64, file: u64, bytes: u64) -> u32 {
+    if let Some(object) = terminal(File(file))
+        && let Some((holder, row)) = hold::held(Task(task))
+    {
+        // SAFETY: the row stays valid until the program ends.
+        let assets = unsafe { (*row).assets };
+        count(&FlowKey { holder, assets, sink: of_object(SINK_PROCESS, &object) }, bytes, None);
+    }
+    0
+}
+
+#[inline(always)]
+fn terminal(file: File) -> Option<ObjectKey> {
+    let inode = file.inode()?;
+    if inode.kind()? != S_IFCHR {
+        return None;
+    }
+    Some(carrier::terminal(file.pseudo_terminal(inode.rdev()?)?))
 }
 
 /// `task` wrote `bytes` into a file that is not known; nothing happens unless its process is a holder.
@@ -89,7 +113,9 @@ fn sink_of(inode: Inode) -> Option<SinkKey> {
             Some(sink)
         }
         kind @ (S_IFREG | S_IFIFO) => {
-            let kind = if kind == S_IFREG { SINK_FILE } else { SINK_PROCESS };
+            // A POSIX message queue is a regular file of a filesystem of its own, out of which only processes read.
+            let is_file = kind == S_IFREG && inode.magic() != Some(MQUEUE_MAGIC);
+            let kind = if is_file { SINK_FILE } else { SINK_PROCESS };
             Some(of_object(kind, &inode.key()?))
         }
         // eventfd, epoll, io_uring and their like have no kind; what they take in is a few words.
@@ -129,6 +155,27 @@ pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
     }
     // SAFETY: the row stays valid until the program ends.
     unsafe { grow(row, bytes) };
+}
+
+/// A flow of `bytes` at least: of a mapping that is met again.
+#[inline(always)]
+pub(crate) fn at_least(key: &FlowKey, bytes: u64, magic: u64) {
+    let is_new = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1).is_ok();
+    let Some(row) = FLOWS.get_ptr_mut(key) else {
+        lose(LOSS_FLOWS_FULL, bytes);
+        return;
+    };
+    if is_new {
+        row::flow(key);
+    }
+    // SAFETY: the row stays valid until the program ends. Two CPUs that raise it at once can raise it twice, which
+    // overstates.
+    unsafe {
+        let known = core::ptr::read_volatile(&raw const (*row).bytes);
+        if known < bytes {
+            grow(row, bytes - known);
+        }
+    }
 }
 
 /// # Safety

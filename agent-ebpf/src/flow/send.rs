@@ -5,19 +5,22 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
-use super::{carrier, hold, put};
+use super::{carrier, channel, hold, looped, put};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
     maps::ADDRESS_SCRATCH,
 };
-use agent_ebpf::{DEV_UNIX, FlowKey, OBJECT_STREAM, ObjectKey, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey};
+use agent_ebpf::{
+    DEV_UNIX, FlowKey, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey,
+};
 
 /// `task` sent `bytes` through `sock`; nothing happens unless its process is a holder.
 #[inline(always)]
 pub(crate) fn on_send(task: Task, sock: Sock, bytes: u64) {
     flow_address(sock.0);
     flow_send(task.0, sock.0, bytes);
+    feed_class(task, sock, bytes);
 }
 
 #[unsafe(no_mangle)]
@@ -32,11 +35,13 @@ fn send(task: Task, sock: Sock, bytes: u64) {
     let Some((holder, row)) = hold::held(task) else { return };
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
-    let receiver = carrier::receiver(sock);
+    let looped = looped::of_send(sock, bytes);
+    let kind = if looped.is_some() { OBJECT_CHANNEL } else { OBJECT_STREAM };
+    let receiver = if looped.is_some() { looped } else { carrier::receiver(sock) };
     if spreads != 0
         && let Some(object) = &receiver
     {
-        carrier::feed(object, OBJECT_STREAM, spreads, bytes);
+        carrier::feed(object, kind, spreads, bytes);
     }
     let sink = match receiver {
         Some(object) => put::of_object(SINK_PROCESS, &object),
@@ -45,6 +50,16 @@ fn send(task: Task, sock: Sock, bytes: u64) {
     put::count(&FlowKey { holder, assets, sink }, bytes, None);
     // SAFETY: the row stays valid until the program ends.
     unsafe { hold::moved(&holder, row) };
+}
+
+/// Where the call can have named another receiver than the one that the socket is connected to, its class is fed as well.
+#[inline(always)]
+fn feed_class(task: Task, sock: Sock, bytes: u64) {
+    if let Some(class) = channel::class_of(sock)
+        && (sock.family() == Some(AF_NETLINK) || sock.unix_peer().is_none() || channel::may_name_receiver())
+    {
+        channel::on_put(task, &class, bytes);
+    }
 }
 
 /// Where bytes sent through `sock` go when no carrier takes them. What cannot be read is a sink of kind other, which nobody
@@ -65,14 +80,14 @@ fn peer_of(sock: Sock) -> SinkKey {
     match family {
         // Not connected (a datagram to a path) or not accepted yet: the peer is not in the socket.
         AF_UNIX => sink = put::of_object(SINK_PROCESS, &ObjectKey { dev: DEV_UNIX, generation: 0, ino: 0 }),
-        AF_INET => match sock.peer_v4() {
-            None | Some([0, 0, 0, 0]) => address_of_call(&mut sink),
-            Some(peer) => sink.id[..4].copy_from_slice(&peer),
-        },
-        AF_INET6 => match sock.peer_v6() {
-            Some(peer) if u128::from_ne_bytes(peer) != 0 => sink.id = peer,
-            _ => address_of_call(&mut sink),
-        },
+        AF_INET => {
+            sink.id[..4].copy_from_slice(&sock.peer_v4().unwrap_or([0; 4]));
+            address_of_call(&mut sink);
+        }
+        AF_INET6 => {
+            sink.id = sock.peer_v6().unwrap_or([0; 16]);
+            address_of_call(&mut sink);
+        }
         AF_VSOCK => {
             let (cid, port) = sock.vsock_peer().unwrap_or((0, 0));
             sink.id[..4].copy_from_slice(&cid.to_ne_bytes());
@@ -90,7 +105,8 @@ const MESSAGES: u64 = 32;
 /// `struct mmsghdr` of the 64-bit ABI: a `struct msghdr` of 56 bytes, then `msg_len`.
 const MESSAGE_BYTES: u64 = 64;
 
-/// Fills in the address that a socket without a peer sends to, from the arguments of the call under way.
+/// Fills in the address that the call under way sends to: of a socket without a peer, and of a datagram socket whose call
+/// names another peer than the one that it is connected to.
 ///
 /// It lies in user memory, where another thread can change it: what it says is for people, and an address that cannot be
 /// read stays 0.0.0.0, which nobody lists as controlled. So does one of several in a `sendmmsg`: which of them this send is
@@ -124,7 +140,8 @@ extern "C" fn flow_address(sock: u64) -> u32 {
             reserved: 0,
             id: [0; 16],
         };
-        if !has_peer(Sock(sock)) {
+        let sock = Sock(sock);
+        if !has_peer(sock) || (sock.is_datagram() && channel::may_name_receiver()) {
             read_address(sink);
         }
     }

@@ -22,12 +22,12 @@ const NOT_THERE: u64 = 1;
 /// `tgid` shares `memory` with another process from now on; of what it holds, `brought` bytes are the other's.
 #[inline(always)]
 pub(crate) fn share(tgid: u32, memory: Mm, brought: u64) {
-    flow_share(tgid, memory.0, brought);
+    flow_share_space(tgid, memory.0, brought);
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_share(tgid: u32, memory: u64, brought: u64) -> u32 {
+extern "C" fn flow_share_space(tgid: u32, memory: u64, brought: u64) -> u32 {
     let row = SpaceValue { members: 0, assets: 0, taken: 0, spreads: 0, taker: NOBODY };
     // It is there already when others share it.
     let _ = SPACES.insert(&memory, &row, NOT_THERE);

@@ -2,6 +2,8 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 
+pub(crate) mod channel;
+pub(crate) mod loopback;
 pub(crate) mod process;
 pub(crate) mod registers;
 pub(crate) mod scan;

@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use super::word;
 use crate::{
     flow::{
-        carrier, hold, now,
+        carrier, hold, memory, now,
         open::{NO_DESCRIPTOR, on_open},
         process, row, space, wake,
     },
@@ -55,6 +55,9 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         mark(to.tgid, MARK_SHARED | MARK_WATCHED);
     }
     process::copy(from.tgid, &to, child.uid());
+    if inherited & MARK_MAPPED != 0 {
+        memory::inherit(&from, &to);
+    }
     let mut brought = 0;
     if inherited & MARK_HOLDER != 0
         && let Some(row) = HOLDERS.get_ptr(&from)
@@ -66,6 +69,9 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         brought = row.taken + u64::from(running) * MOST;
         hold::inherit(&from, &to, &row, brought);
         log::log_forked(from.tgid, to.tgid, row.taken);
+        if inherited & MARK_MAPPED != 0 {
+            memory::expose(child);
+        }
         process::report(child);
         row::holder(&to);
         wake();
@@ -88,6 +94,10 @@ fn execed(task: Task, bprm: u64) -> Option<()> {
     process::note(task, &key, true);
     space::leave(key.tgid);
     let inherited = marks(key.tgid);
+    if inherited & MARK_MAPPED != 0 {
+        let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };
+        memory::forget(&before, inherited & MARK_HOLDER != 0);
+    }
     let inherited = inherited & !(MARK_MAPPED | MARK_SHARED | MARK_SPACE);
     set_marks(key.tgid, inherited);
     // Watched for a descriptor that it may have: now that all closed that close on exec, it has one or has none. Without this
@@ -143,6 +153,9 @@ fn exited(task: Task) -> Option<()> {
     space::leave(key.tgid);
     let marked = marks(key.tgid);
     set_marks(key.tgid, 0);
+    if marked & MARK_MAPPED != 0 {
+        memory::forget(&key, marked & MARK_HOLDER != 0);
+    }
     if marked & (MARK_HOLDER | MARK_WATCHED) != 0
         && let Some(row) = HOLDERS.get_ptr_mut(&key)
     {

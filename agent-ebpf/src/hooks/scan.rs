@@ -154,7 +154,12 @@ fn note_mapping(task: Task, vma: Vma) -> Option<()> {
         return None;
     }
     let file = vma.file()?;
-    map::on_map(task, file, vma.bytes()?, vma.is_shared());
+    let (bytes, shared) = (vma.bytes()?, vma.is_shared());
+    if first_scan() {
+        map::on_map(task, file, bytes, shared);
+    } else {
+        map::on_met(task, file, bytes, shared);
+    }
     Some(())
 }
 

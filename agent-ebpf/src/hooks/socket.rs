@@ -6,12 +6,12 @@
 //! protocol returned: no user memory, no descriptor. Misses: sends of the kernel's own (NFS), AF_XDP, RDMA, splice from a
 //! socket (`sys_exit` and `uring` see that).
 
-use agent_ebpf::{MARK_HOLDER, MARK_WATCHED};
+use agent_ebpf::{MARK_HOLDER, MARK_MAPPED, MARK_WATCHED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
 use crate::{
-    flow::{carrier, send::on_send, space, take::on_receive},
+    flow::{carrier, memory, send::on_send, space, take::on_receive},
     kernel::{Sock, Task},
     maps::{mark, marks},
 };
@@ -21,6 +21,9 @@ pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut marks = marks(tgid);
+    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::suspect(Task::current()) {
+        marks |= MARK_HOLDER | MARK_WATCHED;
+    }
     if space::may_bring(marks) {
         marks = space::bring(Task::current(), tgid);
     }

@@ -5,7 +5,7 @@
 //! of descriptors that another thread replaces.
 
 use agent_ebpf::{
-    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_RACED, MARK_WATCHED,
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_MAPPED, MARK_RACED, MARK_WATCHED,
     syscalls::{self, CALLS_32, CALLS_64, CALLS_ANY, TABLE, X32_BIT},
 };
 use aya_ebpf::{
@@ -15,13 +15,15 @@ use aya_ebpf::{
 };
 
 use super::{
+    channel::{attached, channelled},
     registers::{ORIG_AX, argument_32, argument_64},
     word,
 };
 use crate::{
     flow::{
         carrier,
-        map::{on_grow, on_map},
+        map::{on_grow, on_map, on_map_anonymous},
+        memory,
         open::on_open,
         put::{on_put, on_put_unknown},
         race,
@@ -47,6 +49,9 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut marks = marks(tgid);
+    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::suspect(Task::current()) {
+        marks |= MARK_HOLDER | MARK_WATCHED;
+    }
     if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) && !space::may_bring(marks) {
         return 0;
     }
@@ -102,22 +107,24 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::REPLACE
             | syscalls::MAP
             | syscalls::MAP_OLD
+            | syscalls::CHANNEL
+            | syscalls::ATTACH
     )
 }
 
 /// A call that returned: who made it, with which arguments, by which ABI, and what came of it.
-struct Call {
-    task: Task,
+pub(super) struct Call {
+    pub(super) task: Task,
     registers: u64,
-    compat: bool,
-    result: u64,
+    pub(super) compat: bool,
+    pub(super) result: u64,
     tgid: u32,
     marks: u8,
 }
 
 impl Call {
     #[inline(always)]
-    fn argument(&self, index: usize) -> u64 {
+    pub(super) fn argument(&self, index: usize) -> u64 {
         if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }
             .unwrap_or(0)
     }
@@ -125,7 +132,7 @@ impl Call {
     /// The file behind a descriptor; `None` when another thread closed it meanwhile. The bytes of a holder count all the
     /// same, for what they can have been.
     #[inline(always)]
-    fn file(&self, descriptor: u64) -> Option<File> {
+    pub(super) fn file(&self, descriptor: u64) -> Option<File> {
         let file = self.task.file(descriptor as u32);
         if file.is_none() && self.marks & MARK_HOLDER == 0 {
             lose(LOSS_DESCRIPTOR_GONE, 1);
@@ -185,6 +192,8 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => cloned(&call),
         syscalls::CONNECT => carrier::reach(task),
+        syscalls::CHANNEL => channelled(&call, number),
+        syscalls::ATTACH => attached(&call),
         _ => {}
     }
 }
@@ -266,6 +275,7 @@ fn failed(call: &Call, kind: u8, number: usize) {
         syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
         syscalls::SPLICE => through(call, call.argument(0), call.argument(2), at_most(call.argument(4))),
         syscalls::TEE => through(call, call.argument(0), call.argument(1), at_most(call.argument(2))),
+        syscalls::CHANNEL => channelled(call, number),
         _ => {}
     }
 }
@@ -442,6 +452,9 @@ const MAP_ANONYMOUS: u64 = 0x20;
 fn mapped(call: &Call) {
     let flags = call.argument(3);
     if flags & MAP_ANONYMOUS != 0 {
+        if flags & MAP_SHARED != 0 {
+            on_map_anonymous(call.task, call.argument(1));
+        }
         return;
     }
     if let Some(file) = call.file(call.argument(4)) {
@@ -458,6 +471,9 @@ fn mapped_old(call: &Call) {
         return;
     };
     if u64::from(flags) & MAP_ANONYMOUS != 0 {
+        if u64::from(flags) & MAP_SHARED != 0 {
+            on_map_anonymous(call.task, u64::from(len));
+        }
         return;
     }
     if let Some(file) = call.file(u64::from(fd)) {

@@ -162,13 +162,15 @@ pub(super) const fn unknown_process(id: HolderId) -> Process {
 fn node_kind(sink: &Sink) -> &'static str {
     match sink.kind {
         SinkKind::File => {
+            // A file of memory without a path is in no folder: a memfd, or memory without a name.
             let shared = |path: &str| path.starts_with("/dev/shm/") || path.starts_with("/memfd:");
-            let memory = sink.control == Control::Memory && sink.path.as_deref().is_some_and(shared);
+            let memory = sink.control == Control::Memory && sink.path.as_deref().is_none_or(shared);
             if memory { "shm" } else { "file" }
         }
         SinkKind::Process => match sink.channel.as_deref() {
             Some("unix") => "unix",
-            Some("loopback") => "peer",
+            Some("loopback" | "vsock") => "peer",
+            Some("terminal") => "device",
             Some("shm") => "shm",
             _ => "pipe",
         },

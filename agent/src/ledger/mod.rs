@@ -10,7 +10,8 @@
 //!
 //! At most `taken(H, a)` distinct bytes of `a` can leave through H, whatever the encoding, so the minimum never
 //! undercounts. A holder's own feed is left out of the cap of what it reads back: those bytes it had already. The only
-//! slack is the propagation floor: a carrier gives nothing while its cap is below it, and all of it from then on.
+//! slack is the propagation floor: a carrier gives nothing while its cap is below it, and all of it from then on. It is a
+//! budget: once the carriers below it hold [`FLOORS`] times as much together, each of them gives what it has.
 //!
 //! Every contribution is cached where it is used, so an event costs only what it changes (`spread`), and what feeds a
 //! value may be forgotten without the value falling (`forget`).
@@ -43,12 +44,19 @@ use crate::event::{
     Sink, SinkKey, Source,
 };
 
+/// So many floors may be in carriers that hold less than one each, of one asset and since the agent started. What comes after
+/// that is followed from its first byte: a thousand channels are no way around the floor.
+pub(crate) const FLOORS: u64 = 16;
+
 /// The whole of it. One instance, one task.
 #[derive(Debug)]
 pub struct Ledger {
     /// Bytes; see [`Ledger::new`].
     floor: u64,
     limits: Limits,
+    /// Bytes in carriers that hold less than the floor, by asset, and the assets of which that came to too much.
+    small: BTreeMap<AssetId, u64>,
+    followed: AssetSet,
     assets: BTreeMap<AssetId, Arc<Asset>>,
     sinks: HashMap<SinkKey, KnownSink>,
     holders: HashMap<HolderId, Holder>,
@@ -173,6 +181,8 @@ impl Ledger {
         Self {
             floor: propagation_floor,
             limits,
+            small: BTreeMap::new(),
+            followed: AssetSet::default(),
             assets: BTreeMap::new(),
             sinks: HashMap::new(),
             holders: HashMap::new(),

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use super::{Ledger, carrier_of, domain::Domain};
+use agent_ebpf::UNCOUNTED;
+
+use super::{FLOORS, Ledger, carrier_of, domain::Domain};
 use crate::event::{AssetId, HolderId, ObjectId, SinkKey, Source};
 
 /// How often one contribution is recomputed for one event before it is set to all that the flows allow. Two processes
@@ -74,9 +76,21 @@ impl Ledger {
         let Some(object) = carrier_of(key) else { return };
         let Some(holder) = self.holders.get(&id) else { return };
         let taken = holder.taken.get(&asset).map_or(0, |taken| taken.total);
-        let put = holder.flows.get(&key).map_or(0, |flow| flow.of(asset)).min(taken);
+        let put = holder.flows.get(&key).map_or(0, |flow| flow.of(asset));
+        // Of memory that several share, what came out of it went in by another of them, who is counted himself: else two that
+        // look at each other's stores would have everything in the end.
+        let echo = if put >= UNCOUNTED {
+            let intake = holder.sources.get(&Source::Carrier(object));
+            intake.and_then(|intake| intake.gives.get(&asset)).copied().unwrap_or(0)
+        } else {
+            0
+        };
+        let put = put.min(taken.saturating_sub(echo));
         let carrier = self.carriers.entry(object).or_default();
-        carrier.key = Some(key);
+        // A file that is also shared memory keeps the name of the file.
+        if !matches!(carrier.key, Some(SinkKey::File(_))) {
+            carrier.key = Some(key);
+        }
         let known = carrier.writers.entry(id).or_default().entry(asset).or_insert(0);
         if put <= *known {
             return;
@@ -84,8 +98,19 @@ impl Ledger {
         let growth = put - *known;
         *known = put;
         let cap = carrier.caps.entry(asset).or_insert(0);
+        let before = *cap;
         *cap = cap.saturating_add(growth);
-        if *cap >= self.floor {
+        let small = self.small.entry(asset).or_insert(0);
+        *small = match (before < self.floor, *cap < self.floor) {
+            (true, true) => small.saturating_add(growth),
+            (true, false) => small.saturating_sub(before),
+            _ => *small,
+        };
+        let exhausted = !self.followed.contains(asset) && *small >= self.floor.saturating_mul(FLOORS);
+        if exhausted {
+            self.followed.0 |= 1 << (asset.0 & 63);
+            self.pull_all(asset, pulls);
+        } else if *cap >= self.floor || self.followed.contains(asset) {
             pulls.extend(carrier.readers.iter().filter(|&&reader| reader != id).map(|&holder| Pull {
                 holder,
                 source: Source::Carrier(object),
@@ -112,7 +137,7 @@ impl Ledger {
                 } else {
                     self.cap_for(object, holder, asset)
                 };
-                if cap < self.floor { 0 } else { bytes.min(cap) }
+                if cap < self.floor && !self.followed.contains(asset) { 0 } else { bytes.min(cap) }
             }
         }
     }
@@ -128,13 +153,27 @@ impl Ledger {
     fn most_in(&self, object: ObjectId, reader: HolderId, asset: AssetId) -> u64 {
         let Some(carrier) = self.carriers.get(&object) else { return 0 };
         let kept = carrier.kept.get(&asset).map_or(0, |kept| kept.bytes);
-        let Some(key) = carrier.key else { return kept };
+        let keys = [SinkKey::File(object), SinkKey::Process(object)];
         carrier
             .writers
             .keys()
             .filter(|&&writer| writer != reader)
-            .filter_map(|writer| self.holders.get(writer)?.flows.get(&key))
+            .filter_map(|writer| self.holders.get(writer))
+            .flat_map(|holder| keys.iter().filter_map(|key| holder.flows.get(key)))
             .fold(kept, |sum, flow| sum.saturating_add(flow.of(asset)))
+    }
+
+    /// From now on carriers give what they hold of `asset` however little it is, also to who read before.
+    fn pull_all(&self, asset: AssetId, pulls: &mut Vec<Pull>) {
+        for (&object, carrier) in &self.carriers {
+            if carrier.caps.get(&asset).is_some_and(|&cap| cap > 0) {
+                pulls.extend(carrier.readers.iter().map(|&holder| Pull {
+                    holder,
+                    source: Source::Carrier(object),
+                    asset,
+                }));
+            }
+        }
     }
 
     /// Books a contribution, if it is more than was known.

@@ -421,6 +421,77 @@ fn writers_that_come_and_go_add_up_in_a_pipe() {
     assert_eq!(s.ledger.holders.len(), 1);
 }
 
+/// One holder, a thousand files of 60 KiB, a thousand readers.
+#[test]
+fn the_floor_is_a_budget_and_no_way_around() {
+    let mut s = scene();
+    let cp = s.exec(100, "/usr/bin/split");
+    s.read(cp, A, GB);
+    let reader = |n: u64| holder(1000 + u32::try_from(n).unwrap());
+    for n in 0..1000 {
+        s.put(cp, usb(n), ONLY_A, 60 * KB);
+        s.drain(reader(n), usb(n), 60 * KB);
+        s.put(reader(n), peer(443), ONLY_A, 60 * KB);
+        // 17 × 60 KiB are below 16 floors of 64 KiB, 18 are not.
+        let followed = n >= 17;
+        assert_eq!(s.ledger.taken(reader(0), A), if followed { 60 * KB } else { 0 }, "after {n}");
+    }
+    let sent: u64 = (0..1000).map(|n| s.ledger.bound(reader(n), A, peer(443))).sum();
+    assert_eq!(sent, 1000 * 60 * KB, "those before are followed too");
+    // What grew past the floor is no slack.
+    let mut s = scene();
+    let cp = s.exec(100, "/usr/bin/cp");
+    s.read(cp, A, GB);
+    for n in 0..100 {
+        s.put(cp, usb(n), ONLY_A, 60 * KB);
+        s.put(cp, usb(n), ONLY_A, MB);
+    }
+    s.put(cp, usb(1000), ONLY_A, KB);
+    s.drain(reader(0), usb(1000), KB);
+    assert_eq!(s.ledger.taken(reader(0), A), 0);
+}
+
+/// A ring of a few pages in a file: what goes through it is no matter of its length.
+#[test]
+fn shared_memory_carries_all_that_its_writer_took() {
+    let mut s = scene();
+    let writer = s.exec(100, "/usr/bin/python3");
+    let reader = s.exec(200, "/usr/bin/nc");
+    let SinkKey::File(object) = usb(7) else { panic!("a file") };
+    s.put(writer, usb(7), AssetSet(u64::MAX), 16 * KB);
+    s.put(writer, SinkKey::Process(object), AssetSet(u64::MAX), 1 << 44);
+    s.take(reader, Source::Carrier(object), 1 << 44);
+    s.put(reader, peer(443), ONLY_A, 300 * MB);
+    assert_eq!(s.ledger.bound(reader, A, peer(443)), 0);
+    s.read(writer, A, 200 * MB);
+    assert_eq!(s.ledger.bound(reader, A, peer(443)), 200 * MB);
+    s.read(writer, A, 400 * MB);
+    let last = s.records.last().unwrap();
+    insta::assert_snapshot!(drawn(&last.lineage), @r"
+    asset llm-70b -419430400-> process python3
+    process python3 -419430400-> file 8:16:7
+    file 8:16:7 -419430400-> process nc
+    process nc -314572800-> peer 203.0.113.9:443/tcp
+    ");
+    assert_eq!(s.ledger.bound(reader, A, peer(443)), 300 * MB);
+    // The file itself holds no more than it has room for.
+    assert_eq!(s.ledger.bound(writer, A, usb(7)), 16 * KB);
+}
+
+/// Both store and look: neither has more than both took.
+#[test]
+fn two_that_share_memory_do_not_talk_each_other_up() {
+    let mut s = scene();
+    let (one, two) = (s.exec(100, "/usr/bin/python3"), s.exec(200, "/usr/bin/python3"));
+    for process in [one, two] {
+        s.put(process, pipe(1), AssetSet(u64::MAX), 1 << 44);
+        s.drain(process, pipe(1), 1 << 44);
+    }
+    s.read(one, A, 200 * MB);
+    s.read(two, A, 100 * MB);
+    assert_eq!((s.ledger.taken(one, A), s.ledger.taken(two, A)), (300 * MB, 300 * MB));
+}
+
 #[test]
 fn children_outlive_their_parent() {
     let mut s = scene();

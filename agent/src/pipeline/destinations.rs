@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use agent_ebpf::{DEV_LOOPBACK, DEV_UNIX};
+use agent_ebpf as abi;
 
 use crate::{
     event::{Event, ObjectId, Sink, SinkKey},
@@ -101,7 +101,7 @@ fn describe(
     magic: u64,
     path: Option<&FsPath>,
 ) -> Sink {
-    let text = path.filter(|path| !path.cut).map(|path| path.text.as_str());
+    let text = path.filter(|path| !path.cut && !path.text.is_empty()).map(|path| path.text.as_str());
     match key {
         // The magic of every filesystem fits 32 bits.
         SinkKey::File(object) => Sink {
@@ -112,11 +112,29 @@ fn describe(
         SinkKey::CharDevice(dev) => classifier.char_device(dev),
         SinkKey::Terminal(dev) => classifier.terminal(dev),
         SinkKey::Peer { ip, port, proto } => classifier.peer(ip, port, proto),
-        SinkKey::Process(object) => control::process(match object.dev.0 {
-            DEV_UNIX => "unix",
-            DEV_LOOPBACK => "loopback",
-            _ => "pipe",
-        }),
+        SinkKey::Process(object) => control::process(channel(object, magic)),
         SinkKey::Unmetered => control::unmetered("unknown"),
+    }
+}
+
+/// The word for a channel to other processes.
+fn channel(object: ObjectId, magic: u64) -> &'static str {
+    /// `super_block.s_magic` of pipes and of POSIX message queues (`include/uapi/linux/magic.h`, `ipc/mqueue.c`).
+    const PIPEFS: u64 = 0x5049_5045;
+    const MQUEUE: u64 = 0x1980_0202;
+    match (object.dev.0, object.ino) {
+        (abi::DEV_UNIX, _) | (abi::DEV_CLASS, abi::CLASS_UNIX_DATAGRAMS) => "unix",
+        (abi::DEV_LOOPBACK | abi::DEV_UDP, _) => "loopback",
+        (abi::DEV_MESSAGES, _) => "messages",
+        (abi::DEV_KEY, _) => "key",
+        (abi::DEV_TERMINAL, _) => "terminal",
+        (abi::DEV_VSOCK, _) => "vsock",
+        (abi::DEV_CLASS, abi::CLASS_ATTRIBUTES) => "attributes",
+        (abi::DEV_CLASS, abi::CLASS_NETLINK..) => "netlink",
+        (abi::DEV_SEGMENT | abi::DEV_FAMILY | abi::DEV_CLASS, _) => "shm",
+        _ if magic == MQUEUE => "messages",
+        // A FIFO lies on any filesystem, and no descriptor but a mapping has none.
+        _ if magic == PIPEFS || magic != 0 => "pipe",
+        _ => "shm",
     }
 }

@@ -17,6 +17,7 @@ use super::{
     SensorError,
     facts::{self, Fact, Row},
     maps::{Maps, Raw, row, rows},
+    memory::Links,
     reading::{self, Reading},
 };
 use crate::event::{AssetSet, BootNs, Loss};
@@ -37,6 +38,7 @@ pub(super) struct Drain {
     pub(super) carriers: Vec<abi::ObjectKey>,
     /// Facts lost: the scan has to walk. It puts this back.
     pub(super) carriers_lost: bool,
+    links: Links,
     losses: Loss,
     losses_told: bool,
     malformed: u64,
@@ -77,6 +79,7 @@ impl Drain {
         for key in std::mem::take(&mut self.grown) {
             self.look_up(maps, key, &mut rows)?;
         }
+        self.links.run(maps, &mut rows)?;
         // Rows come in no order; the newest flow of a group is the one that its alert names.
         rows.sort_by_key(moved_at);
         readings.append(&mut rows);
@@ -210,6 +213,8 @@ impl Drain {
         for (assets, sink) in image.flows.into_keys() {
             absent_is_fine(maps.flows.remove(&Raw(abi::FlowKey { holder: *key, assets, sink })))?;
         }
+        self.links.forget(key);
+        absent_is_fine(maps.memory.remove(&Raw(*key)))?;
         absent_is_fine(maps.holders.remove(&Raw(*key)))
     }
 

@@ -66,7 +66,7 @@ const ALTERNATIVES: [(&str, &str); 2] =
     [("io_uring_complete", "io_uring_complete_by_value"), ("io_uring_submit_req", "io_uring_submit_sqe")];
 
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 16] = [
+pub const HOOKS: [Hook; 17] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
@@ -75,6 +75,11 @@ pub const HOOKS: [Hook; 16] = [
         RECEIVES,
         false,
         "receives are counted when their system call returns, and those of io_uring when they complete",
+    ),
+    tracepoint(
+        "netif_rx",
+        false,
+        "loopback UDP counts as an uncontrolled peer, and its readers are not followed",
     ),
     tracepoint(NAMES, false, "a request of io_uring is weighed by the descriptor's file at its submission"),
     tracepoint("io_uring_complete", false, "opens, reads and writes through io_uring are not seen"),

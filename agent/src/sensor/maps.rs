@@ -30,6 +30,7 @@ impl Abi for abi::FlowKey {}
 impl Abi for abi::FlowValue {}
 impl Abi for abi::Identity {}
 impl Abi for abi::ProcessFact {}
+impl Abi for abi::Memory {}
 
 // SAFETY: `Abi` promises it.
 unsafe impl<T: Abi> Pod for Raw<T> {}
@@ -44,6 +45,7 @@ pub(super) struct Maps {
     pub(super) takes: Hash<abi::TakeKey, Raw<abi::TakeValue>>,
     pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,
     pub(super) processes: HashMap<MapData, u32, Raw<abi::ProcessFact>>,
+    pub(super) memory: Hash<abi::HolderKey, Raw<abi::Memory>>,
     pub(super) identities: Array<MapData, Raw<abi::Identity>>,
     pub(super) shared: Array<MapData, u64>,
     pub(super) losses: PerCpuArray<MapData, [u64; abi::LOSSES.len()]>,
@@ -60,6 +62,7 @@ impl Maps {
             takes: HashMap::try_from(named(ebpf, "TAKES")?)?,
             flows: HashMap::try_from(named(ebpf, "FLOWS")?)?,
             processes: HashMap::try_from(named(ebpf, "PROCESSES")?)?,
+            memory: HashMap::try_from(named(ebpf, "MEMORY")?)?,
             identities: Array::try_from(named(ebpf, "IDENTITIES_OF")?)?,
             shared: Array::try_from(named(ebpf, "SHARED")?)?,
             losses: PerCpuArray::try_from(named(ebpf, "LOSSES_OF")?)?,

@@ -9,6 +9,7 @@ mod facts;
 mod load;
 mod log;
 mod maps;
+mod memory;
 pub mod offsets;
 mod protect;
 mod reading;
@@ -74,6 +75,10 @@ pub struct Sensor {
     floor: u64,
     /// Carriers, with the epoch of the first scan that saw them.
     carriers: HashMap<abi::ObjectKey, u64>,
+    /// Bytes in carriers that were forgotten because they held little.
+    forgotten: u64,
+    /// Changes of mappings as of the last scan of them.
+    mappings: u64,
 }
 
 impl Sensor {
@@ -89,7 +94,17 @@ impl Sensor {
         let looks = maps.shared(abi::SHARED_LOOK)?;
         maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
         let (drain, carriers) = (Drain::default(), HashMap::new());
-        Ok(Self { ebpf, maps, drain, hooks, log, floor: propagation_floor, carriers })
+        Ok(Self {
+            ebpf,
+            maps,
+            drain,
+            hooks,
+            log,
+            floor: propagation_floor,
+            carriers,
+            forgotten: 0,
+            mappings: 0,
+        })
     }
 
     /// Loads every hook and attaches none: what `doctor` shows.

@@ -1,6 +1,10 @@
 //! BPF iterators run from here: what was there before the agent, and which carriers are still open.
 
-use std::{collections::HashMap, fs, io::Read as _};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::Read as _,
+};
 
 use agent_ebpf as abi;
 use anyhow::Context as _;
@@ -13,6 +17,8 @@ use super::{
 
 /// Carriers looked at in one scan.
 const CARRIERS: usize = 1 << 20;
+/// Processes whose shared memory is looked at in one scan.
+const MEMORIES: usize = 1 << 17;
 
 impl Sensor {
     /// Finds processes that were there first, with what they have open and mapped. Call it after everything is protected:
@@ -25,7 +31,7 @@ impl Sensor {
         self.iterate("scan_processes")?;
         self.add_arguments()?;
         self.iterate("scan_files")?;
-        if self.hooks.iter().any(|report| report.hook.name == "scan_mappings" && report.result.is_ok()) {
+        if self.maps_can_be_scanned() {
             self.iterate("scan_mappings")?;
         }
         self.maps.set_shared(abi::SHARED_EPOCH, 1)
@@ -39,6 +45,7 @@ impl Sensor {
     ///
     /// When an iterator cannot run or a map cannot be used.
     pub fn scan_carriers(&mut self) -> Result<bool, SensorError> {
+        self.scan_mappings()?;
         let made = self.maps.shared(abi::SHARED_CARRIERS)?;
         let epoch = self.maps.shared(abi::SHARED_EPOCH)? + 1;
         self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
@@ -52,13 +59,29 @@ impl Sensor {
         Ok(unsettled || forgotten != 0)
     }
 
-    /// Whether a carrier was made since the last scan: until the next one, every process's reads are looked up.
+    /// Whether a carrier was made since the last scan: until the next one, every process's reads are looked up. Or whether
+    /// mappings may have changed.
     ///
     /// # Errors
     ///
     /// When a map cannot be read.
     pub fn unsettled(&self) -> Result<bool, SensorError> {
-        Ok(self.maps.shared(abi::SHARED_CARRIERS)? != self.maps.shared(abi::SHARED_SETTLED)?)
+        Ok(self.maps.shared(abi::SHARED_CARRIERS)? != self.maps.shared(abi::SHARED_SETTLED)?
+            || self.maps.shared(abi::SHARED_MAPPINGS)? != self.mappings)
+    }
+
+    /// Looks at every mapping again when it is not told by calls which of them grew, or who has mapped what came to carry.
+    fn scan_mappings(&mut self) -> Result<(), SensorError> {
+        let changes = self.maps.shared(abi::SHARED_MAPPINGS)?;
+        if changes == self.mappings || !self.maps_can_be_scanned() {
+            return Ok(());
+        }
+        self.mappings = changes;
+        self.iterate("scan_mappings")
+    }
+
+    fn maps_can_be_scanned(&self) -> bool {
+        self.hooks.iter().any(|report| report.hook.name == "scan_mappings" && report.result.is_ok())
     }
 
     /// Carriers that no process that spreads can write into any more and that hold less than the floor; streams that nobody
@@ -73,6 +96,7 @@ impl Sensor {
             self.carriers.entry(key).or_insert(epoch);
         }
         let mut ages = HashMap::new();
+        let stored = self.stored_into()?;
         let mut forgotten = 0;
         for (key, first) in std::mem::take(&mut self.carriers) {
             let Some(Raw(value)) = row(&self.maps.objects, key)? else { continue };
@@ -80,14 +104,21 @@ impl Sensor {
                 continue;
             }
             let since = |last: u32| epoch.saturating_sub(u64::from(last));
-            let empty = since(value.held) > 1 && value.fed < self.floor;
+            // What is in it and is forgotten is slack, of which there is only so much.
+            let slack = self.floor.saturating_mul(abi::FLOORS).saturating_sub(self.forgotten);
+            let little = value.fed < self.floor && value.fed <= slack;
+            let empty = since(value.held) > 1 && little;
             let closed = since(value.seen.max(value.held)) > 3;
             let over = match value.kind {
-                abi::OBJECT_CARRIER => empty,
+                _ if stored.contains(&key) => false,
+                abi::OBJECT_CARRIER | abi::OBJECT_CHANNEL => empty,
                 abi::OBJECT_STREAM => empty || closed,
                 _ => epoch - first > 4,
             };
             if over && epoch - first >= 2 {
+                if !closed || value.kind != abi::OBJECT_STREAM {
+                    self.forgotten += value.fed;
+                }
                 self.maps.objects.remove(&Raw(key))?;
                 forgotten += 1;
             } else {
@@ -96,6 +127,19 @@ impl Sensor {
         }
         self.carriers = ages;
         Ok(forgotten)
+    }
+
+    /// Memory that holders have mapped, so that it carries whatever they store.
+    fn stored_into(&self) -> Result<HashSet<abi::ObjectKey>, SensorError> {
+        let mut stored = HashSet::new();
+        for (holder, Raw(memory)) in rows(&self.maps.memory, MEMORIES)? {
+            if self.maps.holders.get(&Raw(holder), 0).is_ok() {
+                stored.extend(
+                    memory.objects.iter().filter(|object| object.writes != 0).map(|object| object.key),
+                );
+            }
+        }
+        Ok(stored)
     }
 
     fn iterate(&mut self, name: &'static str) -> Result<(), SensorError> {

@@ -34,6 +34,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("model_download", model_download),
     ("load_by_io_uring", load_by_io_uring),
     ("someone_else_uses_io_uring", someone_else_uses_io_uring),
+    ("logger_over_datagrams", |w| neighbours(w, "logger", 0)),
+    ("database_in_shared_memory", |w| neighbours(w, "database", 4)),
+    ("loader_workers_in_shared_memory", |w| neighbours(w, "loader", 0)),
 ];
 
 /// Tensor-parallel workers: every one maps every shard and touches every page.
@@ -165,6 +168,29 @@ fn listed_reader(w: &mut World) {
     scene.config.assets[0].readers = vec![which("sha256sum").expect("sha256sum")];
     scene.start();
     scene.run(Command::new("sha256sum").args(&scene.model.files));
+    scene.expect_silence();
+}
+
+/// Local traffic of a healthy host, and `connections` to the outside by processes that hold nothing.
+fn neighbours(w: &mut World, kind: &str, connections: usize) {
+    let scene = w.scene();
+    let receivers: Vec<_> = (0..connections.max(1))
+        .map(|_| scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}")))
+        .collect();
+    let mut command = scene.python("neighbours.py", include_str!("../techniques/scripts/neighbours.py"));
+    let ports: Vec<String> = receivers.iter().map(|receiver| receiver.addr.port().to_string()).collect();
+    command
+        .arg(kind)
+        .arg(&scene.model.files[0])
+        .arg(UNCONTROLLED.to_string())
+        .arg(ports.join(","))
+        .arg(&scene.uncontrolled);
+    scene.run(&mut command);
+    if connections > 0 {
+        for receiver in receivers {
+            assert_eq!(receiver.finish().unwrap_or_else(|error| panic!("{error:#}")).bytes, 6 * MIB);
+        }
+    }
     scene.expect_silence();
 }
 

@@ -3,11 +3,16 @@
 
 use std::{path::Path, process::Command};
 
-use tests::lab::{outside::UNCONTROLLED, process::Identity, which};
+use tests::lab::{
+    KIB,
+    outside::UNCONTROLLED,
+    process::{Finished, Identity},
+    which,
+};
 
 use crate::{
     expect::Expected,
-    world::{Scene, Test, World, size},
+    world::{PATIENCE, Scene, Test, World, size},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -21,6 +26,18 @@ pub(crate) const TESTS: &[Test] = &[
     ("staged_in_shared_memory", staged_in_shared_memory),
     ("staged_in_a_memfd", staged_in_a_memfd),
     ("copy_file_range_of_a_staged_copy", copy_file_range_of_a_staged_copy),
+    ("old_daemons_and_proxies", old_daemons_and_proxies),
+    ("pieces_below_the_floor", pieces_below_the_floor),
+    ("renamed_and_linked", |w| {
+        derived(w, "mv STAGE STAGE.a && ln STAGE.a STAGE.b && rm STAGE.a && cp STAGE.b COPY")
+    }),
+    ("deleted_while_open", |w| derived(w, "exec 7<STAGE && rm STAGE && cat /proc/self/fd/7 > COPY")),
+    ("out_of_memory_again", |w| derived(w, "cp STAGE SHM && rm STAGE && mv SHM STAGE.a && cp STAGE.a COPY")),
+    ("compressed_on_the_way", compressed_on_the_way),
+    ("truncated_and_filled_again", |w| {
+        derived(w, "cp STAGE SHM && : > STAGE && cat SHM > STAGE && cp STAGE COPY; rm SHM")
+    }),
+    ("inode_used_again", inode_used_again),
 ];
 
 fn pipe_to_a_file(w: &mut World) {
@@ -147,6 +164,130 @@ fn copy_file_range_of_a_staged_copy(w: &mut World) {
         Expected::unregistered(&scene, &stager, &stage, size(&stage)),
     ];
     scene.expect(&expected);
+}
+
+/// Four processes, of which only the first ever opens the asset: it writes to a daemon that is older than the agent, which
+/// sends it on through a connection that is older too, to a proxy, to another proxy, to the outside.
+fn old_daemons_and_proxies(w: &mut World) {
+    let mut scene = w.prepare();
+    let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
+    let addr = receiver.addr;
+    let daemon = scene.work.join("daemon.sock");
+    let mut next = format!("tcp:{addr}");
+    let mut hops = Vec::new();
+    for listen in
+        ["tcp:127.0.0.1:0".to_owned(), "tcp:127.0.0.2:0".to_owned(), format!("unix:{}", daemon.display())]
+    {
+        let mut command = scene.python("hop.py", include_str!("scripts/hop.py"));
+        let mut hop = scene.spawn(command.arg(&listen).arg(&next));
+        let line = hop.line().unwrap_or_else(|error| panic!("{error:#}"));
+        let at = line.strip_prefix("ready ").expect("a hop says where it listens");
+        next = match listen.rsplit_once(':') {
+            Some((front, "0")) => format!("{front}:{at}"),
+            _ => listen,
+        };
+        hops.push(hop);
+    }
+    scene.start();
+    let source = scene.model.files[0].clone();
+    let script = format!(
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect('{}'); f=open(sys.argv[1],'rb'); \
+         [s.sendall(c) for c in iter(lambda: f.read(65536), b'')]",
+        daemon.display()
+    );
+    scene.run(Command::new(World::python()).args(["-c", &script]).arg(&source));
+    let bytes = scene.received(&source, receiver);
+    let mut ended = hops.into_iter().map(|hop| {
+        hop.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"))
+    });
+    let last = ended.next().expect("there are three hops");
+    assert_eq!(ended.count(), 2);
+    let expected = [Expected::egress(&scene, &last, addr, "tcp", bytes)
+        .through(3)
+        .passing(&["unix", "process", "peer"])];
+    scene.expect(&expected);
+}
+
+/// Two hundred files of 60 KiB, each below the propagation floor, each read by a process of its own that sends it.
+fn pieces_below_the_floor(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
+    let addr = receiver.addr;
+    let mut command = scene.python("pieces.py", include_str!("scripts/pieces.py"));
+    let size = (60 * KIB).to_string();
+    let to = [addr.ip().to_string(), addr.port().to_string()];
+    let parent = scene.run(command.arg(source).arg(size).arg(&scene.controlled).args(to));
+    let bytes = scene.received(source, receiver);
+    let relay = Identity { pid: None, started: None, ancestry: below(&parent), ..parent };
+    let expected = [Expected::egress(&scene, &relay, addr, "tcp", bytes)];
+    scene.expect(&expected);
+}
+
+/// A copy beside the model goes through what `steps` does and leaves by its last command.
+fn derived(w: &mut World, steps: &str) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let stage = scene.controlled.join("notes");
+    let shm = format!("/dev/shm/weighbridge-lab-{}-derived", std::process::id());
+    scene.run(Command::new("cp").arg(source).arg(&stage));
+    let steps = steps
+        .replace("STAGE", &stage.to_string_lossy())
+        .replace("COPY", &copy.to_string_lossy())
+        .replace("SHM", &shm);
+    let shell = scene.shell(&format!("{steps}; true"));
+    let program = steps.split("&& ").last().and_then(|step| step.split(' ').next()).expect("a last step");
+    let cmdline =
+        steps.split("&& ").last().map(|step| step.split([';', '<', '>']).next().unwrap_or(step).trim());
+    let by = descendant(&shell, program, cmdline.expect("a last step"));
+    let expected = [Expected::copy(&scene, &by, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// What was compressed to less on the way holds no more than that when it is whole again.
+fn compressed_on_the_way(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let packed = scene.controlled.join("notes.gz");
+    let [from, to, through] = [source, &copy, &packed].map(|path| path.display());
+    let shell = scene.shell(&format!("gzip -1 < {from} > {through} && gzip -dc {through} > {to}; true"));
+    let gzip = descendant(&shell, "gzip", &format!("gzip -dc {through}"));
+    assert_eq!(scene.arrived(source, &copy), size(source));
+    assert!(size(&packed) < size(source));
+    let expected = [Expected::copy(&scene, &gzip, &copy, size(&packed))];
+    scene.expect(&expected);
+}
+
+/// The inode number of a carrier that is gone is another file's: that one holds nothing.
+fn inode_used_again(w: &mut World) {
+    let scene = w.scene();
+    let stage = scene.controlled.join("notes");
+    scene.run(Command::new("cp").arg(&scene.model.files[0]).arg(&stage));
+    let number = inode(&stage);
+    std::fs::remove_file(&stage).expect("the copy can be removed");
+    let other = scene.controlled.join("holiday");
+    let mut tries = Vec::new();
+    // ext4 takes the lowest free one of the folder's group; whoever else makes a file there may come first.
+    while inode_of_new(&other) != number {
+        assert!(tries.len() < 100, "the inode is not used again");
+        let kept = scene.controlled.join(format!("other-{}", tries.len()));
+        std::fs::rename(&other, &kept).expect("a file can be renamed");
+        tries.push(kept);
+    }
+    scene.shell(&format!("head -c 20M /dev/urandom > {}", other.display()));
+    assert_eq!(inode(&other), number);
+    scene.run(Command::new("cp").arg(&other).arg(scene.uncontrolled.join("holiday")));
+    scene.expect_silence();
+}
+
+fn inode_of_new(path: &Path) -> u64 {
+    std::fs::write(path, b"").expect("a file can be made");
+    inode(path)
+}
+
+fn inode(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).expect("the file is there").ino()
 }
 
 /// A child of the shell, or the shell itself once it has become the program.

@@ -1,0 +1,129 @@
+//! System calls that use a channel without a descriptor: System V messages, kernel keys, extended attributes, the lengths of
+//! POSIX messages.
+//!
+//! Numbers are those of `arch/x86/entry/syscalls/syscall_{64,32}.tbl`. Misses: descriptions of keys as `/proc/keys` shows
+//! them, and names of attributes.
+
+use super::syscall::Call;
+use crate::flow::{
+    channel::{class, on_put, on_take},
+    map, put,
+};
+use agent_ebpf::{CLASS_ATTRIBUTES, DEV_KEY, DEV_MESSAGES, ObjectKey};
+
+/// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
+const LARGEST_ATTRIBUTE: u64 = 65_536;
+/// Most that a key holds whose length is not told: a key of type `big_key`.
+const LARGEST_KEY: u64 = 1 << 20;
+
+const SHM_RDONLY: u64 = 0o10_000;
+
+/// What the numbers of either ABI mean.
+#[derive(Clone, Copy)]
+enum Use {
+    MessageSend,
+    MessageReceive,
+    QueueSend,
+    AttributeSet,
+    AttributeGet,
+    AttributeSetAt,
+    AttributeGetAt,
+    KeyAdd,
+    KeyControl,
+    /// ipc(call, first, second, third, pointer): 32-bit only.
+    Ipc,
+}
+
+#[inline(always)]
+fn meaning(number: usize, compat: bool) -> Option<Use> {
+    Some(match (compat, number) {
+        (false, 69) | (true, 400) => Use::MessageSend,
+        (false, 70) | (true, 401) => Use::MessageReceive,
+        (false, 242) | (true, 279 | 418) => Use::QueueSend,
+        (false, 188..=190) | (true, 226..=228) => Use::AttributeSet,
+        (false, 191..=193) | (true, 229..=231) => Use::AttributeGet,
+        (_, 463) => Use::AttributeSetAt,
+        (_, 464) => Use::AttributeGetAt,
+        (false, 248) | (true, 286) => Use::KeyAdd,
+        (false, 250) | (true, 288) => Use::KeyControl,
+        (true, 117) => Use::Ipc,
+        _ => return None,
+    })
+}
+
+/// A call of kind `CHANNEL` returned. One that failed while it copied can have moved all that it was asked to.
+#[inline(never)]
+pub(super) fn channelled(call: &Call, number: usize) {
+    let Some(meaning) = meaning(number, call.compat) else { return };
+    let failed = (call.result as i64) < 0;
+    let moved = |asked: u64| if failed || call.result > asked { asked } else { call.result };
+    match meaning {
+        Use::MessageSend if !failed => on_put(call.task, &messages(call, call.argument(0)), call.argument(2)),
+        Use::MessageReceive => on_take(call.task, &messages(call, call.argument(0)), moved(call.argument(2))),
+        Use::QueueSend if !failed => {
+            if let Some(file) = call.file(call.argument(0)) {
+                put::on_put(call.task, file, call.argument(2));
+            }
+        }
+        Use::AttributeSet if !failed => on_put(call.task, &class(CLASS_ATTRIBUTES), call.argument(3)),
+        Use::AttributeGet => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(call.argument(3))),
+        // The length lies in user memory.
+        Use::AttributeSetAt if !failed => on_put(call.task, &class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE),
+        Use::AttributeGetAt => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(LARGEST_ATTRIBUTE)),
+        Use::KeyAdd if !failed => on_put(call.task, &key(call.result), call.argument(3)),
+        Use::KeyControl => controlled(call, failed),
+        Use::Ipc => multiplexed(call, failed),
+        _ => {}
+    }
+}
+
+/// keyctl(operation, key, …).
+#[inline(always)]
+fn controlled(call: &Call, failed: bool) {
+    const UPDATE: u64 = 2;
+    const DESCRIBE: u64 = 6;
+    const READ: u64 = 11;
+    const INSTANTIATE: u64 = 12;
+    const INSTANTIATE_IOV: u64 = 20;
+    let key = key(call.argument(1));
+    match call.argument(0) {
+        UPDATE | INSTANTIATE if !failed => on_put(call.task, &key, call.argument(3)),
+        INSTANTIATE_IOV if !failed => on_put(call.task, &key, LARGEST_KEY),
+        // It returns the length of the key, and copies nothing when there is no room for it.
+        DESCRIBE | READ if failed || call.result <= call.argument(3) => {
+            on_take(call.task, &key, if failed { call.argument(3) } else { call.result });
+        }
+        _ => {}
+    }
+}
+
+/// The call of i386 for all of System V (`sys_ipc`).
+#[inline(always)]
+fn multiplexed(call: &Call, failed: bool) {
+    const MSGSND: u64 = 11;
+    const MSGRCV: u64 = 12;
+    const SHMAT: u64 = 21;
+    let queue = messages(call, call.argument(1));
+    match call.argument(0) & 0xffff {
+        MSGSND if !failed => on_put(call.task, &queue, call.argument(2)),
+        MSGRCV => on_take(call.task, &queue, call.argument(2)),
+        SHMAT if !failed => map::on_attach(call.task, call.argument(1), call.argument(2) & SHM_RDONLY == 0),
+        _ => {}
+    }
+}
+
+/// shmat(id, address, flags).
+#[inline(always)]
+pub(super) fn attached(call: &Call) {
+    map::on_attach(call.task, call.argument(0), call.argument(2) & SHM_RDONLY == 0);
+}
+
+#[inline(always)]
+fn messages(call: &Call, id: u64) -> ObjectKey {
+    ObjectKey { dev: DEV_MESSAGES, generation: call.task.ipc_namespace(), ino: id & 0xffff_ffff }
+}
+
+#[inline(always)]
+const fn key(serial: u64) -> ObjectKey {
+    ObjectKey { dev: DEV_KEY, generation: 0, ino: serial & 0xffff_ffff }
+}

@@ -1,0 +1,65 @@
+//! From one process of this host to another by anything that is no file and no memory (TECHNIQUES 1E, I04, I06 to I08):
+//! sockets of every local kind, queues, keys, attributes and terminals. The receiver is forked before anything is taken, so
+//! that only the channel links it to the bytes, and it sends them out.
+
+use tests::lab::{outside::UNCONTROLLED, process::Identity};
+
+use crate::{
+    expect::Expected,
+    world::{Test, World},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("unix_datagram_pair", |w| through(w, "unix_datagram_pair", &["unix", "process", "peer"])),
+    ("unix_seqpacket", |w| through(w, "unix_seqpacket", &["unix", "process", "peer"])),
+    ("unix_datagram_path", |w| through(w, "unix_datagram_path", &["unix", "process", "peer"])),
+    ("unix_datagram_abstract", |w| through(w, "unix_datagram_abstract", &["unix", "process", "peer"])),
+    ("unix_datagram_connected", |w| through(w, "unix_datagram_connected", &["unix", "process", "peer"])),
+    ("unix_datagram_override", |w| through(w, "unix_datagram_override", &["unix", "process", "peer"])),
+    ("udp", |w| through(w, "udp", &["peer", "process", "peer"])),
+    ("udp_sendmsg", |w| through(w, "udp_sendmsg", &["peer", "process", "peer"])),
+    ("udp_connected", |w| through(w, "udp_connected", &["peer", "process", "peer"])),
+    ("udp_own_address", |w| through(w, "udp_own_address", &["peer", "process", "peer"])),
+    ("udp_any", |w| through(w, "udp_any", &["peer", "process", "peer"])),
+    ("udp_v6", |w| through(w, "udp_v6", &["peer", "process", "peer"])),
+    ("udp_v6_connected", |w| through(w, "udp_v6_connected", &["peer", "process", "peer"])),
+    ("tcp_other_loopback", |w| through(w, "tcp_other_loopback", &["peer", "process", "peer"])),
+    ("tcp_v6", |w| through(w, "tcp_v6", &["peer", "process", "peer"])),
+    ("tcp_own_address", |w| through(w, "tcp_own_address", &["peer", "process", "peer"])),
+    // The receiver's address is in a network that is listed as controlled: that it is this host must weigh more.
+    ("tcp_between_own_addresses", |w| through(w, "tcp_between_own_addresses", &["peer", "process", "peer"])),
+    ("tcp_own_address_v6", |w| through(w, "tcp_own_address_v6", &["peer", "process", "peer"])),
+    ("netlink", |w| through(w, "netlink", &["pipe", "process", "peer"])),
+    ("posix_queue", |w| through(w, "posix_queue", &["pipe", "process", "peer"])),
+    ("system_v_queue", |w| through(w, "system_v_queue", &["pipe", "process", "peer"])),
+    // Each key is smaller than the propagation floor.
+    ("keys", |w| through(w, "keys", &["pipe", "process", "peer"])),
+    ("attributes", |w| through(w, "attributes", &["pipe", "process", "peer"])),
+    ("terminal_master", |w| through(w, "terminal_master", &["device", "process", "peer"])),
+    ("terminal_slave", |w| through(w, "terminal_slave", &["device", "process", "peer"])),
+];
+
+/// `way` are types of nodes that the lineage must lead through.
+fn through(w: &mut World, kind: &str, way: &'static [&'static str]) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
+    let addr = receiver.addr;
+    let mut command = scene.python("channel.py", include_str!("scripts/channel.py"));
+    command.arg(kind).arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()).arg(&scene.work);
+    let parent = scene.run(&mut command);
+    let bytes = scene.received(source, receiver);
+    let relay = below(&parent);
+    let expected = [Expected::egress(&scene, &relay, addr, "tcp", bytes).through(1).passing(way)];
+    scene.expect(&expected);
+}
+
+/// A child of `parent` that runs the same program.
+pub(crate) fn below(parent: &Identity) -> Identity {
+    Identity {
+        pid: None,
+        started: None,
+        ancestry: parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect(),
+        ..parent.clone()
+    }
+}
