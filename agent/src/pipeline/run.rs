@@ -331,6 +331,8 @@ impl Agent {
             self.rescan();
         }
         if !readings.is_empty() {
+            // What was mounted a moment ago is written to a moment later: its alert must say where.
+            self.follow_mounts();
             self.pipeline.step(readings, now());
         }
         self.scan_carriers()?;
@@ -352,10 +354,14 @@ impl Agent {
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<(), Failure> {
+    fn follow_mounts(&mut self) {
         if self.mounts.changed() {
             self.pipeline.mounts_changed(now());
         }
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        self.follow_mounts();
         self.pipeline.tick(now());
         match self.pipeline.recording_failed() {
             Some(error) => Err(anyhow::Error::from(error).into()),
