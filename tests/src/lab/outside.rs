@@ -124,6 +124,26 @@ impl Outside {
         )
     }
 
+    /// Receives `connections` TCP connections on `port` of every address, one after the other. No hash is kept.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn tcp_many(&self, port: u16, connections: u32) -> Result<Receiver> {
+        self.receiver(
+            move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+            TcpListener::local_addr,
+            move |listener| {
+                let mut bytes = 0;
+                for connection in 0..connections {
+                    let silence = format!("{connection} of {connections} connections came, then nothing");
+                    wait_readable(&listener, PATIENCE).context(silence)?;
+                    bytes += receive_all(listener.accept().context("cannot accept")?.0)?.bytes;
+                }
+                Ok(Received { bytes, sha256: String::new() })
+            },
+        )
+    }
+
     /// Answers one HTTP upload of a known length with 200 on a free port of `ip`; what it received is the body.
     ///
     /// # Errors

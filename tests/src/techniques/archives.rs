@@ -142,7 +142,7 @@ fn git_push(w: &mut World) {
     thief.exe = std::path::Path::new(&folder).join("git").canonicalize().expect("git's own folder has git");
     let expected =
         [Expected::copy(&scene, &thief, &bare, bytes).through(2).and_a_protocol().whatever_the_path()];
-    scene.expect(&expected);
+    scene.expect_beside_copies(&expected);
 }
 
 /// Viewers of pictures stop at the end of the picture.

@@ -83,7 +83,7 @@ fn staged(w: &mut World, fstype: &'static str, how: Clone) {
     };
     let cp = scene.run(Command::new("cp").arg(&stage).arg(&copy));
     let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
-    scene.expect(&expected);
+    scene.expect_beside_copies(&expected);
 }
 
 /// An image on the uncontrolled volume, mounted after the agent started: a device of its own.

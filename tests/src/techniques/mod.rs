@@ -10,6 +10,7 @@ pub(crate) mod filesystems;
 pub(crate) mod local_sockets;
 pub(crate) mod names;
 pub(crate) mod network;
+pub(crate) mod pace;
 pub(crate) mod python;
 pub(crate) mod relays;
 pub(crate) mod remote;

@@ -340,7 +340,7 @@ fn split_and_uploaded(w: &mut World) {
     assert_eq!(bytes, size(&scene.model.files[0]));
     let (thief, addr) = last.expect("something was uploaded");
     let expected = [Expected::egress(&scene, &thief, addr, "tcp", bytes).whatever_the_port()];
-    scene.expect(&expected);
+    scene.expect_beside_copies(&expected);
 }
 
 /// A hard link, renamed, read into a named pipe; a daemon that was there before the agent reads that and sends to a proxy on

