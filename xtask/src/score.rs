@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(UNFIT));
     }
-    setup::ensure()?;
+    setup::ensure_for_tests()?;
     let Some(binary) = build::release()? else { return Ok(ExitCode::FAILURE) };
     let filters = match &args.filter {
         Some(filter) => vec![filter.as_str()],

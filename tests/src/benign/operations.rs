@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("admin_looks_at_the_configuration", admin),
     ("pings_and_small_talk", small_talk),
     ("mounts_come_and_go", mounts_come_and_go),
+    ("scrub_and_trim", scrub_and_trim),
 ];
 
 fn rsync_within(w: &mut World) {
@@ -197,5 +198,19 @@ fn mounts_come_and_go(w: &mut World) {
         place = place.display()
     );
     scene.shell(&text);
+    scene.expect_silence();
+}
+
+/// The kernel itself reads every block of the model, and writes some.
+fn scrub_and_trim(w: &mut World) {
+    let volume = w.volume("btrfs");
+    World::needs("btrfs");
+    let mut scene = w.prepare();
+    scene.config.controlled.push(volume.path().to_path_buf());
+    let model = ok(tests::lab::weights::Weights::safetensors(&volume.path().join("other"), 1, 12 * MIB, 3));
+    scene.config = scene.config.clone().asset("other", &model.dir);
+    scene.start();
+    let at = volume.path().display();
+    scene.shell(&format!("sync -f {at} && btrfs scrub start -B -q {at} && btrfs filesystem defragment -r {at}; fstrim {at}; true"));
     scene.expect_silence();
 }

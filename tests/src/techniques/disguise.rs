@@ -36,6 +36,8 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("login_uid", login_uid),
     ("found_open_at_the_start", found_open_at_the_start),
+    ("through_the_root_of_another_process", |w| in_another_namespace(w, false)),
+    ("entered_into_a_container", |w| in_another_namespace(w, true)),
 ];
 
 /// The call moves the bytes and then cannot store the new offset: it returns EFAULT.
@@ -184,10 +186,11 @@ fn placed(w: &mut World, below: &str, pointer: &'static str, value: &str) {
     let Some(base) = cgroup2() else { skip("this host has no cgroup2") };
     let group = base.join(below);
     let parent = group.parent().expect("it lies below the base").to_path_buf();
-    let made = !parent.exists();
+    let made: Vec<PathBuf> = [group.clone(), parent].into_iter().filter(|folder| !folder.exists()).collect();
     if let Err(error) = fs::create_dir_all(&group) {
         skip(format_args!("no cgroup can be made here: {error}"));
     }
+    let _remove = Made(made);
     let joined = format!(
         "echo $$ > {}/cgroup.procs && exec cp {} {}",
         group.display(),
@@ -200,10 +203,17 @@ fn placed(w: &mut World, below: &str, pointer: &'static str, value: &str) {
         .with(pointer, value)
         .with("/process/cgroup", format!("/{below}"))];
     scene.expect(&expected);
-    // Empty by now; a folder of the machine's own stays.
-    fs::remove_dir(&group).expect("an empty cgroup can be removed");
-    if made {
-        fs::remove_dir(&parent).expect("an empty cgroup can be removed");
+}
+
+/// Cgroups that the test made, innermost first; the machine's own are not among them.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            // Empty by now. One that stays is an empty folder of the kernel's, and the next boot's is without it.
+            let _ = fs::remove_dir(group);
+        }
     }
 }
 
@@ -241,6 +251,35 @@ fn found_open_at_the_start(w: &mut World) {
     let mover = ok(mover.finish(PATIENCE).and_then(Finished::success));
     // It may have read everything before: that counts as taken, but only what it wrote counts as moved.
     let expected = [Expected::copy(&scene, &mover, &copy, scene.arrived(&source, &copy))];
+    scene.expect(&expected);
+}
+
+/// The model has a name in the mount namespace of another process only, which reads nothing: by `/proc/PID/root`, or by
+/// entering that namespace as `docker exec` does.
+fn in_another_namespace(w: &mut World, enter: bool) {
+    for tool in ["unshare", "nsenter"] {
+        World::needs(tool);
+    }
+    let scene = w.scene();
+    let (source, copy, place) =
+        (&scene.model.files[0], scene.uncontrolled.join("w"), scene.work.join("inside"));
+    fs::create_dir(&place).expect("a folder can be made");
+    let text =
+        format!("mount --bind {} {} && echo ready && read x", scene.model.dir.display(), place.display());
+    let mut victim = scene.spawn(Command::new("unshare").args(["-m", "sh", "-c", &text]));
+    assert_eq!(ok(victim.line()), "ready");
+    let pid = victim.identity.pid.expect("it runs").to_string();
+    let name = place.join(source.file_name().expect("a name"));
+    let thief = if enter {
+        let mut command = Command::new("nsenter");
+        let shell = scene.run(command.args(["-t", &pid, "-m", "cp"]).arg(&name).arg(&copy));
+        Identity { pid: shell.pid, started: shell.started, ..descendant(&shell, "cp") }
+    } else {
+        scene.run(Command::new("cp").arg(format!("/proc/{pid}/root{}", name.display())).arg(&copy))
+    };
+    ok(victim.go());
+    ok(victim.finish(PATIENCE).and_then(Finished::success));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];
     scene.expect(&expected);
 }
 

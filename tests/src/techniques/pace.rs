@@ -10,13 +10,14 @@ use tests::lab::{KIB, MIB, outside::UNCONTROLLED};
 use super::tooling::{descendant, ok};
 use crate::{
     expect::Expected,
-    world::{Test, World, size},
+    world::{PATIENCE, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("twenty_peers_below_the_line", twenty_peers),
     ("three_hundred_processes_below_the_line", three_hundred_processes),
     ("dns_like_datagrams", dns_like_datagrams),
+    ("datagrams_cut_by_the_kernel", datagrams_cut_by_the_kernel),
     ("icmp_echo", |w| packets(w, 1, "icmp")),
     ("unassigned_ip_protocol", |w| packets(w, 253, "other")),
 ];
@@ -89,6 +90,26 @@ fn dns_like_datagrams(w: &mut World) {
     assert_eq!(ok(receiver.finish()).bytes, sent);
     // The headers come on top of what was taken, and no bound is above that.
     let expected = [Expected::egress(&scene, &thief, addr, "udp", size(source))];
+    scene.expect(&expected);
+}
+
+/// As QUIC sends: one call with 56 KiB, which the kernel cuts into datagrams.
+fn datagrams_cut_by_the_kernel(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let addr = receiver.addr;
+    let script = include_str!("scripts/segments.py");
+    let mut command = scene.python("segments.py", script);
+    let finished = ok(scene
+        .spawn(command.arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()))
+        .finish(PATIENCE));
+    if finished.code == Some(77) {
+        skip(finished.stdout.trim());
+    }
+    let thief = ok(finished.success());
+    let bytes = scene.received(source, receiver);
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", bytes)];
     scene.expect(&expected);
 }
 
