@@ -1,7 +1,13 @@
 //! What is wrong is said clearly, with the place and the remedy, ends with the documented exit code (DESIGN §4), and leaves
 //! nothing half-started.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
 
 use tests::lab::{
     agent::Config,
@@ -167,13 +173,14 @@ fn rules_of_every_kind_of_command(w: &mut World) {
     let wrong = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid/rules/unknown-key.yaml");
     let failing = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid/rules/test-fails.yaml");
     let run = |words: &[&str], paths: &[&Path]| {
-        let words: Vec<&Path> =
-            ["rules"].iter().chain(words).map(Path::new).chain(paths.iter().copied()).collect();
-        finish(&scene, &words)
+        // The schema is more than a pipe holds, so what it prints is read while it runs.
+        outcome(Command::new(&scene.world.binary).arg("rules").args(words).args(paths))
     };
-    let json = |finished: &Finished| -> serde_json::Value {
-        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {}", finished.stdout))
+    let json = |output: &Output| {
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
     };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     for (words, paths, code) in [
         (&["lint"][..], &[rules.as_path()][..], 0),
         (&["lint"], &[&wrong], INVALID),
@@ -189,18 +196,18 @@ fn rules_of_every_kind_of_command(w: &mut World) {
         (&["show", "WB-0001", "--rules"], &[&rules], 0),
         (&["explain", "WB-0003", "--rules"], &[&rules], 0),
     ] {
-        let finished = run(words, paths);
-        assert_eq!(finished.code, Some(code), "{words:?}: {}", finished.stderr);
-        json(&finished);
+        let output = run(words, paths);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", said(&output));
+        json(&output);
     }
-    let finished = run(&["explain", "WB-0033", "--rules"], &[&rules]);
-    assert_eq!(finished.code, Some(USAGE));
-    assert!(finished.stderr.contains("WB-0003"), "no suggestion: {}", finished.stderr);
-    let finished = run(&["lint", "-o", "text"], &[&wrong]);
-    assert!(finished.stderr.contains("unknown-key.yaml:") && !finished.stderr.contains('\x1b'));
+    let output = run(&["explain", "WB-0033", "--rules"], &[&rules]);
+    assert_eq!(output.status.code(), Some(USAGE));
+    assert!(said(&output).contains("WB-0003"), "no suggestion: {}", said(&output));
+    let output = run(&["lint", "-o", "text"], &[&wrong]);
+    assert!(said(&output).contains("unknown-key.yaml:") && !said(&output).contains('\x1b'));
 }
 
-fn outcome(command: &mut Command) -> std::process::Output {
+fn outcome(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"))
 }
 
