@@ -16,10 +16,6 @@ use aya_ebpf::{
 
 const NO_PREALLOC: u32 = 1;
 
-/// Our own thread group: it reads assets to register them and is never a holder.
-#[unsafe(no_mangle)]
-pub(crate) static AGENT_TGID: Global<u32> = Global::new(0);
-
 /// Bytes a channel may carry before its readers count as holders.
 #[unsafe(no_mangle)]
 pub(crate) static PROPAGATION_FLOOR: Global<u64> = Global::new(0);
@@ -90,6 +86,14 @@ pub(crate) static SHARERS: HashMap<u32, SharerValue> = HashMap::with_max_entries
 /// Threads whose call under way lost its descriptor to another thread, by thread id.
 #[map]
 pub(crate) static RACED: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
+
+/// Identities and sinks that an agent was told of or, when the ring was full, could not be: for the next agent. User space
+/// writes them as it reads the ring, and removes what is no longer referred to.
+#[map]
+pub(crate) static IMAGES: HashMap<HolderKey, ProcessFact> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+#[map]
+pub(crate) static SINKS: HashMap<SinkKey, SinkFact> = HashMap::with_max_entries(1 << 15, NO_PREALLOC);
 
 #[map]
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);

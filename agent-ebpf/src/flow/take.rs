@@ -1,9 +1,9 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{carrier, hold, now, object, row, space};
+use super::{carrier, hold, is_agent, now, object, row, space};
 use crate::{
     kernel::{File, Sock, Task},
-    maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, lose},
+    maps::{PROPAGATION_FLOOR, TAKES, add, lose},
 };
 use agent_ebpf::{
     DEV_ASSET, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, TakeKey, TakeValue,
@@ -44,7 +44,7 @@ extern "C" fn flow_receive(task: u64, sock: u64, bytes: u64) -> u64 {
 /// Counts a take and returns the assets that the process spreads from now on, see [`hold::spread`].
 #[inline(always)]
 pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) -> u64 {
-    if task.tgid() == Some(AGENT_TGID.load()) {
+    if is_agent(task, task.tgid().unwrap_or(0)) {
         return 0;
     }
     let Some((holder, row)) = hold::hold(task, object.assets) else {

@@ -47,6 +47,7 @@ pub(super) fn matched(fault: &Fault, agent: &Arc<Process>, now: BootNs) -> Match
         mode: Mode::Alert,
         exception: None,
         repeated: false,
+        folded: 0,
         group: group(&fault.what),
         bound_bytes: 0,
         share: 0.0,
