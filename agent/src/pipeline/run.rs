@@ -201,7 +201,9 @@ impl Agent {
             // Every file gets the same lines; the chain goes on from the first.
             opened.get_or_insert((head, note, unfinished));
         }
-        sinks.start(&config.sinks, held.state.path()).map_err(|error| Unfit::System("start the sinks", error))?;
+        sinks
+            .start(&config.sinks, held.state.path())
+            .map_err(|error| Unfit::System("start the sinks", error))?;
         if options.show_alerts {
             sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
                 .map_err(|error| Unfit::System("open the terminal", error))?;

@@ -332,7 +332,8 @@ impl State {
         }
         if self.findings.len() < MAX_FINDINGS {
             let told = Some((matched.severity, matched.last_at));
-            self.findings.insert(key, Finding { matching, told, last_at: matched.last_at, folded: matched.folded });
+            self.findings
+                .insert(key, Finding { matching, told, last_at: matched.last_at, folded: matched.folded });
         }
     }
 

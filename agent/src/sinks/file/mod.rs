@@ -70,7 +70,8 @@ pub struct Opened {
 pub fn open(path: &Path) -> Result<Opened, FileError> {
     let place = Place::prepare(path)?;
     let status = Arc::new(Status::default());
-    let (file, head, note, unfinished) = match place.open_log().and_then(|file| resume::resume(&place, file)) {
+    let (file, head, note, unfinished) = match place.open_log().and_then(|file| resume::resume(&place, file))
+    {
         Ok(resume::Resumed { file, head, note, unfinished }) => (Some(file), head, note, unfinished),
         Err(error) if error.may_pass() => {
             tracing::error!("{error}: alerts wait in memory");
