@@ -105,6 +105,12 @@ impl Task {
         })
     }
 
+    /// When its process started, ns since boot.
+    #[inline(always)]
+    pub(crate) fn start(self) -> Option<u64> {
+        field(self.leader()?.0, &TASK_START_BOOTTIME)
+    }
+
     #[inline(always)]
     pub(crate) fn uid(self) -> Option<u32> {
         field(pointer(self.0, &TASK_REAL_CRED)?, &CRED_UID)

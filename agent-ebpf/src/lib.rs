@@ -4,6 +4,9 @@
 //! turns bytes into an enum, a `bool` or an `Option`. This file must not know how either side works.
 #![no_std]
 
+/// Raise it when what the maps hold changes its meaning and no size tells: pinned maps of another number are not adopted.
+pub const ABI: u32 = 1;
+
 pub mod fields;
 pub mod requests;
 pub mod syscalls;
@@ -313,7 +316,7 @@ pub struct ProcessFact {
     pub key: HolderKey,
     pub cgroup: u64,
     pub exe: ObjectKey,
-    /// Not 0 once it was sent.
+    /// 1 once it was sent, 2 when it should have been and the ring was full; 0 while nobody needed it.
     pub reported: u32,
     /// Bytes of `argv` used.
     pub argv_len: u32,
@@ -396,7 +399,17 @@ pub const SHARED_SMALL: u32 = 7;
 pub const SHARED_MEMORY_ASSETS: u32 = 8;
 /// Changes of who holds and what is mapped: user space links the mappings anew when it differs from what it saw.
 pub const SHARED_MAPPINGS: u32 = 9;
-pub const SHARED_WORDS: u32 = 10;
+/// Thread group id of the agent, which reads assets to register them and is never a holder; 0 while there is none. A word and
+/// no constant, because the programs outlive the agent that loaded them.
+pub const SHARED_AGENT: u32 = 10;
+/// When that process started, in ticks of `/proc` ([`TICK_NS`]): whoever gets its id after it is not the agent.
+pub const SHARED_AGENT_START: u32 = 11;
+/// Assets that the scan under way charges for what is open and mapped; 0 in later scans, which only mark.
+pub const SHARED_CHARGED: u32 = 12;
+pub const SHARED_WORDS: u32 = 13;
+
+/// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
+pub const TICK_NS: u64 = 10_000_000;
 
 /// So many propagation floors may be handed over unfollowed on the whole host, in portions below the floor each.
 pub const FLOORS: u64 = 16;

@@ -16,10 +16,6 @@ use aya_ebpf::{
 
 const NO_PREALLOC: u32 = 1;
 
-/// Our own thread group: it reads assets to register them and is never a holder.
-#[unsafe(no_mangle)]
-pub(crate) static AGENT_TGID: Global<u32> = Global::new(0);
-
 /// Bytes a channel may carry before its readers count as holders.
 #[unsafe(no_mangle)]
 pub(crate) static PROPAGATION_FLOOR: Global<u64> = Global::new(0);
@@ -102,6 +98,14 @@ pub(crate) static EXPOSED: Array<[u8; MEMORY_SLOTS]> = Array::with_max_entries(1
 /// What the send that a thread is in put onto the loopback device, by thread: (bytes, source port << 16 | destination port).
 #[map]
 pub(crate) static LOOPED: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Identities and sinks that an agent was told of or, when the ring was full, could not be: for the next agent. User space
+/// writes them as it reads the ring, and removes what is no longer referred to.
+#[map]
+pub(crate) static IMAGES: HashMap<HolderKey, ProcessFact> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+#[map]
+pub(crate) static SINKS: HashMap<SinkKey, SinkFact> = HashMap::with_max_entries(1 << 15, NO_PREALLOC);
 
 #[map]
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);

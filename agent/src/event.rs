@@ -5,15 +5,15 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Nanoseconds since boot (`CLOCK_BOOTTIME`): the only clock that windows and budgets use, for it cannot be set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootNs(pub u64);
 
 /// A process image, never the pid alone: thread group id, the start of its leader (`task_struct.start_boottime`), and the
 /// count of its execs (`task_struct.self_exec_id`), because memory does not outlive an exec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HolderId {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
@@ -195,7 +195,7 @@ impl Proto {
 }
 
 /// Whether a sink is registered (DESIGN §1). What nobody listed is `Uncontrolled`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Control {
     Controlled,
@@ -223,7 +223,7 @@ impl Control {
 }
 
 /// The kinds of `unmapped.weighbridge.sink.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkKind {
     File,
@@ -262,7 +262,7 @@ impl SinkKind {
 }
 
 /// A destination in the words of people; `None` is «does not apply or is not known». Serialises as the alert's `sink`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sink {
     pub kind: SinkKind,
     pub control: Control,
@@ -312,7 +312,7 @@ impl Sink {
 }
 
 /// Who moved bytes. Serialises as the alert's `process`; `None` is «not known».
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     /// ns since boot.
@@ -356,7 +356,7 @@ impl Process {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
     pub pid: u32,
     pub exe: String,
@@ -365,6 +365,26 @@ pub struct Ancestor {
 
 /// What was lost so far, by stage; the sum since the agent started. Empty when nothing was.
 pub type Loss = BTreeMap<&'static str, u64>;
+
+/// Bytes that a holder took itself, and in all.
+pub type Took = (u64, u64);
+
+/// What the ledger concluded and cannot conclude again once the rows that it rests on are forgotten; `None` for what it has
+/// forgotten itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conclusions {
+    /// Bytes of an asset that a holder took itself, and in all.
+    pub taken: Vec<(HolderId, AssetId, Option<Took>)>,
+    /// Bytes of an asset that a carrier can hold.
+    pub caps: Vec<(ObjectId, AssetId, Option<u64>)>,
+}
+
+impl Conclusions {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.taken.is_empty() && self.caps.is_empty()
+    }
+}
 
 /// One statement of the sensor. Byte counts are cumulative and never fall: applying one twice changes nothing.
 #[derive(Clone, Debug)]
@@ -391,7 +411,7 @@ pub enum Event {
 }
 
 /// An act: no bytes are counted, that it happened is what rules want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {
     pub kind: ActKind,
     /// Whose memory or descriptors were reached into; `None` where there is no second process.
@@ -401,7 +421,7 @@ pub struct Act {
 }
 
 /// What was done. A new one is one row of [`ACTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ActKind {
     Ptrace,
     ProcessVmRead,
@@ -525,7 +545,7 @@ pub struct Record {
 }
 
 /// The event kinds of the rule grammar's `on:`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RecordKind {
     Flow,
     Take,
@@ -552,7 +572,7 @@ impl RecordKind {
 }
 
 /// One step from asset to sink.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
     pub from: Node,
     pub to: Node,
@@ -567,4 +587,22 @@ pub struct Node {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+}
+
+impl<'d> Deserialize<'d> for Node {
+    fn deserialize<D: Deserializer<'d>>(from: D) -> Result<Self, D::Error> {
+        const KINDS: [&str; 8] = ["asset", "process", "file", "pipe", "unix", "shm", "peer", "device"];
+        #[derive(Deserialize)]
+        struct Written {
+            #[serde(rename = "type")]
+            kind: String,
+            name: String,
+            pid: Option<u32>,
+        }
+        let Written { kind, name, pid } = Written::deserialize(from)?;
+        match KINDS.into_iter().find(|known| *known == kind) {
+            Some(kind) => Ok(Self { kind, name, pid }),
+            None => Err(serde::de::Error::unknown_variant(&kind, &KINDS)),
+        }
+    }
 }

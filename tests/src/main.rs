@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod benign;
+mod confine;
 mod delivery;
 mod expect;
 mod lab_checks;
@@ -65,6 +66,9 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("benign::operations", benign::operations::TESTS),
     ("life", life::TESTS),
     ("looking", looking::TESTS),
+    ("life::away", life::away::TESTS),
+    ("life::service", life::service::TESTS),
+    ("life::state", life::state::TESTS),
     ("bad_input", bad_input::TESTS),
     ("delivery", delivery::TESTS),
 ];
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Some("move") => moves::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("share") => sharers::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("work") => work::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
+        Some("confine") => confine::main(&arguments[1..]).map(|()| ExitCode::SUCCESS),
         Some("hold") => lab_checks::hold().map(|()| ExitCode::SUCCESS),
         Some("-h" | "--help") => {
             println!("{USAGE}");

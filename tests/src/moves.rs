@@ -1,11 +1,12 @@
 //! `e2e move`: moves bytes from a file to a file or a peer by exactly the system calls that are named.
 //!
-//! `e2e move TAKE PUT SOURCE DESTINATION [--chunk BYTES] [--bytes BYTES] [--pause]`
+//! `e2e move TAKE PUT SOURCE DESTINATION [--chunk BYTES] [--bytes BYTES] [--pause] [--pause-at BYTES]`
 //!
 //! TAKE is `read pread readv preadv mmap`, PUT is `write pwrite writev pwritev mmap send sendto sendmsg sendmmsg`; or TAKE is
 //! `sendfile splice copy_file_range vmsplice tee` and PUT is `-`. SOURCE is a path or `fd:N`; DESTINATION is a path,
 //! `tcp:ADDRESS`, `udp:ADDRESS` (one connected socket) or `unconnected:ADDRESS` (UDP, the address in every call).
-//! With `--pause` it says `holding` once the source is open (and mapped), and waits for a line before it goes on.
+//! With `--pause` it says `holding` once the source is open (and mapped), and waits for a line before it goes on; with
+//! `--pause-at` it says `halfway` and waits once it has put that many bytes, with the next chunk not taken yet.
 
 use std::{
     fs::{File, OpenOptions},
@@ -32,6 +33,7 @@ struct Order {
     /// At most this many bytes.
     bytes: u64,
     pause: bool,
+    pause_at: Option<u64>,
 }
 
 /// Where to, opened.
@@ -75,9 +77,15 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         });
     }
     let mut offset = 0;
+    let mut pause_at = order.pause_at;
     each_chunk(&order, &source, whole, length, |bytes| {
         let n = destination.put(&order.put, bytes, offset)?;
         offset += n as u64;
+        if pause_at.is_some_and(|at| offset >= at) {
+            pause_at = None;
+            println!("halfway");
+            std::io::stdin().read_line(&mut String::new()).context("cannot wait")?;
+        }
         Ok(n)
     })
 }
@@ -95,6 +103,7 @@ impl Order {
             chunk: 1 << 20,
             bytes: u64::MAX,
             pause: false,
+            pause_at: None,
         };
         let mut flags = flags.iter();
         while let Some(flag) = flags.next() {
@@ -103,6 +112,7 @@ impl Order {
                 "--chunk" => order.chunk = value()?.parse().context("--chunk wants a number")?,
                 "--bytes" => order.bytes = value()?.parse().context("--bytes wants a number")?,
                 "--pause" => order.pause = true,
+                "--pause-at" => order.pause_at = Some(value()?.parse().context("--pause-at wants a number")?),
                 other => bail!("unknown flag {other}"),
             }
         }

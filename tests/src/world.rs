@@ -76,6 +76,8 @@ pub(crate) struct Scene<'w> {
     /// Asset [`ASSET`]: two shards of 12 MiB.
     pub(crate) model: Weights,
     pub(crate) config: Config,
+    /// Another than the world's.
+    pub(crate) binary: Option<PathBuf>,
     marker: Weights,
     agent: Option<Agent>,
     /// Taken back before the folders are removed.
@@ -152,6 +154,7 @@ impl World {
             work,
             model,
             config,
+            binary: None,
             marker,
             agent: None,
             mounts: Vec::new(),
@@ -194,7 +197,8 @@ impl Scene<'_> {
     /// Starts the agent and waits until it is ready.
     pub(crate) fn start(&mut self) {
         let file = self.work.join("weighbridge.yaml");
-        let agent = Agent::start(&self.world.binary, self.config.clone(), &file);
+        let agent =
+            Agent::start(self.binary.as_ref().unwrap_or(&self.world.binary), self.config.clone(), &file);
         self.agent = Some(agent.unwrap_or_else(|error| panic!("the agent does not start: {error:#}")));
     }
 
@@ -303,6 +307,14 @@ impl Scene<'_> {
         agent.kill().unwrap_or_else(|error| panic!("{error:#}"))
     }
 
+    /// Waits until the newest line of every finding says what `condition` wants.
+    pub(crate) fn wait_for(&mut self, what: &str, condition: impl Fn(&Alert) -> bool) {
+        let found = self.agent().wait(ALERT_WITHIN, |alerts| {
+            tests::lab::alert::findings(alerts).iter().any(&condition).then_some(())
+        });
+        assert!(found.unwrap_or_else(|error| panic!("{error:#}")).is_some(), "{what} did not come");
+    }
+
     /// Stops the agent: every line it wrote. It must end well and have said nothing of a panic.
     pub(crate) fn stop(&mut self) -> Vec<Alert> {
         let agent = self.agent.take().expect("the scene was started");
@@ -324,6 +336,8 @@ impl Drop for Scene<'_> {
                 eprintln!("    agent: {line}");
             }
         }
+        // The lab's own BPF filesystem: what one test leaves there is nothing to the next.
+        let _ = fs::remove_dir_all(Path::new(tests::lab::BPFFS).join("weighbridge"));
         // Newest first: one may lie on another.
         while let Some(mount) = self.mounts.pop() {
             drop(mount);

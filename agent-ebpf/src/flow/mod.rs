@@ -26,8 +26,13 @@ pub(crate) mod uring;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 
-use crate::maps::{FACTS, SHARED, lose};
-use agent_ebpf::{FACT_WAKE, LOSS_RING_FULL, SHARED_ASLEEP, WakeFact};
+use crate::{
+    kernel::Task,
+    maps::{FACTS, SHARED, lose, shared},
+};
+use agent_ebpf::{
+    FACT_WAKE, LOSS_RING_FULL, SHARED_AGENT, SHARED_AGENT_START, SHARED_ASLEEP, TICK_NS, WakeFact,
+};
 
 /// `BPF_RB_FORCE_WAKEUP`: facts that wake nobody may lie before this one, and then the kernel would not wake for it either.
 const FORCE_WAKEUP: u64 = 2;
@@ -37,6 +42,16 @@ const FORCE_WAKEUP: u64 = 2;
 pub(crate) fn now() -> u64 {
     // SAFETY: takes nothing, cannot fail.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether `task`'s process, with the id `tgid`, is the agent itself.
+#[inline(always)]
+pub(crate) fn is_agent(task: Task, tgid: u32) -> bool {
+    shared(SHARED_AGENT) == u64::from(tgid)
+        && match task.start() {
+            Some(start) => start / TICK_NS == shared(SHARED_AGENT_START),
+            None => false,
+        }
 }
 
 /// Wakes user space if it sleeps. Called after the counter grew, so that whoever drains after this sees the bytes.

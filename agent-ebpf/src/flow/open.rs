@@ -1,9 +1,9 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, hold, object};
+use super::{carrier, hold, is_agent, object};
 use crate::{
     kernel::{File, Inode, Task},
-    maps::{AGENT_TGID, IDENTITIES_OF, mark},
+    maps::{IDENTITIES_OF, mark},
 };
 use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_FILE};
 
@@ -27,7 +27,7 @@ extern "C" fn flow_open(task: u64, tgid: u32, descriptor: u32, file: u64) -> u64
 #[inline(always)]
 fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
     let Some(inode) = file.inode() else { return 0 };
-    if tgid == AGENT_TGID.load() {
+    if is_agent(task, tgid) {
         identify(descriptor, inode);
         return 0;
     }

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_probe_read_use
 use super::path;
 use crate::{
     kernel::Task,
-    maps::{FACTS, PROCESS_SCRATCH, PROCESSES, lose},
+    maps::{FACTS, IMAGES, PROCESS_SCRATCH, PROCESSES, lose},
 };
 use agent_ebpf::{
     ARGV_BYTES, FACT_PROCESS, HolderKey, LOSS_PROCESSES_FULL, LOSS_RING_FULL, ObjectKey, ProcessFact,
@@ -15,6 +15,9 @@ use agent_ebpf::{
 
 /// Ancestors that a report climbs; a longer chain is cut at the top.
 const GENERATIONS: usize = 32;
+/// Values of [`ProcessFact::reported`] besides 0: it is in the ring; it found no room there.
+const SENT: u32 = 1;
+const UNSENT: u32 = 2;
 const UNKNOWN: ObjectKey = ObjectKey { dev: 0, generation: 0, ino: 0 };
 
 /// Notes the identity of `task`'s process. `own_memory`: it is the running task, whose arguments can be read.
@@ -76,6 +79,25 @@ pub(crate) fn copy(parent_tgid: u32, child: &HolderKey, uid: Option<u32>) {
     }
 }
 
+/// Before the image of a process goes: keeps its identity, if it was to be sent and found no room in the ring.
+#[inline(always)]
+pub(crate) fn keep(tgid: u32) {
+    flow_keep_image(tgid);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_keep_image(tgid: u32) -> u32 {
+    let Some(row) = PROCESSES.get_ptr(tgid) else { return 0 };
+    // SAFETY: the row stays valid until the program ends; insert copies it.
+    unsafe {
+        if (*row).reported == UNSENT && IMAGES.insert(&(*row).key, &*row, 0).is_err() {
+            lose(LOSS_PROCESSES_FULL, 1);
+        }
+    }
+    0
+}
+
 /// Sends the identity of `task`'s process and of each of its ancestors that was not sent yet.
 #[inline(always)]
 pub(crate) fn report(task: Task) {
@@ -97,11 +119,12 @@ fn climb(task: Task) {
         if let Some(row) = PROCESSES.get_ptr_mut(tgid) {
             // SAFETY: the row stays valid until the program ends.
             unsafe {
-                if (*row).reported == 0 {
+                if (*row).reported != SENT {
                     (*row).parent_tgid = parent_tgid(task);
                     if FACTS.output::<ProcessFact>(&*row, 0).is_ok() {
-                        (*row).reported = 1;
+                        (*row).reported = SENT;
                     } else {
+                        (*row).reported = UNSENT;
                         lose(LOSS_RING_FULL, 1);
                     }
                 }

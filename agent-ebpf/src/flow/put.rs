@@ -3,7 +3,7 @@
 use super::{carrier, hold, now, path, row, send};
 use crate::{
     kernel::{Dentry, File, Inode, MQUEUE_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
-    maps::{FACTS, FLOWS, SINK_SCRATCH, SOCKETS_COUNTED, add, lose},
+    maps::{FACTS, FLOWS, SINK_SCRATCH, SINKS, SOCKETS_COUNTED, add, lose},
 };
 use agent_ebpf::{
     FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, ObjectKey, SINK_BLOCK, SINK_CHAR,
@@ -219,6 +219,7 @@ extern "C" fn flow_send_sink(dentry: u64) -> u32 {
         path::write(Dentry(dentry), &raw mut (*fact).path);
         if FACTS.output::<SinkFact>(&*fact, 0).is_err() {
             lose(LOSS_RING_FULL, 1);
+            let _ = SINKS.insert(&(*fact).sink, &*fact, 0);
         }
     }
     0

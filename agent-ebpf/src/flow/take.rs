@@ -1,9 +1,9 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{carrier, channel, hold, now, object, row, space};
+use super::{carrier, channel, hold, is_agent, now, object, row, space};
 use crate::{
     kernel::{File, Sock, Task},
-    maps::{AGENT_TGID, PROPAGATION_FLOOR, TAKES, add, add_shared, lose, shared},
+    maps::{PROPAGATION_FLOOR, TAKES, add, add_shared, lose, shared},
 };
 use agent_ebpf::{
     DEV_ASSET, FLOORS, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, SHARED_SMALL,
@@ -69,7 +69,7 @@ extern "C" fn flow_receive(task: u64, sock: u64, bytes: u64) -> u64 {
 // VERIFIER: before the take and not by it, so that neither is on the other's stack («combined stack size»).
 #[inline(always)]
 pub(crate) fn become_holder(task: Task, assets: u64) -> bool {
-    if task.tgid() == Some(AGENT_TGID.load()) {
+    if is_agent(task, task.tgid().unwrap_or(0)) {
         return false;
     }
     hold::become_holder(task, assets);

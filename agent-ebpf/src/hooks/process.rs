@@ -91,6 +91,7 @@ pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn execed(task: Task, bprm: u64) -> Option<()> {
     let key = task.holder_key()?;
+    process::keep(key.tgid);
     process::note(task, &key, true);
     space::leave(key.tgid);
     let inherited = marks(key.tgid);
@@ -168,6 +169,7 @@ fn exited(task: Task) -> Option<()> {
         wake();
         log::log_ended(key.tgid, taken);
     }
+    process::keep(key.tgid);
     let _ = PROCESSES.remove(key.tgid);
     Some(())
 }

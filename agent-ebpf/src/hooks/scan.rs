@@ -5,15 +5,16 @@
 //! result.
 
 use agent_ebpf::{
-    MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, SHARED_EPOCH,
+    ALL_ASSETS, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM,
+    SHARED_CHARGED, SHARED_EPOCH,
 };
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, map, object, process, space, take::on_take},
+    flow::{carrier, hold, is_agent, map, object, process, space, take::on_take},
     kernel::{File, Task, Vma},
-    maps::{AGENT_TGID, OBJECTS, PROCESSES, mark, marks, set_marks, shared},
+    maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
 };
 
 /// Context of an iterator: `struct bpf_iter__task…`, words in the order of its members.
@@ -78,7 +79,7 @@ fn note_file(task: Task, file: File) -> u64 {
 #[inline(always)]
 fn taken_before(task: Task, file: File) -> Option<u64> {
     let tgid = task.tgid()?;
-    if tgid == AGENT_TGID.load() {
+    if is_agent(task, tgid) {
         return None;
     }
     if let Some((_, row)) = hold::held(task) {
@@ -102,7 +103,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
             // SAFETY: the row stays valid until the program ends.
             unsafe { (*row).seen = shared(SHARED_EPOCH) as u32 };
         }
-    } else if value.kind == OBJECT_FILE && first_scan() {
+    } else if value.kind == OBJECT_FILE && value.assets & shared(SHARED_CHARGED) != 0 {
         // It may have read the whole file.
         return Some(file.backing().inode()?.size());
     }
@@ -150,21 +151,27 @@ extern "C" fn scan_mappings(ctx: *mut c_void) -> i32 {
 #[inline(always)]
 fn note_mapping(task: Task, vma: Vma) -> Option<()> {
     // Threads share their process's mappings.
-    if task.pid()? != task.tgid()? || task.tgid()? == AGENT_TGID.load() {
+    if task.pid()? != task.tgid()? || is_agent(task, task.tgid()?) {
         return None;
     }
     let file = vma.file()?;
-    let (bytes, shared) = (vma.bytes()?, vma.is_shared());
-    if first_scan() {
-        map::on_map(task, file, bytes, shared);
+    let (bytes, is_shared) = (vma.bytes()?, vma.is_shared());
+    // Of a mapping that was there when the programs came, no call told. Later only assets that are new are looked for.
+    let charged = shared(SHARED_CHARGED);
+    if charged == ALL_ASSETS || (charged != 0 && flow_is_charged(file.0, charged) != 0) {
+        map::on_map(task, file, bytes, is_shared);
     } else {
-        map::on_met(task, file, bytes, shared);
+        map::on_met(task, file, bytes, is_shared);
     }
     Some(())
 }
 
-/// Only the scan at the start charges for what is open; later ones mark.
-#[inline(always)]
-fn first_scan() -> bool {
-    shared(SHARED_EPOCH) == 0
+/// Whether a file belongs to one of these assets.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_is_charged(file: u64, assets: u64) -> u32 {
+    match object::source(File(file)) {
+        Some((_, object)) => u32::from(object.assets & assets != 0),
+        None => 0,
+    }
 }

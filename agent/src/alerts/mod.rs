@@ -7,6 +7,7 @@ mod chain;
 mod ocsf;
 mod own;
 mod render;
+mod saved;
 mod schema;
 mod seal;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::{
     chain::{Head, read as read_head, read_anchor},
     own::{Fault, RULE as OWN_RULE},
     render::render,
+    saved::{Unfinished, unfinished},
     schema::{DetectionFinding, FindingInfo},
     seal::{SealKey, Seed},
     verify::{Broken, Verified, Verifier, verify},
@@ -104,6 +106,8 @@ pub(crate) fn sha256_hex(input: &[u8]) -> String {
 pub struct Alerts {
     context: Context,
     open: BTreeMap<Identity, Open>,
+    /// Findings in the log that an earlier run neither closed nor kept.
+    unfinished: Vec<Unfinished>,
 }
 
 /// The rule's id, the exception's, and the rule's `group_by` fields with their values.
@@ -126,14 +130,13 @@ struct Open {
 impl Alerts {
     #[must_use]
     pub const fn new(context: Context) -> Self {
-        Self { context, open: BTreeMap::new() }
+        Self { context, open: BTreeMap::new(), unfinished: Vec::new() }
     }
 
     /// Takes a verdict. Returns a line if it opens a finding or raises its severity, or if the last line is a second
     /// old; otherwise [`Alerts::tick`] writes it when that second is over.
     pub fn observe(&mut self, matched: &Match, now: BootNs, loss: &Loss) -> Vec<Alert> {
-        let exception = matched.exception.as_ref().map(|exception| exception.id.clone());
-        let identity = (matched.rule.id.clone(), exception, matched.group.clone());
+        let identity = identity(matched);
         let mut alerts = Vec::new();
         if let Some(open) = self.open.get_mut(&identity) {
             open.renew(matched, loss);
@@ -158,7 +161,8 @@ impl Alerts {
                 stale: false,
                 said: None,
             };
-            alerts.push(self.context.write(&mut open, Activity::Create, now));
+            let activity = if self.take_up(&mut open) { Activity::Update } else { Activity::Create };
+            alerts.push(self.context.write(&mut open, activity, now));
             self.open.insert(identity, open);
         }
         alerts
@@ -261,6 +265,11 @@ impl Alerts {
     pub const fn set_boot_wall_ms(&mut self, boot_wall_ms: i64) {
         self.context.boot_wall_ms = boot_wall_ms;
     }
+}
+
+fn identity(matched: &Match) -> Identity {
+    let exception = matched.exception.as_ref().map(|exception| exception.id.clone());
+    (matched.rule.id.clone(), exception, matched.group.clone())
 }
 
 impl Open {

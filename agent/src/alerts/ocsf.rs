@@ -85,7 +85,7 @@ pub(super) fn build(context: &Context, open: &Open, activity: Activity, now: Boo
             correlation_uid: correlation(matched),
         },
         finding_info: FindingInfo {
-            uid: finding_uid(context, open),
+            uid: finding_uid(context, &open.matched, open.first_ms),
             title: rule.title.clone(),
             types: ["Data Exfiltration"],
             first_seen_time: open.first_ms,
@@ -256,17 +256,17 @@ fn correlation(matched: &Match) -> String {
 }
 
 /// Hashed, because group values can be as long and as odd as a path.
-fn finding_uid(context: &Context, open: &Open) -> String {
+pub(super) fn finding_uid(context: &Context, matched: &Match, first_ms: i64) -> String {
     let mut input = Vec::new();
-    let group = open.matched.group.iter().flat_map(|(key, value)| [*key, value.as_str()]);
-    let exception = open.matched.exception.as_ref().map(|exception| exception.id.as_str());
-    for part in [context.host.as_str(), &open.matched.rule.id].into_iter().chain(exception).chain(group) {
+    let group = matched.group.iter().flat_map(|(key, value)| [*key, value.as_str()]);
+    let exception = matched.exception.as_ref().map(|exception| exception.id.as_str());
+    for part in [context.host.as_str(), &matched.rule.id].into_iter().chain(exception).chain(group) {
         // The length keeps ("ab", "c") and ("a", "bc") apart.
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part.as_bytes());
     }
-    input.extend_from_slice(&open.first_ms.to_be_bytes());
-    format!("{}-{}", open.matched.rule.id.to_lowercase(), &hex(&sha256(&input))[..32])
+    input.extend_from_slice(&first_ms.to_be_bytes());
+    format!("{}-{}", matched.rule.id.to_lowercase(), &hex(&sha256(&input))[..32])
 }
 
 /// In the form of a UUID version 7: sortable by time; unique because a run's id is random and its numbers count up.

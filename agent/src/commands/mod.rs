@@ -7,6 +7,7 @@ mod log;
 mod recording;
 mod rules;
 mod status;
+mod unload;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -18,7 +19,7 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    pipeline::{Failure, Options, prepare, run},
+    pipeline::{Failure, Options, prepare_to_run, run},
     sensor, yaml,
 };
 
@@ -67,6 +68,9 @@ enum Command {
         /// Show alerts on standard error too, even where it is not this terminal's business (implied on a terminal).
         #[arg(long)]
         show_alerts: bool,
+        /// Seconds between two proofs that the hooks fire.
+        #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        prove_every: Option<u64>,
     },
     /// Say everything that is wrong with a configuration and its rules, and start nothing.
     #[command(after_help = "Example: weighbridge check --config agent.yaml -o json")]
@@ -147,6 +151,13 @@ enum Command {
     /// Verify and show the alert log, and make the key that seals it.
     #[command(subcommand)]
     Log(log::Log),
+    /// Remove what an agent with `pin: true` left in the kernel; nothing weighs on then.
+    #[command(after_help = "Example: weighbridge unload --config /etc/weighbridge/agent.yaml")]
+    Unload {
+        /// Only what belongs to the agent of this configuration; without it, the pins of every agent that does not run.
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+    },
     /// The child of the self-test: moves a file into another and into a socket.
     #[command(hide = true)]
     Canary { path: PathBuf, copy: PathBuf },
@@ -159,7 +170,11 @@ pub fn main() -> ExitCode {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let output = cli.output.unwrap_or(Output::Text);
     let code = match &cli.command {
-        Command::Run { config, show_alerts } => agent(config, *show_alerts, output),
+        Command::Run { config, show_alerts, prove_every } => {
+            let show_alerts = *show_alerts || io::stderr().is_terminal();
+            let prove_every = prove_every.map(Duration::from_secs);
+            agent(config, Options { show_alerts, prove_every, ..Options::default() }, output)
+        }
         Command::Check { config } => check::check(config, output),
         Command::Doctor => {
             log();
@@ -180,15 +195,16 @@ pub fn main() -> ExitCode {
             recording::replay_file(file, rules, baseline, output, colour)
         }
         Command::Log(command) => log::log(command, output),
+        Command::Unload { config } => unload::unload(config.as_deref(), output),
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };
     ExitCode::from(code)
 }
 
-fn agent(config: &Path, show_alerts: bool, output: Output) -> u8 {
+fn agent(config: &Path, options: Options, output: Output) -> u8 {
     log();
-    let options = Options { show_alerts: show_alerts || io::stderr().is_terminal(), ..Options::default() };
-    let ran = doctor::rights().and_then(|()| prepare(config)).and_then(|prepared| run(prepared, options));
+    let ran =
+        doctor::rights().and_then(|()| prepare_to_run(config)).and_then(|prepared| run(prepared, options));
     match ran {
         Ok(()) => OK,
         Err(failure) => fail(&failure, output),

@@ -25,6 +25,7 @@ pub mod mounts;
 pub mod process;
 pub mod registry;
 pub mod state;
+pub mod store;
 pub mod superblock;
 pub mod sysfs;
 

@@ -100,6 +100,9 @@ impl Ledger {
             self.keep_share(id, key, &ways);
         }
         let Some(holder) = self.holders.remove(&id) else { return };
+        if let Some(journal) = &mut self.journal {
+            journal.taken.extend(holder.taken.keys().map(|&asset| (id, asset)));
+        }
         self.flows -= holder.flows.len();
         self.intakes -= holder.sources.len();
         for source in holder.sources.keys() {
@@ -164,10 +167,15 @@ impl Ledger {
     }
 
     fn drop_empty_carriers(&mut self) {
-        self.carriers.retain(|_, carrier| {
+        let journal = &mut self.journal;
+        self.carriers.retain(|&object, carrier| {
             let emptied = matches!(carrier.key, Some(SinkKey::Process(_))) && carrier.read >= carrier.put;
             let holds = !carrier.kept.is_empty() && !emptied;
-            holds || !carrier.writers.is_empty() || !carrier.readers.is_empty()
+            let stays = holds || !carrier.writers.is_empty() || !carrier.readers.is_empty();
+            if let Some(journal) = journal.as_mut().filter(|_| !stays) {
+                journal.caps.extend(carrier.caps.keys().map(|&asset| (object, asset)));
+            }
+            stays
         });
     }
 
@@ -220,7 +228,11 @@ impl Ledger {
         for reader in readers {
             self.keep_origin(reader, Source::Carrier(object), &ways);
         }
-        self.carriers.remove(&object);
+        if let Some(removed) = self.carriers.remove(&object)
+            && let Some(journal) = &mut self.journal
+        {
+            journal.caps.extend(removed.caps.keys().map(|&asset| (object, asset)));
+        }
         self.count_evicted(1);
     }
 

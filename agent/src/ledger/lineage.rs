@@ -111,7 +111,7 @@ impl Ledger {
         }
     }
 
-    fn asset_node(&self, asset: AssetId) -> Node {
+    pub(super) fn asset_node(&self, asset: AssetId) -> Node {
         let name = self.assets.get(&asset).map_or_else(|| asset.0.to_string(), |asset| asset.name.clone());
         Node { kind: "asset", name, pid: None }
     }

@@ -20,6 +20,7 @@ mod acts;
 mod domain;
 mod forget;
 mod lineage;
+mod past;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use std::{
 
 use self::{
     domain::Domain,
+    past::Journal,
     spread::{Grown, Pull},
 };
 pub use self::{
@@ -71,6 +73,10 @@ pub struct Ledger {
     /// Entries of all [`Holder::flows`] and of all [`Holder::sources`], for the limits.
     flows: usize,
     intakes: usize,
+    /// What changed since it was last asked for; `None` when nobody asks.
+    journal: Option<Journal>,
+    /// What an earlier ledger was told is told again: conclusions that are known already do not grow by it.
+    restoring: bool,
 }
 
 /// A process that took bytes, or that something refers to.
@@ -193,6 +199,8 @@ impl Ledger {
             swept: BootNs::default(),
             flows: 0,
             intakes: 0,
+            journal: None,
+            restoring: false,
         }
     }
 

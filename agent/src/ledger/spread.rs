@@ -97,6 +97,12 @@ impl Ledger {
         }
         let growth = put - *known;
         *known = put;
+        if self.restoring {
+            return;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.caps.insert((object, asset));
+        }
         let cap = carrier.caps.entry(asset).or_insert(0);
         let before = *cap;
         *cap = cap.saturating_add(growth);
@@ -200,8 +206,9 @@ impl Ledger {
         let Some(holder) = self.holders.get_mut(&id) else { return };
         let Some(taken) = holder.taken.get_mut(&asset) else { return };
         let fresh = taken.fresh_sum.min(size);
-        if fresh > taken.fresh {
-            *grown.takes.entry((id, asset)).or_insert(0) += fresh - taken.fresh;
+        let known = taken.fresh;
+        if fresh > known {
+            *grown.takes.entry((id, asset)).or_insert(0) += fresh - known;
             taken.fresh = fresh;
         }
         let before = taken.total;
@@ -215,6 +222,11 @@ impl Ledger {
             .map(|(&(_, domain), _)| domain)
             .collect();
         let after = taken.total;
+        if (fresh > known || after > before)
+            && let Some(journal) = &mut self.journal
+        {
+            journal.taken.insert((id, asset));
+        }
         let fed: Vec<SinkKey> = if after > before {
             // Only a flow larger than the old take was held back by it.
             holder

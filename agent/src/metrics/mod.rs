@@ -16,8 +16,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use self::process::ProcessMetrics;
@@ -94,6 +94,11 @@ pub struct Metrics {
     sink_backlog: IntGaugeVec,
     sink_failing: IntGaugeVec,
     alert_log_sequence: IntGauge,
+    state_commit: Histogram,
+    selftest: Gauge,
+    selftest_failed: IntCounterVec,
+    state_failed: IntCounter,
+    checkpoints: IntCounter,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
     process: ProcessMetrics,
@@ -207,6 +212,28 @@ impl Metrics {
                 "alert_log_sequence",
                 "Number of the last line of the hash-chained alert log; a reset is tampering or a rollback.",
             )?,
+            state_commit: make.histogram(
+                "state_commit_seconds",
+                "How long it took to keep sums and findings for the next start.",
+                vec![0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0],
+            )?,
+            selftest: make.float(
+                "selftest_success_timestamp_seconds",
+                "When the canary last came through hooks, maps and drain, seconds since 1970.",
+            )?,
+            selftest_failed: make.counters(
+                "selftest_failed_total",
+                "Canaries that did not come through, by the first hook that was silent; `canary` where it could not be sent.",
+                &["probe"],
+            )?,
+            checkpoints: make.counter(
+                "checkpoints_total",
+                "Times that what was told of was kept, so that the next start tells of it no more.",
+            )?,
+            state_failed: make.counter(
+                "state_commit_failed_total",
+                "Times that sums and findings could not be kept: after a kill they would start anew.",
+            )?,
             scan_duration: make.float(
                 "inventory_scan_duration_seconds",
                 "How long the last scan for assets took.",
@@ -226,6 +253,9 @@ impl Metrics {
             count(&metrics.rules_reloads, &[outcome], 0);
         }
         metrics.rules_reload_successful.set(1);
+        for probe in ["canary", "sys_exit", "sock_send_length", "sched_process_exec", "sched_process_exit"] {
+            count(&metrics.selftest_failed, &[probe], 0);
+        }
         for severity in Severity::ALL {
             set(&metrics.alerts_active, &[severity.as_str()], 0);
         }
@@ -296,6 +326,30 @@ impl Metrics {
     /// Files of all assets together.
     pub fn set_asset_files(&self, files: u64) {
         self.asset_files.set(gauge(files));
+    }
+
+    /// The canary came through.
+    pub fn set_selftest(&self) {
+        self.selftest.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    /// The canary did not come through.
+    pub fn add_silent(&self, probe: &str) {
+        count(&self.selftest_failed, &[probe], 1);
+    }
+
+    /// What was told of is kept.
+    pub fn add_checkpoint(&self) {
+        self.checkpoints.inc();
+    }
+
+    /// Sums and findings were kept, or could not be.
+    pub fn set_state(&self, took: Duration, kept: bool) {
+        if kept {
+            self.state_commit.observe(took.as_secs_f64());
+        } else {
+            self.state_failed.inc();
+        }
     }
 
     /// A scan for assets that has just ended took this long.
@@ -417,6 +471,12 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         let metric = IntCounterVec::new(options(name, help), labels)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let metric = IntCounter::with_opts(options(name, help))?;
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }

@@ -3,13 +3,16 @@
 //! Plain functions; the only place that knows all of them. What is learnt about processes and sinks is in `identities`
 //! and `destinations`; when this runs is `run`'s business; what must be right before is `prepare`'s.
 
+mod checkpoint;
 mod destinations;
 mod identities;
 pub(crate) mod keeper;
+mod keeping;
 mod prepare;
 mod recorder;
 mod reload;
 mod run;
+mod selftest;
 mod snapshot;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -20,14 +23,16 @@ use self::{
     snapshot::Standing,
 };
 pub use self::{
-    prepare::{Failure, Prepared, Unfit, prepare},
+    keeping::bpffs,
+    prepare::{Failure, Prepared, Unfit, prepare, prepare_to_run},
     recorder::RecordTo,
     run::{Options, run},
 };
 use crate::{
     alerts::{Alert, Alerts, Fault},
     event::{
-        ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey, Source,
+        Act, ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey,
+        Source,
     },
     ledger::Ledger,
     metrics::{Metrics, Outcome},
@@ -62,6 +67,10 @@ pub struct Pipeline {
     recorder: Option<Recorder>,
     status: Status,
     standing: Standing,
+    /// What an earlier agent said is told again: nothing is summed or said because of it.
+    restoring: bool,
+    /// Sums or findings changed since they were kept.
+    moved: bool,
 }
 
 impl Pipeline {
@@ -180,6 +189,10 @@ impl Pipeline {
         }
         let mut records = std::mem::take(&mut self.records);
         self.ledger.apply(event, &mut records);
+        if self.restoring {
+            records.clear();
+        }
+        self.moved |= !records.is_empty();
         for record in records.drain(..) {
             self.metrics.add_record(&record);
             self.engine.observe(&record, &mut self.matches);
@@ -276,6 +289,24 @@ impl Pipeline {
         }
     }
 
+    /// A hook that is attached saw nothing of the canary: somebody can have made it blind.
+    pub(crate) fn silent(&mut self, hook: &'static str, now: BootNs) {
+        tracing::error!(hook, "a hook is silent: what moved since the last proof may not have been weighed");
+        self.metrics.add_silent(hook);
+        self.tampered(ActKind::HookSilent, hook, now);
+    }
+
+    /// Somebody wrote into a map of the agent's: another process was to be taken for the agent.
+    pub(crate) fn touched(&mut self, map: &'static str, now: BootNs) {
+        tracing::error!(map, "another process was written down as the agent, and was not weighed until now");
+        self.tampered(ActKind::MapsTouched, map, now);
+    }
+
+    fn tampered(&mut self, kind: ActKind, target: &str, now: BootNs) {
+        let act = Act { kind, victim: None, target: Some(target.to_owned()) };
+        self.apply(Event::Act { holder: HolderId::HOST, act, assets: AssetSet::default(), at: now }, now);
+    }
+
     /// Mounts changed: what is controlled may have.
     pub(crate) fn mounts_changed(&mut self, now: BootNs) {
         for event in self.destinations.refresh() {
@@ -284,7 +315,14 @@ impl Pipeline {
         self.identities.set_mounts(Arc::clone(self.destinations.classifier().table()));
     }
 
-    /// The last lines, exact; then delivers what is queued. Returns how many alerts could not be.
+    /// The last lines, exact. Returns whether all of them are in the files within `patience`.
+    pub(crate) fn flush(&mut self, now: BootNs, patience: Duration) -> bool {
+        let alerts = self.alerts.flush(now);
+        self.send(alerts);
+        self.sinks.flush(patience)
+    }
+
+    /// Delivers what is queued. Returns how many alerts could not be.
     pub(crate) fn close(mut self, now: BootNs, patience: Duration) -> u64 {
         let alerts = self.alerts.flush(now);
         self.send(alerts);
@@ -303,7 +341,8 @@ impl Pipeline {
         &self.destinations
     }
 
-    fn send(&self, alerts: Vec<Alert>) {
+    fn send(&mut self, alerts: Vec<Alert>) {
+        self.moved |= !alerts.is_empty();
         for alert in alerts {
             self.metrics.add_alert(&alert);
             self.status.alert(&alert.line);

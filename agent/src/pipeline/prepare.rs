@@ -10,6 +10,7 @@ use std::{
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use thiserror::Error;
 
+use super::keeping::{self, Held};
 use crate::{
     config::{Config, SinkConfig},
     host::{
@@ -67,6 +68,8 @@ pub struct Prepared {
     pub registry: Registry,
     /// What the operator should know; nothing that stops the agent.
     pub warnings: Vec<String>,
+    /// The locks of an agent that goes on where an earlier one stopped.
+    pub(super) held: Option<Held>,
 }
 
 impl Prepared {
@@ -85,8 +88,26 @@ impl Prepared {
 ///
 /// [`Failure::Invalid`] with every fault, or [`Failure::Unfit`] when this host cannot even be asked.
 pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
+    prepare_held(file, |_| Ok(None))
+}
+
+/// The same for an agent that starts next: where an earlier one's programs still weigh, they are told first that it is the
+/// agent that reads the assets.
+///
+/// # Errors
+///
+/// As [`prepare`]; also when another agent runs.
+pub fn prepare_to_run(file: &Path) -> Result<Prepared, Failure> {
+    prepare_held(file, keeping::hold)
+}
+
+fn prepare_held(
+    file: &Path,
+    hold: impl FnOnce(&Config) -> Result<Option<Held>, Failure>,
+) -> Result<Prepared, Failure> {
     let invalid = |faults| Failure::Invalid { file: file.to_owned(), faults };
     let config = crate::config::load(file).map_err(invalid)?;
+    let held = hold(&config)?;
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let rules = match RuleSet::load(&config.rules, today()) {
@@ -146,16 +167,9 @@ pub fn prepare(file: &Path) -> Result<Prepared, Failure> {
             None
         }
     };
-    if config.pin {
-        warnings.push(
-            "`pin: true` is not built yet: the agent weighs while it runs, and leaves nothing behind; set `pin: false` to \
-             say so"
-                .to_owned(),
-        );
-    }
     match (rules, registry) {
         (Some(rules), Some(registry)) if faults.is_empty() => {
-            Ok(Prepared { rules: Arc::new(rules), classifier, registry, warnings, config })
+            Ok(Prepared { rules: Arc::new(rules), classifier, registry, warnings, config, held })
         }
         _ => Err(invalid(faults)),
     }

@@ -23,11 +23,14 @@ use tokio::{
 
 use super::{
     Failure, Pipeline, Prepared, RecordTo, Unfit,
+    checkpoint::Checkpoint,
     destinations::Destinations,
     identities::Identities,
     keeper::{self, Keeper},
+    keeping::Held,
     recorder::Recorder,
     reload::Reload,
+    selftest::SelfTest,
     snapshot::Standing,
 };
 use crate::{
@@ -39,7 +42,6 @@ use crate::{
         hash::{HashQueue, Hasher},
         mounts::MountWatch,
         registry::{ChangeKind, Object, Registry},
-        state::StateDir,
     },
     ledger::Ledger,
     metrics::{
@@ -47,7 +49,7 @@ use crate::{
         http::{Listener, Readiness},
     },
     rules::{Engine, Severity},
-    sensor::{HookKind, Protection, Reading, Sensor},
+    sensor::{Adopted, HookKind, Protection, Reading, Sensor, SensorError},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
 };
@@ -76,6 +78,8 @@ pub struct Options {
     pub show_alerts: bool,
     /// Write down what the ledger is told.
     pub record: Option<RecordTo>,
+    /// Between two proofs that the hooks fire; `None` for the default.
+    pub prove_every: Option<Duration>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -103,7 +107,8 @@ fn keep_descriptors() {
 
 struct Agent {
     config: Config,
-    state: StateDir,
+    held: Held,
+    checkpoint: Checkpoint,
     sensor: Sensor,
     pipeline: Pipeline,
     registry: Registry,
@@ -119,6 +124,7 @@ struct Agent {
     carriers_at: Instant,
     carriers_every: Duration,
     reload: Reload,
+    selftest: SelfTest,
 }
 
 impl Agent {
@@ -129,17 +135,21 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for SIGINT"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
         let listener = Listener::bind(prepared.config.listen).map_err(Unfit::from)?;
-        let state = StateDir::open(&prepared.config.state_dir).map_err(Unfit::from)?;
-        let _lock = state.lock().map_err(Unfit::from)?;
+        let mut prepared = prepared;
+        let held = match prepared.held.take() {
+            Some(held) => held,
+            None => Held::new(&prepared.config)?,
+        };
         let metrics = Arc::new(metrics(&prepared)?);
         let readiness = Readiness::new("the sensor starts");
         let address = listener.address();
         let server = tokio::spawn(listener.serve(Arc::clone(&metrics), readiness.clone()));
         let status = Status::default();
-        let window = status::serve(state.path(), status.clone()).map_err(system("make the status socket"))?;
+        let window =
+            status::serve(held.state.path(), status.clone()).map_err(system("make the status socket"))?;
         tokio::spawn(window);
         let length = options.record.as_ref().and_then(|record| record.length);
-        let mut agent = Self::start(prepared, state, metrics, status, options)?;
+        let mut agent = Self::start(prepared, held, metrics, status, options)?;
         readiness.set_ready();
         tracing::info!(%address, assets = agent.config.assets.len(), files = agent.registry.files().len(), "weighing");
         // The line that scripts wait for.
@@ -169,12 +179,12 @@ impl Agent {
 
     fn start(
         prepared: Prepared,
-        state: StateDir,
+        mut held: Held,
         metrics: Arc<Metrics>,
         status: Status,
         options: Options,
     ) -> Result<Self, Failure> {
-        let Prepared { config, rules, classifier, registry, warnings } = prepared;
+        let Prepared { config, rules, classifier, registry, warnings, held: _ } = prepared;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -182,25 +192,27 @@ impl Agent {
         let mut opened = None;
         for sink in &config.sinks {
             let SinkConfig::File { path } = sink else { continue };
-            let file::Opened { sink, head, note } =
+            let file::Opened { sink, head, note, unfinished } =
                 file::open(&path.value).map_err(|error| Failure::Invalid {
                     file: config.file.clone(),
                     faults: vec![config.fault_at(path, error.to_string(), "")],
                 })?;
             sinks.files.push(sink);
             // Every file gets the same lines; the chain goes on from the first.
-            opened.get_or_insert((head, note));
+            opened.get_or_insert((head, note, unfinished));
         }
-        sinks.start(&config.sinks, state.path()).map_err(|error| Unfit::System("start the sinks", error))?;
+        sinks
+            .start(&config.sinks, held.state.path())
+            .map_err(|error| Unfit::System("start the sinks", error))?;
         if options.show_alerts {
             sinks.terminal = TerminalSink::detect(terminal::Stream::Stderr)
                 .map_err(|error| Unfit::System("open the terminal", error))?;
         }
         // Without a file there is nothing to seal.
-        let sealed = opened.as_ref().map(|(head, _)| keeper::load(&state, *head));
+        let sealed = opened.as_ref().map(|(head, ..)| keeper::load(&held.state, *head));
         let keeper::Loaded { key, fault } = sealed.unwrap_or(keeper::Loaded { key: None, fault: None });
-        let keeper = key.is_some().then(|| Keeper::start(state.clone())).transpose()?;
-        let (head, note) = opened.unwrap_or_default();
+        let keeper = key.is_some().then(|| Keeper::start(held.state.clone())).transpose()?;
+        let (head, note, unfinished) = opened.unwrap_or_default();
         // Before the first scrape: a zero there would look like a log that went back.
         metrics.set_sequence(head.seq);
         let note = note.or_else(|| fault.clone());
@@ -226,6 +238,8 @@ impl Agent {
             recorder: options.record.map(|to| Recorder::start(to, config.propagation_floor)).transpose()?,
             status,
             standing: Standing { started_ms: Timestamp::now().as_millisecond(), missing_hooks: Vec::new() },
+            restoring: false,
+            moved: false,
         };
         let now = now();
         if let Some(text) = fault {
@@ -236,7 +250,21 @@ impl Agent {
         }
         pipeline.assets(&registry.assets(&config), now);
         metrics.set_asset_files(registry.files().len() as u64);
-        let mut sensor = Sensor::start(config.propagation_floor).map_err(Unfit::from)?;
+        let keep = held.keep(&config)?;
+        let mut checkpoint = Checkpoint::open(&held.state, &host::facts().boot_id);
+        let mut sensor = Sensor::start(config.propagation_floor, keep).map_err(Unfit::from)?;
+        match sensor.prove(held.state.path()) {
+            Err(SensorError::Silent(hook)) if sensor.adopted().is_some_and(|adopted| !adopted.replaced) => {
+                pipeline.silent(hook, now);
+                sensor = sensor.renew().map_err(Unfit::from)?;
+                sensor.prove(held.state.path()).map_err(Unfit::from)?;
+            }
+            proved => proved.map_err(Unfit::from)?,
+        }
+        if sensor.is_pinned() {
+            pipeline.restore(sensor.past().map_err(Unfit::from)?, now);
+        }
+        checkpoint.restore(&mut pipeline, unfinished);
         for report in sensor.hooks() {
             let kind = match report.hook.kind {
                 HookKind::Tracepoint | HookKind::TracepointAs(_) => "tp_btf",
@@ -254,10 +282,17 @@ impl Agent {
                 );
             }
         }
+        if let Some(adopted) = sensor.adopted() {
+            say_adopted(adopted);
+        }
         protect(&mut sensor, &mut pipeline, &config, &registry)?;
-        sensor.prove(state.path()).map_err(Unfit::from)?;
         sensor.scan_existing().map_err(Unfit::from)?;
-        registry.save(&state, &config).map_err(Unfit::from)?;
+        if config.pin {
+            sensor.settle().map_err(Unfit::from)?;
+        } else {
+            sensor.unpin().map_err(Unfit::from)?;
+        }
+        registry.save(&held.state, &config).map_err(Unfit::from)?;
         let soon = Instant::now();
         Ok(Self {
             mounts: MountWatch::new().map_err(Unfit::from)?,
@@ -267,8 +302,10 @@ impl Agent {
             carriers_at: soon,
             carriers_every: CARRIERS_SOON,
             reload: Reload::new(config.rules.clone()),
+            selftest: SelfTest::new(options.prove_every, &metrics),
             config,
-            state,
+            held,
+            checkpoint,
             sensor,
             pipeline,
             registry,
@@ -323,6 +360,7 @@ impl Agent {
     fn look(&mut self) -> Result<bool, Failure> {
         let mut readings: Vec<Reading> = Vec::new();
         let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
+        self.selftest.see(&readings);
         // An asset that grew has its new size before anything of it is weighed.
         if readings.iter().any(|reading| self.pipeline.changes_asset(reading)) {
             self.rescan_at = self.rescan_at.min(self.scanned_at + self.scan_took * SCAN_SHARE);
@@ -363,6 +401,10 @@ impl Agent {
     fn tick(&mut self) -> Result<(), Failure> {
         self.follow_mounts();
         self.pipeline.tick(now());
+        self.selftest.tick(&mut self.sensor, &mut self.pipeline, self.held.state.path(), &self.metrics);
+        self.checkpoint
+            .save_if_due(&mut self.pipeline, &mut self.sensor, &self.metrics)
+            .map_err(Unfit::from)?;
         match self.pipeline.recording_failed() {
             Some(error) => Err(anyhow::Error::from(error).into()),
             None => Ok(()),
@@ -408,7 +450,7 @@ impl Agent {
         }
         self.pipeline.assets(&assets, now());
         self.metrics.set_asset_files(self.registry.files().len() as u64);
-        if let Err(error) = self.registry.save(&self.state, &self.config) {
+        if let Err(error) = self.registry.save(&self.held.state, &self.config) {
             tracing::error!(%error, "the registry could not be stored");
         }
     }
@@ -420,6 +462,15 @@ impl Agent {
             if let Err(error) = self.look() {
                 tracing::error!(%error, "the last look failed");
             }
+        }
+        // What no file has is not told of, and the next start tells of it again.
+        if self.pipeline.flush(now(), PATIENCE)
+            && let Err(error) = self.checkpoint.save(&mut self.pipeline, &mut self.sensor, &self.metrics)
+        {
+            tracing::error!(%error, "what was told of could not be kept: the next start tells of it again");
+        }
+        if self.sensor.is_pinned() {
+            tracing::info!("the kernel weighs on; `weighbridge unload` ends that");
         }
         drop(self.sensor);
         let left = self.pipeline.close(now(), PATIENCE);
@@ -434,6 +485,16 @@ async fn over(length: Option<Duration>) {
     match length {
         Some(length) => time::sleep(length).await,
         None => std::future::pending().await,
+    }
+}
+
+fn say_adopted(adopted: &Adopted) {
+    tracing::info!(replaced = adopted.replaced, "goes on where an earlier agent stopped");
+    if !adopted.gaps.is_empty() {
+        tracing::error!(
+            hooks = ?adopted.gaps,
+            "hooks were detached while no agent ran: what moved meanwhile is not known, and all that is open counts in full"
+        );
     }
 }
 
@@ -459,8 +520,7 @@ fn protect(
         match sensor.protect(file.asset, &file.path, Protection::File) {
             Ok(object) => pipeline.protected(object),
             // Gone since it was registered; what comes in its place is found by its directory.
-            Err(crate::sensor::SensorError::File { error, .. })
-                if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(SensorError::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Unfit::from(error).into()),
         }
     }

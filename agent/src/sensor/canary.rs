@@ -3,54 +3,201 @@
 //! A program can load, attach and stay silent; only moved bytes prove that bytes are weighed.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use agent_ebpf as abi;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
-    Protection, Sensor, SensorError,
+    Protection, Reading, Sensor, SensorError,
     maps::{Maps, Raw, rows},
 };
-use crate::event::AssetId;
+use crate::event::{AssetId, HolderId, SinkKey, Source};
 
 /// Bytes of the canary file.
 const BYTES: u64 = 4096;
+/// For which a canary's bytes must have come through everything.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A canary on its way: it is seen again in what the sensor reads.
+#[derive(Debug)]
+pub struct Canary {
+    child: Child,
+    since: Instant,
+    path: PathBuf,
+    copy: PathBuf,
+    object: abi::ObjectKey,
+    seen: Seen,
+}
+
+/// What of a canary came through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    exec: bool,
+    take: bool,
+    file: bool,
+    socket: bool,
+    exit: bool,
+}
+
+/// What has become of a canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flight {
+    /// It is on its way.
+    Flying,
+    /// Its bytes came through every hook, the maps and the drain.
+    Home,
+    /// Its time is over, and this hook was the first that did not see it.
+    Lost(&'static str),
+    /// Its process could not do its part: nothing is known of the hooks.
+    Ill,
+}
+
+impl Seen {
+    /// The first hook that saw nothing.
+    const fn missing(self) -> Option<&'static str> {
+        match self {
+            Self { exec: false, .. } => Some("sched_process_exec"),
+            Self { take: false, .. } | Self { file: false, .. } => Some("sys_exit"),
+            Self { socket: false, .. } => Some("sock_send_length"),
+            Self { exit: false, .. } => Some("sched_process_exit"),
+            _ => None,
+        }
+    }
+
+    fn see(&mut self, reading: &Reading, pid: u32) {
+        let ours = |holder: &HolderId| holder.tgid == pid;
+        match reading {
+            Reading::Process(process) if ours(&process.holder) => self.exec |= !process.cmdline.is_empty(),
+            Reading::Take { holder, source: Source::Asset(CANARY), bytes: BYTES, .. } if ours(holder) => {
+                self.take = true;
+            }
+            Reading::Flow { holder, sink, assets, bytes: BYTES.., .. }
+                if ours(holder) && assets.contains(CANARY) =>
+            {
+                match sink {
+                    SinkKey::File(_) => self.file = true,
+                    SinkKey::Process(_) => self.socket = true,
+                    _ => {}
+                }
+            }
+            Reading::Exit { holder, .. } if ours(holder) => self.exit = true,
+            _ => {}
+        }
+    }
+}
+
+const CANARY: AssetId = AssetId(abi::CANARY_ASSET as u8);
+
+impl Canary {
+    /// Looks for it in what was read.
+    pub fn see(&mut self, readings: &[Reading]) {
+        for reading in readings {
+            self.seen.see(reading, self.child.id());
+        }
+        // It waits until it was looked at while it lived.
+        if matches!(self.seen, Seen { exec: true, take: true, file: true, socket: true, .. }) {
+            drop(self.child.stdin.take());
+        }
+    }
+
+    /// What has become of it so far.
+    pub fn flight(&mut self) -> Flight {
+        if self.seen.missing().is_none() {
+            return Flight::Home;
+        }
+        if self.since.elapsed() < PATIENCE {
+            return Flight::Flying;
+        }
+        // One that is stopped or failed tells nothing of the hooks.
+        let said = self.child.stdout.as_ref().is_some_and(has_something);
+        match self.seen.missing() {
+            Some(hook) if said => Flight::Lost(hook),
+            Some(_) => Flight::Ill,
+            None => Flight::Home,
+        }
+    }
+}
+
+impl Drop for Canary {
+    fn drop(&mut self) {
+        // It ends when its input does; one that is stopped does not, and is not waited for.
+        drop(self.child.stdin.take());
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Whether there is something to read now.
+fn has_something(pipe: &ChildStdout) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::IN)
+}
 
 impl Sensor {
-    /// Moves the canary through every hook and checks each count.
+    /// Sends a canary on its way; [`Canary::see`] recognises it in what is drained from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`SensorError::Canary`] when it cannot be sent.
+    pub fn send_canary(&mut self, directory: &Path) -> Result<Canary, SensorError> {
+        let path = directory.join("canary");
+        let copy = directory.join("canary.copy");
+        let object = self.hatch(&path)?;
+        let child = spawn(&path, &copy)?;
+        let seen = Seen { socket: !self.counts_sockets(), ..Seen::default() };
+        Ok(Canary { child, since: Instant::now(), path, copy, object, seen })
+    }
+
+    /// Takes back what [`Sensor::send_canary`] made.
+    pub fn end_canary(&mut self, canary: Canary) {
+        let _ = self.maps.objects.remove(&Raw(canary.object));
+        for file in [&canary.path, &canary.copy] {
+            if let Err(error) = fs::remove_file(file) {
+                tracing::debug!(%error, file = %file.display(), "canary file stays");
+            }
+        }
+    }
+
+    /// Moves the canary through every hook and checks each count, before anything is drained.
     ///
     /// # Errors
     ///
     /// [`SensorError::Silent`] names the hook that did not see it.
     pub fn prove(&mut self, directory: &Path) -> Result<(), SensorError> {
-        let path = directory.join("canary");
-        let copy = directory.join("canary.copy");
-        fs::write(&path, [0x5a; BYTES as usize]).map_err(SensorError::Canary)?;
-        let object = self.protect(AssetId(abi::CANARY_ASSET as u8), &path, Protection::File)?;
-        let result = self.send(&path, &copy);
-        let _ = self.maps.objects.remove(&Raw(super::reading::object_key(&object)));
-        for file in [&path, &copy] {
-            if let Err(error) = fs::remove_file(file) {
-                tracing::debug!(%error, file = %file.display(), "canary file stays");
-            }
-        }
+        let mut canary = self.send_canary(directory)?;
+        let result = self.fly(&mut canary.child);
+        self.end_canary(canary);
         result
     }
 
-    fn send(&self, path: &Path, copy: &Path) -> Result<(), SensorError> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg("canary")
-            .args([path, copy])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(SensorError::Canary)?;
+    /// A fresh file, never one that somebody put in its place, under the protection of an asset of its own.
+    fn hatch(&mut self, path: &Path) -> Result<abi::ObjectKey, SensorError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(SensorError::Canary(error)),
+            _ => {}
+        }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).open(path).map_err(SensorError::Canary)?;
+        file.write_all(&[0x5a; BYTES as usize]).map_err(SensorError::Canary)?;
+        let object = self.protect(CANARY, path, Protection::File)?;
+        Ok(super::reading::object_key(&object))
+    }
+
+    fn counts_sockets(&self) -> bool {
+        self.hooks.iter().any(|report| report.hook.name == "sock_send_length" && report.result.is_ok())
+    }
+
+    fn fly(&self, child: &mut Child) -> Result<(), SensorError> {
         // The child moves its bytes, says so, and waits until it was looked at.
         let said = child.stdout.take().map(|mut out| out.read(&mut [0; 16]));
         let checked = check(&self.maps, child.id());
@@ -69,6 +216,17 @@ impl Sensor {
             .any(|(key, Raw(value))| key.tgid == child.id() && value.ended != 0);
         if ended { Ok(()) } else { Err(SensorError::Silent("sched_process_exit")) }
     }
+}
+
+fn spawn(path: &Path, copy: &Path) -> Result<Child, SensorError> {
+    Command::new("/proc/self/exe")
+        .arg("canary")
+        .args([path, copy])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(SensorError::Canary)
 }
 
 fn check(maps: &Maps, pid: u32) -> Result<(), SensorError> {
@@ -116,4 +274,51 @@ pub fn run_child(path: &Path, copy: &Path) -> io::Result<()> {
     out.write_all(b"moved\n")?;
     out.flush()?;
     io::copy(&mut io::stdin().lock(), &mut io::sink()).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{AssetSet, BootNs, Dev, ObjectId};
+
+    const PID: u32 = 7;
+
+    fn holder(tgid: u32) -> HolderId {
+        HolderId { tgid, exec: 2, start: BootNs(1) }
+    }
+
+    fn take(tgid: u32, asset: u32, bytes: u64) -> Reading {
+        let source = Source::Asset(AssetId(asset as u8));
+        Reading::Take { holder: holder(tgid), source, bytes, at: BootNs(1) }
+    }
+
+    fn flow(tgid: u32, sink: SinkKey, bytes: u64) -> Reading {
+        let assets = AssetSet(1 << abi::CANARY_ASSET);
+        Reading::Flow { holder: holder(tgid), sink, magic: 0, assets, bytes, at: BootNs(1) }
+    }
+
+    #[test]
+    fn the_first_hook_that_saw_nothing_is_named() {
+        let object = ObjectId { dev: Dev(1), ino: 2, generation: 3 };
+        let mut seen = Seen { exec: true, ..Seen::default() };
+        assert_eq!(seen.missing(), Some("sys_exit"));
+        // Of another process, another asset, and too few.
+        for not in [
+            take(8, 63, BYTES),
+            take(PID, 0, BYTES),
+            take(PID, 63, 4095),
+            flow(8, SinkKey::File(object), BYTES),
+        ] {
+            seen.see(&not, PID);
+        }
+        assert_eq!(seen, Seen { exec: true, ..Seen::default() });
+        seen.see(&take(PID, 63, BYTES), PID);
+        seen.see(&flow(PID, SinkKey::File(object), BYTES), PID);
+        assert_eq!(seen.missing(), Some("sock_send_length"));
+        seen.see(&flow(PID, SinkKey::Process(object), BYTES), PID);
+        assert_eq!(seen.missing(), Some("sched_process_exit"));
+        seen.see(&Reading::Exit { holder: holder(PID), at: BootNs(2) }, PID);
+        assert_eq!(seen.missing(), None);
+        assert_eq!(Seen::default().missing(), Some("sched_process_exec"));
+    }
 }

@@ -16,16 +16,26 @@ use agent_ebpf as abi;
 use super::{
     SensorError,
     facts::{self, Fact, Row},
-    maps::{Maps, Raw, row, rows},
+    maps::{Hash, Maps, Raw, row, rows},
     memory::Links,
     reading::{self, Reading},
+    told::Told,
 };
-use crate::event::{AssetSet, BootNs, Loss};
+use crate::event::{AssetSet, BootNs, Conclusions, Loss};
 
 /// Steps of one walk over a map: twice its size, because a walk restarts when its row is deleted under it.
 const WALK: usize = 1 << 19;
 /// Between two walks that nothing asks for.
 const WALK_EVERY: Duration = Duration::from_secs(60);
+
+/// What an earlier agent had told of.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// Processes, sinks and holders first, then takes and flows, oldest first.
+    pub readings: Vec<Reading>,
+    /// What its ledger had concluded from them, and from what is forgotten by now.
+    pub conclusions: Conclusions,
+}
 
 #[derive(Default)]
 pub(super) struct Drain {
@@ -45,6 +55,8 @@ pub(super) struct Drain {
     /// Facts lost as of the last walk, and when that was.
     lost: u64,
     walked: Option<Instant>,
+    /// `None` when nothing is to be kept.
+    told: Option<Told>,
 }
 
 /// A process image that has rows, and what they held when they were last read.
@@ -57,9 +69,71 @@ struct Image {
 }
 
 impl Drain {
+    pub(super) fn new(told: Option<Told>) -> Self {
+        Self { told, ..Self::default() }
+    }
+
+    /// See [`super::Sensor::past`].
+    pub(super) fn past(&mut self, maps: &Maps) -> Result<Past, SensorError> {
+        let Some(told) = &self.told else { return Ok(Past::default()) };
+        let mut past = Past { readings: Vec::new(), conclusions: told.conclusions()? };
+        for (_, Raw(image)) in rows(&maps.images, WALK)? {
+            past.readings.push(Reading::Process(Box::new(facts::process(&image))));
+        }
+        // The living after the dead, whose ids they may have.
+        for Raw(process) in maps.processes.iter().take(WALK).filter_map(|row| Some(row.ok()?.1)) {
+            if process.reported != 0 {
+                past.readings.push(Reading::Process(Box::new(facts::process(&process))));
+            }
+        }
+        for (_, Raw(sink)) in rows(&maps.sinks, WALK)? {
+            past.readings.push(facts::sink(&sink));
+        }
+        for (key, Raw(value)) in rows(&maps.holders, WALK)? {
+            self.images.entry(key).or_default().inherited = Some(value.inherited);
+            past.readings.push(held(&key, &value));
+        }
+        let mut moved = Vec::new();
+        for (key, Raw(value)) in rows(&maps.takes, WALK)? {
+            let bytes = told.take(&key).min(value.bytes);
+            self.images.entry(key.holder).or_default().takes.insert(key.source, bytes);
+            if bytes != 0 {
+                moved.push(taken(&key, bytes, &value));
+            }
+        }
+        for (key, Raw(value)) in rows(&maps.flows, WALK)? {
+            let bytes = told.flow(&key).min(value.bytes);
+            self.images.entry(key.holder).or_default().flows.insert((key.assets, key.sink), bytes);
+            if bytes != 0 {
+                moved.push(put(&key, bytes, &value));
+            }
+        }
+        moved.sort_by_key(moved_at);
+        past.readings.append(&mut moved);
+        Ok(past)
+    }
+
+    /// See [`super::Sensor::commit`].
+    pub(super) fn commit(&mut self, conclusions: &Conclusions) -> Result<(), SensorError> {
+        let images = &self.images;
+        let Some(told) = &mut self.told else { return Ok(()) };
+        told.commit(
+            conclusions,
+            |key| images.get(&key.holder)?.takes.get(&key.source).copied(),
+            |key| images.get(&key.holder)?.flows.get(&(key.assets, key.sink)).copied(),
+        )
+    }
+
+    /// Nothing is to be kept from now on.
+    pub(super) fn untold(&mut self) {
+        self.told = None;
+    }
+
     pub(super) fn run(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
         let before = readings.len();
-        let leaving = std::mem::take(&mut self.ended);
+        // A row that was not told of stays: the next agent would know nothing of it.
+        let untold = self.told.as_ref().map_or_else(HashSet::new, |told| told.untold(&self.ended));
+        let leaving: Vec<_> = self.ended.extract_if(.., |key| !untold.contains(key)).collect();
         self.grown.extend(&leaving);
         let lost = self.losses(maps)?;
         if lost != self.lost || self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
@@ -90,9 +164,20 @@ impl Drain {
     }
 
     fn facts(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) {
-        while let Some(record) = maps.facts.next() {
+        let Maps { facts: ring, images, sinks, .. } = maps;
+        while let Some(record) = ring.next() {
             match facts::parse(&record) {
-                Some(Fact::Reading(reading)) => readings.push(reading),
+                Some(Fact::Reading(reading)) => {
+                    // Before the record is taken out of the ring, so that at every moment one of the two has it.
+                    if let Some(told) = &mut self.told
+                        && !keep(images, sinks, &record)
+                    {
+                        told.lost += 1;
+                        // A walk makes room.
+                        self.walked = None;
+                    }
+                    readings.push(reading);
+                }
                 Some(Fact::Row(row)) => self.note(row),
                 Some(Fact::Wake) => {}
                 None => self.malformed += 1,
@@ -138,6 +223,31 @@ impl Drain {
         for key in gone {
             self.remove(maps, &key)?;
         }
+        if self.told.is_some() { self.sweep_kept(maps) } else { Ok(()) }
+    }
+
+    /// Identities that no holder descends from, and sinks that nothing flows into: kept for the next agent, and of no use to
+    /// it any more.
+    fn sweep_kept(&self, maps: &mut Maps) -> Result<(), SensorError> {
+        let images = rows(&maps.images, WALK)?;
+        let parents: HashMap<u32, u32> =
+            images.iter().map(|(key, Raw(image))| (key.tgid, image.parent_tgid)).collect();
+        let mut needed: HashSet<u32> = HashSet::new();
+        for mut tgid in self.images.keys().map(|key| key.tgid) {
+            while needed.insert(tgid) {
+                let living = || maps.processes.get(&tgid, 0).ok().map(|Raw(process)| process.parent_tgid);
+                let Some(next) = parents.get(&tgid).copied().or_else(living) else { break };
+                tgid = next;
+            }
+        }
+        for (key, _) in images.iter().filter(|(key, _)| !needed.contains(&key.tgid)) {
+            absent_is_fine(maps.images.remove(&Raw(*key)))?;
+        }
+        let used: HashSet<abi::SinkKey> =
+            self.images.values().flat_map(|image| image.flows.keys().map(|(_, sink)| *sink)).collect();
+        for (key, _) in rows(&maps.sinks, WALK)?.iter().filter(|(key, _)| !used.contains(key)) {
+            absent_is_fine(maps.sinks.remove(&Raw(*key)))?;
+        }
         Ok(())
     }
 
@@ -154,36 +264,27 @@ impl Drain {
         if value.ended != 0 && !self.ended.contains(&key) {
             self.ended.push(key);
         }
-        let holder = reading::holder(&key);
         if image.inherited.replace(value.inherited) != Some(value.inherited) {
-            let parent = (value.parent.tgid != 0).then(|| reading::holder(&value.parent));
-            readings.push(Reading::Holder {
-                holder,
-                parent,
-                inherited: value.inherited,
-                at: BootNs(value.since),
-            });
+            readings.push(held(&key, &value));
         }
         for (&source, known) in &mut image.takes {
-            let Some(Raw(value)) = row(&maps.takes, abi::TakeKey { holder: key, source })? else { continue };
+            let key = abi::TakeKey { holder: key, source };
+            let Some(Raw(value)) = row(&maps.takes, key)? else { continue };
             if value.bytes != std::mem::replace(known, value.bytes) {
-                let (source, at) = (reading::source(&source), BootNs(value.last));
-                readings.push(Reading::Take { holder, source, bytes: value.bytes, at });
+                if let Some(told) = &mut self.told {
+                    told.read_take(key);
+                }
+                readings.push(taken(&key, value.bytes, &value));
             }
         }
         for (&(assets, sink), known) in &mut image.flows {
-            let Some(Raw(value)) = row(&maps.flows, abi::FlowKey { holder: key, assets, sink })? else {
-                continue;
-            };
+            let key = abi::FlowKey { holder: key, assets, sink };
+            let Some(Raw(value)) = row(&maps.flows, key)? else { continue };
             if value.bytes != std::mem::replace(known, value.bytes) {
-                readings.push(Reading::Flow {
-                    holder,
-                    sink: reading::sink(&sink),
-                    magic: value.magic,
-                    assets: AssetSet(assets),
-                    bytes: value.bytes,
-                    at: BootNs(value.last),
-                });
+                if let Some(told) = &mut self.told {
+                    told.read_flow(key);
+                }
+                readings.push(put(&key, value.bytes, &value));
             }
         }
         Ok(())
@@ -208,10 +309,18 @@ impl Drain {
     fn remove(&mut self, maps: &mut Maps, key: &abi::HolderKey) -> Result<(), SensorError> {
         let Some(image) = self.images.remove(key) else { return Ok(()) };
         for source in image.takes.into_keys() {
-            absent_is_fine(maps.takes.remove(&Raw(abi::TakeKey { holder: *key, source })))?;
+            let key = abi::TakeKey { holder: *key, source };
+            absent_is_fine(maps.takes.remove(&Raw(key)))?;
+            if let Some(told) = &mut self.told {
+                told.forget_take(key)?;
+            }
         }
         for (assets, sink) in image.flows.into_keys() {
-            absent_is_fine(maps.flows.remove(&Raw(abi::FlowKey { holder: *key, assets, sink })))?;
+            let key = abi::FlowKey { holder: *key, assets, sink };
+            absent_is_fine(maps.flows.remove(&Raw(key)))?;
+            if let Some(told) = &mut self.told {
+                told.forget_flow(key)?;
+            }
         }
         self.links.forget(key);
         absent_is_fine(maps.memory.remove(&Raw(*key)))?;
@@ -221,9 +330,12 @@ impl Drain {
     /// Notes what was lost, and returns how many facts.
     fn losses(&mut self, maps: &Maps) -> Result<u64, SensorError> {
         let totals = maps.losses()?;
+        let told_lost = self.told.as_ref().map_or(0, |told| told.lost);
         let stages = abi::LOSSES.iter().map(|(stage, _)| *stage).zip(totals);
-        let losses: Loss =
-            stages.chain([("fact_malformed", self.malformed)]).filter(|&(_, total)| total != 0).collect();
+        let losses: Loss = stages
+            .chain([("fact_malformed", self.malformed), ("told_full", told_lost)])
+            .filter(|&(_, total)| total != 0)
+            .collect();
         if losses != self.losses {
             self.losses = losses;
             self.losses_told = false;
@@ -235,6 +347,44 @@ impl Drain {
         if !std::mem::replace(&mut self.losses_told, true) && !self.losses.is_empty() {
             readings.push(Reading::Loss(self.losses.clone()));
         }
+    }
+}
+
+/// Keeps who a process is and where a sink lies for the next agent; whether there was room.
+fn keep(
+    images: &mut Hash<abi::HolderKey, Raw<abi::ProcessFact>>,
+    sinks: &mut Hash<abi::SinkKey, Raw<abi::SinkFact>>,
+    record: &[u8],
+) -> bool {
+    let image = facts::copy::<abi::ProcessFact>(record).filter(|fact| fact.fact == abi::FACT_PROCESS);
+    if let Some(image) = image {
+        return images.insert(Raw(image.key), Raw(image), 0).is_ok();
+    }
+    match facts::copy::<abi::SinkFact>(record).filter(|fact| fact.fact == abi::FACT_SINK) {
+        Some(sink) => sinks.insert(Raw(sink.sink), Raw(sink), 0).is_ok(),
+        None => true,
+    }
+}
+
+fn held(key: &abi::HolderKey, value: &abi::HolderValue) -> Reading {
+    let parent = (value.parent.tgid != 0).then(|| reading::holder(&value.parent));
+    let holder = reading::holder(key);
+    Reading::Holder { holder, parent, inherited: value.inherited, at: BootNs(value.since) }
+}
+
+fn taken(key: &abi::TakeKey, bytes: u64, value: &abi::TakeValue) -> Reading {
+    let (holder, source) = (reading::holder(&key.holder), reading::source(&key.source));
+    Reading::Take { holder, source, bytes, at: BootNs(value.last) }
+}
+
+fn put(key: &abi::FlowKey, bytes: u64, value: &abi::FlowValue) -> Reading {
+    Reading::Flow {
+        holder: reading::holder(&key.holder),
+        sink: reading::sink(&key.sink),
+        magic: value.magic,
+        assets: AssetSet(key.assets),
+        bytes,
+        at: BootNs(value.last),
     }
 }
 

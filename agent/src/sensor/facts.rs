@@ -37,18 +37,15 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Fact> {
                 path: path(&fact.path),
             }))
         }
-        abi::FACT_SINK => {
-            let fact: abi::SinkFact = copy(bytes)?;
-            Some(Fact::Reading(Reading::SinkPath {
-                sink: reading::sink(&fact.sink),
-                magic: fact.magic,
-                path: path(&fact.path),
-            }))
-        }
+        abi::FACT_SINK => Some(Fact::Reading(sink(&copy(bytes)?))),
         abi::FACT_WAKE => Some(Fact::Wake),
         abi::FACT_ROW => row(&copy(bytes)?).map(Fact::Row),
         _ => None,
     }
+}
+
+pub(super) fn sink(fact: &abi::SinkFact) -> Reading {
+    Reading::SinkPath { sink: reading::sink(&fact.sink), magic: fact.magic, path: path(&fact.path) }
 }
 
 const fn row(fact: &abi::RowFact) -> Option<Row> {
@@ -63,14 +60,14 @@ const fn row(fact: &abi::RowFact) -> Option<Row> {
 }
 
 /// What can be copied out of bytes: integers and arrays of them.
-trait Plain: Copy {}
+pub(super) trait Plain: Copy {}
 
 impl Plain for abi::ProcessFact {}
 impl Plain for abi::ObjectFact {}
 impl Plain for abi::SinkFact {}
 impl Plain for abi::RowFact {}
 
-fn copy<T: Plain>(bytes: &[u8]) -> Option<T> {
+pub(super) fn copy<T: Plain>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
         return None;
     }

@@ -9,12 +9,15 @@ use std::{
 use agent_ebpf::fields::PROTOTYPES;
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{BtfTracePoint, Iter, ProgramError},
+    programs::{BtfTracePoint, Iter, ProgramError, links::FdLink},
 };
+use ring::digest;
 
 use super::{
     SensorError,
+    adopt::{self, Adopted, Adoption, Keep},
     btf::{self, Btf},
+    layout::{self, Layout},
     log::{self, KernelLog},
     offsets,
 };
@@ -41,6 +44,11 @@ impl Hook {
     /// The tracepoint that it attaches to.
     const fn tracepoint(&self) -> &'static str {
         if let HookKind::TracepointAs(other) = self.kind { other } else { self.name }
+    }
+
+    /// Whether it is attached, and stays so: iterators run when they are asked to.
+    pub(super) const fn is_attached(&self) -> bool {
+        !matches!(self.kind, HookKind::Iterator(_))
     }
 }
 
@@ -125,12 +133,27 @@ pub struct HookReport {
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) hooks: Vec<HookReport>,
+    /// What keeps the hooks attached while nothing is pinned.
+    pub(super) links: Vec<FdLink>,
     /// `None` when nobody wants to see it.
     pub(super) log: Option<KernelLog>,
+    /// What an earlier agent left was taken over.
+    pub(super) adopted: Option<Adopted>,
+    /// Of what is loaded now; `None` when nothing is pinned.
+    pub(super) layout: Option<Layout>,
 }
 
-/// Loads the programs into the kernel; attaches them too when `attach` is set.
-pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, SensorError> {
+/// What to do with the programs.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// Load and attach none.
+    Probe,
+    /// Attach; pinned when there is a place for it.
+    Run(Option<&'a Keep>),
+}
+
+/// Loads the programs into the kernel; attaches them too when they are to run.
+pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loaded, SensorError> {
     raise_memlock();
     let raw = btf_of("vmlinux").map_err(SensorError::NoBtf)?;
     let kernel = Btf::parse(&raw).map_err(offsets::OffsetError::Btf)?;
@@ -138,38 +161,64 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
     // aya keeps a reading of its own, from which it takes the numbers of tracepoints.
     let btf = aya::Btf::parse(&raw, aya::Endianness::default())
         .map_err(|error| SensorError::Refused(error.into()))?;
-    let tgid = std::process::id();
     let counts = |hook| u32::from(fits(&kernel, hook).is_ok());
     let (sockets_counted, receives_counted, files_named) = (counts(SENDS), counts(RECEIVES), counts(NAMES));
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
     let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
     let log_level: u8 = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
+    let globals = [
+        ("SOCKETS_COUNTED", sockets_counted),
+        ("RECEIVES_COUNTED", receives_counted),
+        ("FILES_NAMED", files_named),
+        ("OVERLAY_WRAPS", overlay_wraps),
+    ];
+    let mut patched = digest::Context::new(&digest::SHA256);
+    patched.update(OBJECT);
+    patched.update(&propagation_floor.to_ne_bytes());
+    for (name, value) in globals.iter().chain(&offsets) {
+        patched.update(name.as_bytes());
+        patched.update(&value.to_ne_bytes());
+    }
+    let programs = layout::hex(patched.finish().as_ref());
+    let mut adoption = match purpose {
+        Purpose::Run(Some(keep)) => Some(adopt::look(keep, programs, is_logging)?),
+        _ => None,
+    };
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::DISABLE)
-        .override_global("AGENT_TGID", &tgid, true)
         .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
-        .override_global("SOCKETS_COUNTED", &sockets_counted, true)
-        .override_global("RECEIVES_COUNTED", &receives_counted, true)
-        .override_global("FILES_NAMED", &files_named, true)
-        .override_global("OVERLAY_WRAPS", &overlay_wraps, true)
         .override_global(aya_log::LEVEL, &log_level, true);
-    for (name, offset) in &offsets {
-        loader.override_global(name, offset, true);
+    for (name, value) in globals.iter().chain(&offsets) {
+        loader.override_global(name, value, true);
+    }
+    if let Purpose::Run(Some(keep)) = purpose {
+        for name in adopt::MAPS {
+            loader.map_pin_path(name, keep.pins.place(name));
+        }
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
+    let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
+    let mut running = Vec::new();
     let mut hooks = Vec::new();
+    // All are loaded before one is attached: where they replace others, both count for as short a time as can be.
     for hook in HOOKS {
         let fitting = match hook.kind {
             HookKind::Tracepoint | HookKind::TracepointAs(_) => fits(&kernel, hook.name),
             HookKind::Iterator(_) => Ok(()),
         };
-        let result =
-            fitting.and_then(|()| start(&mut ebpf, &btf, hook, attach).map_err(|error| reason(&error)));
+        let kept = adoption.as_mut().and_then(|adoption| adoption.link(hook));
+        let result = match (fitting, kept) {
+            (Ok(()), Some(link)) => {
+                running.push((hook.name, link));
+                Ok(())
+            }
+            (Ok(()), None) => start(&mut ebpf, &btf, hook).map_err(|error| reason(&error)),
+            (unfit, _) => unfit,
+        };
         // Where one of these fits, the other programs leave its bytes to it: without it nothing would count them.
-        let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
         let required = hook.required || relied_on.contains(&(hook.name, 1));
         if required && let Err(reason) = result {
             return Err(SensorError::Hook { hook: hook.name, reason });
@@ -177,8 +226,38 @@ pub(super) fn load(propagation_floor: u64, attach: bool) -> Result<Loaded, Senso
         hooks.push(HookReport { hook, result });
     }
     settle_alternatives(&mut hooks);
+    let mut gaps = Vec::new();
+    let mut links = Vec::new();
+    if let Purpose::Run(keep) = purpose {
+        for report in hooks.iter_mut().filter(|report| report.hook.is_attached()) {
+            let name = report.hook.name;
+            if report.result.is_err() {
+                continue;
+            }
+            if let Some(at) = running.iter().position(|(known, _)| *known == name) {
+                links.push(running.swap_remove(at).1);
+                continue;
+            }
+            if adoption.as_ref().is_some_and(Adoption::is_adopted)
+                && keep.is_some_and(|keep| !keep.pins.has(&adopt::link_name(name)))
+            {
+                gaps.push(name);
+            }
+            match attach(&mut ebpf, name).map_err(|error| reason(&error)) {
+                Ok(link) => links.push(match keep {
+                    Some(keep) => adopt::pin_link(keep, name, link)?,
+                    None => link,
+                }),
+                Err(reason) if report.hook.required || relied_on.contains(&(name, 1)) => {
+                    return Err(SensorError::Hook { hook: name, reason });
+                }
+                Err(reason) => report.result = Err(reason),
+            }
+        }
+    }
     let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
-    Ok(Loaded { ebpf, hooks, log })
+    let (adopted, layout) = adoption.map_or((None, None), |adoption| adoption.done(gaps));
+    Ok(Loaded { ebpf, hooks, links, log, adopted, layout })
 }
 
 /// What the kernel or one of its modules says about itself, up to [`btf::LARGEST`] and one byte more, which the parser
@@ -234,22 +313,24 @@ pub(super) fn fits(kernel: &Btf<'_>, program: &str) -> Result<(), String> {
     }
 }
 
-fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook, attach: bool) -> Result<(), ProgramError> {
+fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook) -> Result<(), ProgramError> {
     let program = ebpf.program_mut(hook.name).ok_or(ProgramError::NotLoaded)?;
     match hook.kind {
         HookKind::Tracepoint | HookKind::TracepointAs(_) => {
             let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(hook.tracepoint(), btf)?;
-            if attach {
-                program.attach()?;
-            }
+            program.load(hook.tracepoint(), btf)
         }
         HookKind::Iterator(over) => {
             let program: &mut Iter = program.try_into()?;
-            program.load(over, btf)?;
+            program.load(over, btf)
         }
     }
-    Ok(())
+}
+
+fn attach(ebpf: &mut Ebpf, name: &str) -> Result<FdLink, ProgramError> {
+    let program: &mut BtfTracePoint = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+    let link = program.attach()?;
+    Ok(program.take_link(link)?.into())
 }
 
 /// The kernel's words without the verifier's, which fill pages: the first and the last of its lines say enough.

@@ -1,11 +1,11 @@
 //! The kernel's maps, typed.
 
-use std::borrow::BorrowMut;
+use std::{borrow::BorrowMut, os::fd::AsFd as _};
 
 use agent_ebpf as abi;
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 
 use super::SensorError;
@@ -31,6 +31,8 @@ impl Abi for abi::FlowValue {}
 impl Abi for abi::Identity {}
 impl Abi for abi::ProcessFact {}
 impl Abi for abi::Memory {}
+impl Abi for abi::SinkKey {}
+impl Abi for abi::SinkFact {}
 
 // SAFETY: `Abi` promises it.
 unsafe impl<T: Abi> Pod for Raw<T> {}
@@ -46,6 +48,8 @@ pub(super) struct Maps {
     pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,
     pub(super) processes: HashMap<MapData, u32, Raw<abi::ProcessFact>>,
     pub(super) memory: Hash<abi::HolderKey, Raw<abi::Memory>>,
+    pub(super) images: Hash<abi::HolderKey, Raw<abi::ProcessFact>>,
+    pub(super) sinks: Hash<abi::SinkKey, Raw<abi::SinkFact>>,
     pub(super) identities: Array<MapData, Raw<abi::Identity>>,
     pub(super) shared: Array<MapData, u64>,
     pub(super) losses: PerCpuArray<MapData, [u64; abi::LOSSES.len()]>,
@@ -63,6 +67,8 @@ impl Maps {
             flows: HashMap::try_from(named(ebpf, "FLOWS")?)?,
             processes: HashMap::try_from(named(ebpf, "PROCESSES")?)?,
             memory: HashMap::try_from(named(ebpf, "MEMORY")?)?,
+            images: HashMap::try_from(named(ebpf, "IMAGES")?)?,
+            sinks: HashMap::try_from(named(ebpf, "SINKS")?)?,
             identities: Array::try_from(named(ebpf, "IDENTITIES_OF")?)?,
             shared: Array::try_from(named(ebpf, "SHARED")?)?,
             losses: PerCpuArray::try_from(named(ebpf, "LOSSES_OF")?)?,
@@ -90,8 +96,17 @@ impl Maps {
     }
 }
 
-fn named(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, SensorError> {
-    ebpf.take_map(name).ok_or(SensorError::NoMap(name))
+/// The map as the kernel describes it: one that was pinned can be another than the programs declare, and its rows would be
+/// written past the room that is made for them.
+fn named(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, SensorError> {
+    let map = ebpf.take_map(name).ok_or(SensorError::NoMap(name))?;
+    let fd = match &map {
+        Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) => data.fd(),
+        // Its size is checked by the kernel, when it is mapped.
+        _ => return Ok(map),
+    };
+    let fd = fd.as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+    Ok(Map::from_map_data(MapData::from_fd(fd)?)?)
 }
 
 /// The rows of a map, all of them: this costs as much as the map has buckets. Rows that come or go meanwhile may or may not

@@ -2,36 +2,50 @@
 //!
 //! The only part that names aya. It must not know rules, alerts, the names of assets, or what is controlled.
 
+mod adopt;
 pub mod btf;
 mod canary;
 mod drain;
 mod facts;
+mod layout;
 mod load;
 mod log;
 mod maps;
 mod memory;
 pub mod offsets;
+mod pins;
 mod protect;
 mod reading;
 mod scan;
+mod told;
 
 use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
 };
 
 use agent_ebpf as abi;
-use aya::{Ebpf, maps::MapError};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, MapError},
+    programs::links::FdLink,
+};
 use thiserror::Error;
 
 pub use self::{
-    canary::run_child as run_canary,
+    adopt::{Adopted, Keep},
+    canary::{Canary, Flight, run_child as run_canary},
+    drain::Past,
+    layout::{Label, Mismatch},
     load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF},
+    pins::{PinError, Pins},
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading},
 };
-use self::{drain::Drain, log::KernelLog, maps::Maps};
+use self::{drain::Drain, layout::Layout, load::Purpose, log::KernelLog, maps::Maps, told::Told};
+use crate::event::Conclusions;
 
 #[derive(Debug, Error)]
 pub enum SensorError {
@@ -55,6 +69,17 @@ pub enum SensorError {
     File { what: &'static str, path: String, error: io::Error },
     #[error("the kernel did not report the identity of {0}: the hook sys_exit does not fire")]
     NoIdentity(String),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(
+        "{mismatch}; what they hold (who took how much, and where it went) cannot be understood any more: `weighbridge unload` \
+         removes {} and the next start weighs anew, with what is open and mapped then counted in full", path.display()
+    )]
+    Layout { mismatch: Mismatch, path: PathBuf },
+    #[error(
+        "the paths of the assets take {0} bytes, and pins have room for 65536: name directories, or set pin: false"
+    )]
+    TooManyPaths(usize),
     #[error("a scan failed: {0}")]
     Scan(#[source] anyhow::Error),
     #[error("the canary was not seen by {0}: the hook attached and does not fire")]
@@ -63,10 +88,12 @@ pub enum SensorError {
     Canary(#[source] io::Error),
 }
 
-/// A running sensor. Detached and gone when dropped.
+/// A running sensor. Detached and gone when dropped, unless it is pinned.
 pub struct Sensor {
-    /// Holds the programs and their links.
+    /// Holds the programs.
     ebpf: Ebpf,
+    /// Keep the hooks attached while nothing is pinned.
+    _links: Vec<FdLink>,
     maps: Maps,
     drain: Drain,
     hooks: Vec<HookReport>,
@@ -79,23 +106,32 @@ pub struct Sensor {
     forgotten: u64,
     /// Changes of mappings as of the last scan of them.
     mappings: u64,
+    adopted: Option<Adopted>,
+    kept: Option<(Keep, Layout)>,
+    /// Start of this process, in ticks since boot.
+    born: u64,
 }
 
 impl Sensor {
-    /// Loads and attaches all hooks. Nothing is protected yet.
+    /// Loads and attaches all hooks, or takes over what an earlier agent pinned. With `keep` they weigh on when this one ends.
     ///
     /// # Errors
     ///
-    /// When the kernel has no BTF, lacks a field, or refuses a hook that is required.
-    pub fn start(propagation_floor: u64) -> Result<Self, SensorError> {
-        let load::Loaded { mut ebpf, hooks, log } = load::load(propagation_floor, true)?;
+    /// When the kernel has no BTF, lacks a field, or refuses a hook that is required; when what is pinned cannot be adopted.
+    pub fn start(propagation_floor: u64, keep: Option<Keep>) -> Result<Self, SensorError> {
+        let born = born()?;
+        let load::Loaded { mut ebpf, hooks, links, log, adopted, layout } =
+            load::load(propagation_floor, Purpose::Run(keep.as_ref()))?;
         let mut maps = Maps::take(&mut ebpf)?;
         // From 1: a holder that was never told of has 0.
         let looks = maps.shared(abi::SHARED_LOOK)?;
         maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
-        let (drain, carriers) = (Drain::default(), HashMap::new());
-        Ok(Self {
+        let told = keep.as_ref().map(|keep| Told::open(&keep.pins)).transpose()?;
+        let (drain, carriers) = (Drain::new(told), HashMap::new());
+        let kept = keep.zip(layout);
+        let mut sensor = Self {
             ebpf,
+            _links: links,
             maps,
             drain,
             hooks,
@@ -104,7 +140,114 @@ impl Sensor {
             carriers,
             forgotten: 0,
             mappings: 0,
-        })
+            adopted,
+            kept,
+            born,
+        };
+        sensor.maps.set_shared(abi::SHARED_CHARGED, 0)?;
+        sensor.exempt()?;
+        Ok(sensor)
+    }
+
+    /// Tells the programs that an earlier agent pinned who the agent is now, so that it does not count as a holder while it
+    /// reads assets before it has taken them over.
+    ///
+    /// # Errors
+    ///
+    /// When the map is there and cannot be written.
+    pub fn claim(pins: &Pins) -> Result<(), SensorError> {
+        if !pins.has("SHARED") {
+            return Ok(());
+        }
+        let mut shared: Array<MapData, u64> = told::array(MapData::from_pin(pins.place("SHARED"))?)?;
+        if shared.len() > abi::SHARED_AGENT_START {
+            shared.set(abi::SHARED_AGENT_START, born()?, 0)?;
+            shared.set(abi::SHARED_AGENT, u64::from(std::process::id()), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this process is still the one that the programs take for the agent; makes it so again.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be used.
+    pub fn is_exempt(&mut self) -> Result<bool, SensorError> {
+        let (tgid, born) = (self.maps.shared(abi::SHARED_AGENT)?, self.maps.shared(abi::SHARED_AGENT_START)?);
+        self.exempt()?;
+        Ok(tgid == u64::from(std::process::id()) && born == self.born)
+    }
+
+    fn exempt(&mut self) -> Result<(), SensorError> {
+        self.maps.set_shared(abi::SHARED_AGENT_START, self.born)?;
+        self.maps.set_shared(abi::SHARED_AGENT, u64::from(std::process::id()))
+    }
+
+    /// Attaches programs of its own in place of those that were taken over and do not fire.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sensor::start`].
+    pub fn renew(mut self) -> Result<Self, SensorError> {
+        let (floor, kept) = (self.floor, self.kept.take());
+        drop(self);
+        let keep = kept.map(|(keep, _)| Keep { renew: true, ..keep });
+        Self::start(floor, keep)
+    }
+
+    /// What was taken over from an earlier agent; `None` when this is a new start.
+    #[must_use]
+    pub const fn adopted(&self) -> Option<&Adopted> {
+        self.adopted.as_ref()
+    }
+
+    /// What the earlier agent had told of. Call it once, before the first [`Sensor::drain`], which tells of the growth since.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn past(&mut self) -> Result<Past, SensorError> {
+        self.drain.past(&self.maps)
+    }
+
+    /// From now on a later agent can take over: everything is protected, proved and scanned.
+    ///
+    /// # Errors
+    ///
+    /// When the layout cannot be pinned.
+    pub fn settle(&self) -> Result<(), SensorError> {
+        match &self.kept {
+            Some((keep, layout)) => adopt::store(&keep.pins, layout),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the pins and goes on without them: nothing is left when this agent ends.
+    ///
+    /// # Errors
+    ///
+    /// When a pin cannot be removed.
+    pub fn unpin(&mut self) -> Result<(), SensorError> {
+        if let Some((keep, _)) = self.kept.take() {
+            self.drain.untold();
+            keep.pins.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Whether anything waits for [`Sensor::commit`].
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What was drained until now was told of, with these conclusions of the ledger: a later agent tells of it no more.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be written.
+    pub fn commit(&mut self, conclusions: &Conclusions) -> Result<(), SensorError> {
+        self.drain.commit(conclusions)
     }
 
     /// Loads every hook and attaches none: what `doctor` shows.
@@ -113,7 +256,7 @@ impl Sensor {
     ///
     /// As [`Sensor::start`].
     pub fn probe() -> Result<Vec<HookReport>, SensorError> {
-        Ok(load::load(0, false)?.hooks)
+        Ok(load::load(0, Purpose::Probe)?.hooks)
     }
 
     #[must_use]
@@ -151,6 +294,16 @@ impl Sensor {
     pub fn facts(&self) -> io::Result<OwnedFd> {
         self.maps.facts.as_fd().try_clone_to_owned()
     }
+}
+
+/// Start of this process in ticks since boot, as `/proc/self/stat` counts them.
+fn born() -> Result<u64, SensorError> {
+    let missing =
+        |error| SensorError::File { what: "cannot read", path: "/proc/self/stat".to_owned(), error };
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(missing)?;
+    // The command may contain brackets and spaces; the start is the 20th field behind its closing one.
+    let ticks = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(19)?.parse().ok());
+    ticks.ok_or_else(|| missing(io::ErrorKind::InvalidData.into()))
 }
 
 #[cfg(test)]

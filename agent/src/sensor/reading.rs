@@ -91,6 +91,10 @@ pub(super) fn holder(key: &abi::HolderKey) -> HolderId {
     HolderId { tgid: key.tgid, exec: key.exec, start: BootNs(key.start) }
 }
 
+pub(super) const fn holder_key(holder: &HolderId) -> abi::HolderKey {
+    abi::HolderKey { tgid: holder.tgid, exec: holder.exec, start: holder.start.0 }
+}
+
 pub(super) const fn object(key: &abi::ObjectKey) -> ObjectId {
     ObjectId { dev: Dev(key.dev), ino: key.ino, generation: key.generation }
 }

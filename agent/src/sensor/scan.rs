@@ -30,11 +30,22 @@ impl Sensor {
     pub fn scan_existing(&mut self) -> Result<(), SensorError> {
         self.iterate("scan_processes")?;
         self.add_arguments()?;
-        self.iterate("scan_files")?;
-        if self.maps_can_be_scanned() {
-            self.iterate("scan_mappings")?;
+        let charged = match &self.adopted {
+            None => u64::MAX,
+            // What moved while a hook was gone is not known: as at a first start, all that is open counts in full.
+            Some(adopted) if !adopted.gaps.is_empty() => u64::MAX,
+            Some(adopted) => adopted.added,
+        };
+        if charged != 0 {
+            self.maps.set_shared(abi::SHARED_CHARGED, charged)?;
+            self.iterate("scan_files")?;
+            if self.maps_can_be_scanned() {
+                self.iterate("scan_mappings")?;
+            }
+            self.maps.set_shared(abi::SHARED_CHARGED, 0)?;
         }
-        self.maps.set_shared(abi::SHARED_EPOCH, 1)
+        let epoch = self.maps.shared(abi::SHARED_EPOCH)?;
+        self.maps.set_shared(abi::SHARED_EPOCH, epoch.max(1))
     }
 
     /// Marks who has a carrier open, so that not every process's reads need be looked up; forgets carriers that carry

@@ -125,6 +125,13 @@ impl Sinks {
         ]
     }
 
+    /// Waits until every line is in every file; false if that takes longer than `patience` in all.
+    #[must_use]
+    pub fn flush(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.files.iter().all(|file| file.flush(deadline.saturating_duration_since(Instant::now())))
+    }
+
     /// Which sinks came into trouble or are well again since the last call: an alert for all the others.
     pub fn turns(&mut self) -> Vec<Turn> {
         let files = self.files.iter().map(|file| (file.path().display().to_string(), true, file.trouble()));

@@ -279,7 +279,7 @@ fn help(w: &mut World) {
     let scene = w.prepare_without_ebpf();
     let rules = ["lint", "test", "list", "show", "fields", "schema", "coverage", "diff", "explain"];
     let rules = rules.map(|command| format!("rules {command}"));
-    for command in ["", "run", "check", "doctor", "inventory", "rules"]
+    for command in ["", "run", "check", "doctor", "inventory", "unload", "rules"]
         .into_iter()
         .chain(rules.iter().map(String::as_str))
     {
@@ -380,7 +380,7 @@ fn bad_rule<'w>(w: &'w mut World, text: &str) -> Scene<'w> {
     scene
 }
 
-fn copy_rules(scene: &Scene<'_>, to: &Path) {
+pub(crate) fn copy_rules(scene: &Scene<'_>, to: &Path) {
     fs::create_dir(to).expect("a folder can be made");
     let Ok(entries) = fs::read_dir(&scene.config.rules[0]) else { skip("there are no rules yet") };
     for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "yaml")) {

@@ -45,6 +45,22 @@ pub struct Config {
     pub sinks: Vec<Value>,
     /// `auto`, `syscall` or `function`.
     pub sensor: &'static str,
+    /// Whether the kernel weighs on without the agent.
+    pub pin: bool,
+    /// More lines, as they are.
+    pub more: String,
+    /// How it is started; not in the file.
+    pub start: Start,
+}
+
+/// What stands around the agent's command line.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// In front of it: a program that executes what follows, and its arguments.
+    pub launcher: Vec<PathBuf>,
+    /// Behind it.
+    pub arguments: Vec<String>,
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +89,9 @@ impl Config {
             alerts: dir.join("alerts.ndjson"),
             sinks: Vec::new(),
             sensor: "auto",
+            pin: false,
+            more: String::new(),
+            start: Start::default(),
         })
     }
 
@@ -105,8 +124,14 @@ impl Config {
         let _ = writeln!(text, "  networks: [{CONTROLLED_NETWORK}]");
         let _ = writeln!(text, "rules: {}", json!(self.rules));
         let _ = writeln!(text, "state_dir: {}", json!(self.state_dir));
-        let _ =
-            writeln!(text, "listen: {}\npin: false\nsensor: {}", json!(self.listen.to_string()), self.sensor);
+        let _ = writeln!(
+            text,
+            "listen: {}\npin: {}\nsensor: {}",
+            json!(self.listen.to_string()),
+            self.pin,
+            self.sensor
+        );
+        text.push_str(&self.more);
         let _ = writeln!(text, "sinks:\n  - {}", json!({"type": "file", "path": self.alerts}));
         for sink in &self.sinks {
             let _ = writeln!(text, "  - {sink}");
@@ -142,8 +167,11 @@ impl Agent {
     /// When it ends or stays silent instead; with its stderr.
     pub fn start(binary: &Path, config: Config, file: &Path) -> Result<Self> {
         config.write(file)?;
-        let mut command = Command::new(binary);
-        command.arg("run").arg("--config").arg(file);
+        let Start { launcher, arguments, variables } = &config.start;
+        let mut line = launcher.iter().map(PathBuf::as_path).chain([binary]);
+        let mut command = Command::new(line.next().unwrap_or(binary));
+        command.args(line).arg("run").arg("--config").arg(file).args(arguments);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
         unsafe {

@@ -32,6 +32,9 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
+/// Where agents pin what outlives them.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
 /// Scratch directories are `PREFIX`, the pid of their owner, `-`, its start time.
 const PREFIX: &str = "weighbridge-lab-";
 
@@ -67,6 +70,10 @@ impl Lab {
             rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
         )
         .context("cannot make the mount namespace private")?;
+        // What agents pin is the lab's own and goes with it; the host's BPF filesystem is not touched.
+        if Path::new(BPFFS).is_dir() {
+            run(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]))?;
+        }
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         guard::catch_signals()?;
 

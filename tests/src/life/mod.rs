@@ -1,7 +1,10 @@
 //! What happens to files and processes around the agent's own life: holders that were there first, files that vanish, are
 //! renamed, replaced or grow, the agent's start and end.
 
+pub(crate) mod away;
 mod reload;
+pub(crate) mod service;
+pub(crate) mod state;
 
 use std::{fs, process::Command};
 

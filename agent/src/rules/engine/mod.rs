@@ -169,6 +169,15 @@ impl Engine {
     pub fn import(&mut self, rows: Vec<Row>, shift_ns: i64, now: BootNs) -> u64 {
         rows::import(&self.rules, &mut self.states, rows, shift_ns, now)
     }
+
+    /// Remembers that somebody was told of a match by an earlier engine, after [`Engine::import`]: it is resolved when its sums
+    /// fall, or, where its group is not that of a sum, when its `suppress` is over.
+    pub fn reopen(&mut self, matched: &Match, now: BootNs) {
+        let rules = self.rules.rules().iter().zip(&mut self.states);
+        for (rule, state) in rules.filter(|(rule, _)| rule.facts.id == matched.rule.id) {
+            state.reopen(rule, matched, now);
+        }
+    }
 }
 
 /// The indexes of the rules that look at a kind of event.

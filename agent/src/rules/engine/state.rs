@@ -313,6 +313,30 @@ impl State {
         });
     }
 
+    /// Goes on with a finding of an earlier engine.
+    pub(super) fn reopen(&mut self, rule: &Rule, matched: &Match, now: BootNs) {
+        let exception = matched.exception.as_ref().map_or_else(String::new, |exception| exception.id.clone());
+        let key: Key =
+            std::iter::once(exception).chain(matched.group.iter().map(|(_, value)| value.clone())).collect();
+        let mut matching = Vec::new();
+        for (at, (sum, groups)) in rule.sums.iter().zip(&mut self.sums).enumerate() {
+            let is_same =
+                sum.by.iter().map(|field| field.name).eq(rule.group_by.iter().map(|field| field.name));
+            if let Some(group) = groups.get_mut(&key).filter(|_| is_same) {
+                let value = group.value(now);
+                group.is_matching = sum.reached(value, &group.asset).is_some();
+                if group.is_matching {
+                    matching.push((at, key.clone()));
+                }
+            }
+        }
+        if self.findings.len() < MAX_FINDINGS {
+            let told = Some((matched.severity, matched.last_at));
+            self.findings
+                .insert(key, Finding { matching, told, last_at: matched.last_at, folded: matched.folded });
+        }
+    }
+
     fn detach(&mut self, at: usize, group: &Key) {
         for finding in self.findings.values_mut() {
             finding.matching.retain(|(sum, key)| *sum != at || key != group);

@@ -22,7 +22,7 @@ use super::{
     queue::{Counts, Full, Queue, Turn},
     status::Status,
 };
-use crate::alerts::Head;
+use crate::alerts::{Head, Unfinished};
 
 mod place;
 mod resume;
@@ -58,6 +58,8 @@ pub struct Opened {
     pub head: Head,
     /// What was wrong with the file and what was done about it: belongs into the next line.
     pub note: Option<String>,
+    /// Findings that were opened near its end and not closed.
+    pub unfinished: Vec<Unfinished>,
 }
 
 /// Opens or creates the alert log and starts its thread. A disk that is full or broken now is not the end of it: alerts
@@ -68,12 +70,14 @@ pub struct Opened {
 pub fn open(path: &Path) -> Result<Opened, FileError> {
     let place = Place::prepare(path)?;
     let status = Arc::new(Status::default());
-    let (file, head, note) = match place.open_log().and_then(|file| resume::resume(&place, file)) {
-        Ok(resume::Resumed { file, head, note }) => (Some(file), head, note),
+    let (file, head, note, unfinished) = match place.open_log().and_then(|file| resume::resume(&place, file))
+    {
+        Ok(resume::Resumed { file, head, note, unfinished }) => (Some(file), head, note, unfinished),
         Err(error) if error.may_pass() => {
             tracing::error!("{error}: alerts wait in memory");
             status.set_delivery(Some(error.to_string()));
-            (None, resume::last_head(&place), Some(format!("when the agent was started: {error}")))
+            let note = format!("when the agent was started: {error}");
+            (None, resume::last_head(&place), Some(note), Vec::new())
         }
         Err(error) => return Err(error),
     };
@@ -88,7 +92,7 @@ pub fn open(path: &Path) -> Result<Opened, FileError> {
             worker.end();
         })
         .map_err(|source| FileError::Io { doing: "start a thread for", path: path.to_owned(), source })?;
-    Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status }, head, note })
+    Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status }, head, note, unfinished })
 }
 
 /// Where the chain of a log stands; changes nothing but makes the log's directory if that is missing.

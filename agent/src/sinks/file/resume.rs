@@ -5,7 +5,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use super::{place::Place, *};
-use crate::alerts::read_head;
+use crate::alerts::{Unfinished, read_head, unfinished};
 
 /// How much of the file's end is searched for a whole line. Lines are a few KiB.
 const TAIL: u64 = 4 << 20;
@@ -14,19 +14,21 @@ pub(super) struct Resumed {
     pub(super) file: File,
     pub(super) head: Head,
     pub(super) note: Option<String>,
+    pub(super) unfinished: Vec<Unfinished>,
 }
 
 pub(super) fn resume(place: &Place, file: File) -> Result<Resumed, FileError> {
     let (tail, from) = read_tail(&file).map_err(|error| place.io("read", error))?;
     let Some(found) = last_line(&tail) else {
         if from == 0 && tail.is_empty() {
-            return Ok(Resumed { file, head: rotated_head(place), note: None });
+            return Ok(Resumed { file, head: rotated_head(place), note: None, unfinished: Vec::new() });
         }
         return replace(place, file);
     };
     let damaged = &tail[found.end..];
+    let unfinished = unfinished(tail[..found.end].split(|&byte| byte == b'\n'));
     if damaged.is_empty() {
-        return Ok(Resumed { file, head: found.head, note: None });
+        return Ok(Resumed { file, head: found.head, note: None, unfinished });
     }
     let mut aside = place.open_beside(".damaged")?;
     aside
@@ -41,7 +43,7 @@ pub(super) fn resume(place: &Place, file: File) -> Result<Resumed, FileError> {
         found.head.seq
     );
     tracing::warn!(path = %place.path().display(), "{note}");
-    Ok(Resumed { file, head: found.head, note: Some(note) })
+    Ok(Resumed { file, head: found.head, note: Some(note), unfinished })
 }
 
 /// Moves a file in which no line is an alert out of the way and starts a new one.
@@ -54,7 +56,8 @@ fn replace(place: &Place, file: File) -> Result<Resumed, FileError> {
                 let note =
                     format!("the log had no whole line and was moved to a file with the suffix {suffix}");
                 tracing::warn!(path = %place.path().display(), "{note}");
-                return Ok(Resumed { file: place.open_log()?, head: rotated_head(place), note: Some(note) });
+                let (file, head) = (place.open_log()?, rotated_head(place));
+                return Ok(Resumed { file, head, note: Some(note), unfinished: Vec::new() });
             }
             Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(place.io("move a damaged file away from", error.into())),

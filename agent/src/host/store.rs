@@ -1,0 +1,386 @@
+//! What outlives the agent and the boot, in one embedded database in the state directory: named spaces of keys and values.
+//!
+//! Knows no meaning of what it keeps. A space is read once and then written as a whole; only what differs goes to the disk, and
+//! everything that is saved together is there together after a crash, or none of it.
+//!
+//! Times in it lie on a time line that goes on over reboots, see [`Clock`].
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::state::StateDir;
+use crate::event::BootNs;
+
+const FILE: &str = "state.redb";
+/// Of what is kept, and how: a file of a later one is set aside.
+const VERSION: u64 = 1;
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ROWS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("rows");
+/// A larger file is not ours: the ceilings of what is kept are far below.
+const LARGEST: u64 = 1 << 30;
+/// Of one row.
+const LARGEST_VALUE: usize = 1 << 22;
+/// Rows of a space that are read.
+const MOST_ROWS: usize = 1 << 20;
+/// Files that are set aside and kept.
+const SET_ASIDE: u32 = 9;
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// A space, a key, and its new value, if it is to have one.
+type Change<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
+
+/// Why nothing could be kept.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("cannot {what} the state in {}: {source}", path.display())]
+    Database { what: &'static str, path: PathBuf, source: Box<redb::Error> },
+    #[error("the state in {} cannot be used: {why}", path.display())]
+    Unusable { path: PathBuf, why: String },
+}
+
+/// When something was saved, by every clock that there is, and the time line that goes on over reboots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// The kernel's random id of the boot.
+    pub boot: String,
+    /// ns since that boot.
+    pub now: BootNs,
+    /// Wall clock, milliseconds since 1970.
+    pub wall_ms: i64,
+    /// Where this boot began on the time line, ns.
+    pub base: u64,
+}
+
+impl Clock {
+    /// This clock, on the time line of an earlier one.
+    ///
+    /// In one boot nothing changes, whatever the wall clock was set to. Over a reboot only the wall clock knows how long it
+    /// took, and it can be set: one that went back says that no time passed but what the new boot has lasted, so that nothing
+    /// leaves a window too early.
+    #[must_use]
+    pub fn following(mut self, earlier: Option<&Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        if earlier.boot == self.boot {
+            self.base = earlier.base;
+            return self;
+        }
+        let passed = u64::try_from(self.wall_ms.saturating_sub(earlier.wall_ms)).unwrap_or(0);
+        let passed = passed.saturating_mul(1_000_000).max(self.now.0);
+        self.base = earlier.line(earlier.now).saturating_add(passed).saturating_sub(self.now.0);
+        self
+    }
+
+    /// `at` on the time line.
+    #[must_use]
+    pub const fn line(&self, at: BootNs) -> u64 {
+        self.base.saturating_add(at.0)
+    }
+
+    /// The time of this boot that `line` is on the time line; its begin for what was before it.
+    #[must_use]
+    pub const fn boot_time(&self, line: u64) -> BootNs {
+        BootNs(line.saturating_sub(self.base))
+    }
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    path: PathBuf,
+    /// What each space holds, so that only what differs is written.
+    known: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Store {
+    /// Opens the database of `state`, or makes one. One that is broken or of a later version is set aside, and the note says
+    /// so: the agent goes on with an empty one.
+    ///
+    /// # Errors
+    ///
+    /// When not even an empty one can be made.
+    pub fn open(state: &StateDir) -> Result<(Self, Option<String>), StoreError> {
+        let path = state.path().join(FILE);
+        let (why, fault) = match Self::try_open(&path) {
+            Ok(store) => return Ok((store, None)),
+            Err(error @ StoreError::Unusable { .. }) => (error.to_string(), error),
+            Err(error) => (error.to_string(), error),
+        };
+        let Some(aside) = set_aside(&path) else { return Err(fault) };
+        let store = Self::try_open(&path)?;
+        Ok((
+            store,
+            Some(format!("{why}; it was set aside as {} and the agent goes on without it", aside.display())),
+        ))
+    }
+
+    /// Every row of a space, by key.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn load(&mut self, space: &'static str) -> Result<Vec<Row>, StoreError> {
+        let rows = guarded(&self.path, || {
+            let read = self.database.begin_read()?;
+            let table = read.open_table(ROWS)?;
+            let mut rows = Vec::new();
+            for row in table.range((space, &[][..])..)?.take(MOST_ROWS) {
+                let (key, value) = row?;
+                let (of, key) = key.value();
+                if of != space {
+                    break;
+                }
+                if value.value().len() <= LARGEST_VALUE {
+                    rows.push((key.to_vec(), value.value().to_vec()));
+                }
+            }
+            Ok(rows)
+        })?;
+        self.known.insert(space, rows.iter().cloned().collect());
+        Ok(rows)
+    }
+
+    /// When something was saved last; `None` before the first time.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn clock(&self) -> Result<Option<Clock>, StoreError> {
+        let text = guarded(&self.path, || {
+            let read = self.database.begin_read()?;
+            let table = read.open_table(META)?;
+            let text = table.get("clock")?;
+            Ok(text.map(|text| text.value().to_vec()))
+        })?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    /// From now on each of these spaces holds exactly these rows, on the disk when this returns. Returns whether anything had
+    /// to be written.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; then all is as it was.
+    pub fn save(&mut self, spaces: &[(&'static str, Vec<Row>)], clock: &Clock) -> Result<bool, StoreError> {
+        let mut changes: Vec<Change<'_>> = Vec::new();
+        let mut next: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>> = HashMap::new();
+        for (space, rows) in spaces {
+            let rows_now: HashMap<Vec<u8>, Vec<u8>> =
+                rows.iter().filter(|(_, value)| value.len() <= LARGEST_VALUE).cloned().collect();
+            next.insert(space, rows_now);
+        }
+        let none = HashMap::new();
+        for (space, rows) in &next {
+            let known = self.known.get(space).unwrap_or(&none);
+            changes.extend(
+                rows.iter()
+                    .filter(|(key, value)| known.get(*key) != Some(value))
+                    .map(|(key, value)| (*space, key.as_slice(), Some(value.as_slice()))),
+            );
+            changes.extend(
+                known.keys().filter(|key| !rows.contains_key(*key)).map(|key| (*space, key.as_slice(), None)),
+            );
+        }
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        let clock = serde_json::to_vec(clock).unwrap_or_default();
+        guarded(&self.path, || {
+            let write = self.database.begin_write()?;
+            {
+                write.open_table(META)?.insert("clock", clock.as_slice())?;
+                let mut table = write.open_table(ROWS)?;
+                for (space, key, value) in &changes {
+                    match value {
+                        Some(value) => drop(table.insert((*space, *key), *value)?),
+                        None => drop(table.remove((*space, *key))?),
+                    }
+                }
+            }
+            // Durable: redb waits for the disk.
+            Ok(write.commit()?)
+        })?;
+        self.known.extend(next);
+        Ok(true)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, StoreError> {
+        let unusable = |why: String| StoreError::Unusable { path: path.to_owned(), why };
+        match fs::symlink_metadata(path) {
+            Ok(facts) if !facts.is_file() => return Err(unusable("it is not a file".to_owned())),
+            Ok(facts) if facts.len() > LARGEST => {
+                return Err(unusable(format!("it has {} bytes", facts.len())));
+            }
+            _ => {}
+        }
+        let (database, version) = guarded(path, || {
+            let database = Database::builder().set_cache_size(4 << 20).create(path)?;
+            let write = database.begin_write()?;
+            let mut version = VERSION.to_be_bytes().to_vec();
+            {
+                let mut table = write.open_table(META)?;
+                let known = table.get("version")?.map(|known| known.value().to_vec());
+                match known {
+                    Some(known) => version = known,
+                    None => drop(table.insert("version", version.as_slice())?),
+                }
+                write.open_table(ROWS)?;
+            }
+            write.commit()?;
+            Ok((database, version))
+        })?;
+        let version = version.try_into().map_or(0, u64::from_be_bytes);
+        if version != VERSION {
+            return Err(unusable(format!("it is of version {version}, and this agent knows {VERSION}")));
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { database, path: path.to_owned(), known: HashMap::new() })
+    }
+}
+
+/// Runs something of the database, and makes an error of a panic: a file that was tampered with must not stop the agent.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => {
+            Err(StoreError::Database { what: "use", path: path.to_owned(), source: Box::new(source) })
+        }
+        Err(_) => {
+            Err(StoreError::Unusable { path: path.to_owned(), why: "its contents make no sense".to_owned() })
+        }
+    }
+}
+
+/// Renames the file, so that it can be looked at; the place that it has now.
+fn set_aside(path: &Path) -> Option<PathBuf> {
+    let names = (1..=SET_ASIDE).map(|number| path.with_extension(format!("redb.unusable-{number}")));
+    let mut places: Vec<PathBuf> = names.collect();
+    let free =
+        places.iter().position(|place| fs::symlink_metadata(place).is_err()).unwrap_or(places.len() - 1);
+    let place = places.swap_remove(free);
+    fs::rename(path, &place).ok().map(|()| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = StateDir::open(scratch.path()).unwrap();
+        (scratch, state)
+    }
+
+    fn row(key: &str, value: &str) -> Row {
+        (key.as_bytes().to_vec(), value.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn spaces_survive_and_do_not_mix() {
+        let (_scratch, state) = state();
+        let clock = Clock { boot: "b".to_owned(), now: BootNs(7), wall_ms: 9, base: 3 };
+        let (mut store, note) = Store::open(&state).unwrap();
+        assert_eq!((note, store.clock().unwrap()), (None, None));
+        let spaces = [("a", vec![row("1", "x"), row("2", "y")]), ("ab", vec![row("1", "z")])];
+        assert!(store.save(&spaces, &clock).unwrap());
+        assert!(!store.save(&spaces, &clock).unwrap(), "nothing changed");
+        drop(store);
+        let (mut store, _) = Store::open(&state).unwrap();
+        assert_eq!(store.clock().unwrap().as_ref(), Some(&clock));
+        assert_eq!(store.load("a").unwrap(), [row("1", "x"), row("2", "y")]);
+        assert!(store.save(&[("a", vec![row("2", "new")])], &clock).unwrap());
+        assert_eq!(store.load("a").unwrap(), [row("2", "new")]);
+        assert_eq!(store.load("ab").unwrap(), [row("1", "z")]);
+        assert_eq!(store.load("b").unwrap(), []);
+    }
+
+    #[test]
+    fn a_broken_file_is_set_aside_and_the_agent_goes_on() {
+        let (scratch, state) = state();
+        for _ in 0..2 {
+            fs::write(scratch.path().join(FILE), "this is no database").unwrap();
+            let (mut store, note) = Store::open(&state).unwrap();
+            assert!(note.unwrap().contains("set aside"));
+            assert_eq!(store.load("a").unwrap(), []);
+        }
+        assert_eq!(fs::read(scratch.path().join("state.redb.unusable-2")).unwrap(), b"this is no database");
+    }
+
+    #[test]
+    fn a_later_version_is_set_aside() {
+        let (scratch, state) = state();
+        drop(Store::open(&state).unwrap());
+        let database = Database::create(scratch.path().join(FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(META).unwrap().insert("version", 9u64.to_be_bytes().as_slice()).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let (_, note) = Store::open(&state).unwrap();
+        let note = note.unwrap().replace(&state.path().display().to_string(), "STATE");
+        insta::assert_snapshot!(note, @"the state in STATE/state.redb cannot be used: it is of version 9, and this agent knows 1; it was set aside as STATE/state.redb.unusable-1 and the agent goes on without it");
+    }
+
+    #[test]
+    fn a_wall_clock_that_steps_back_reopens_no_window() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let clock = |boot: &str, now, wall_hours: i64| Clock {
+            boot: boot.to_owned(),
+            now: BootNs(now * HOUR),
+            wall_ms: wall_hours * 3_600_000,
+            base: 0,
+        };
+        let saved = clock("b1", 100, 1000);
+        let at = saved.line(BootNs(99 * HOUR));
+        let age = |now: Clock| (now.line(now.now) - at) / HOUR;
+        // The same boot: the wall clock does not matter.
+        assert_eq!(age(clock("b1", 101, 5).following(Some(&saved))), 2);
+        // A reboot: five hours passed, of which the new boot has lasted four.
+        let next = clock("b2", 4, 1005).following(Some(&saved));
+        assert_eq!((age(next.clone()), next.boot_time(at)), (6, BootNs(0)));
+        assert_eq!(next.boot_time(next.line(BootNs(3 * HOUR))), BootNs(3 * HOUR));
+        // Set back over the reboot: as if no more time had passed than the new boot has lasted.
+        assert_eq!(age(clock("b2", 4, 10).following(Some(&saved))), 5);
+        // And once more: the time line goes on.
+        assert_eq!(age(clock("b3", 1, 1010).following(Some(&next))), 11);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn damage_anywhere_is_survived(damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40), cut in any::<prop::sample::Index>()) {
+            let (scratch, state) = state();
+            let (mut store, _) = Store::open(&state).unwrap();
+            store.save(&[("a", (0..50).map(|n| row(&n.to_string(), "value")).collect())], &Clock::default()).unwrap();
+            drop(store);
+            let path = scratch.path().join(FILE);
+            let mut bytes = fs::read(&path).unwrap();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if cut.index(4) == 0 {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
+            let (mut store, _) = Store::open(&state).unwrap();
+            let _ = store.load("a");
+            let _ = store.save(&[("a", vec![row("n", "v")])], &Clock::default());
+        }
+    }
+}
