@@ -146,8 +146,8 @@ fn every_chain_of_calls_fits_the_stack_of_old_kernels() {
     assert_eq!(programs.len(), super::HOOKS.len());
     for place in programs {
         let (bytes, chain) = deepest(&functions, place, 0);
-        // An empty frame would mean that this reads nonsense.
-        assert!(functions[&place].frame > 0);
+        // An empty frame of a program that calls nothing would mean that this reads nonsense.
+        assert!(functions[&place].frame > 0 || !functions[&place].calls.is_empty());
         assert!(bytes <= STACK, "{bytes} bytes: {}", chain.join(" > "));
     }
 }
