@@ -457,7 +457,10 @@ fn shape_faults(alerts: &[Alert]) -> Vec<String> {
             "rules_digest is no SHA-256",
             digest.len() == 64 && digest.bytes().all(|c| c.is_ascii_hexdigit()),
         );
-        need("something was lost", detail["loss"].as_object().is_some_and(serde_json::Map::is_empty));
+        need(
+            &format!("lost: {}", detail["loss"]),
+            detail["loss"].as_object().is_some_and(serde_json::Map::is_empty),
+        );
         let first = !alerts[..at].iter().any(|earlier| earlier.uid() == alert.uid());
         let closed =
             alerts[..at].iter().any(|earlier| earlier.uid() == alert.uid() && earlier.activity() == Some(3));
