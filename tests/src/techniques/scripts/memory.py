@@ -14,7 +14,7 @@ import sys
 
 KIND, SOURCE, ADDRESS, PORT, WORK = sys.argv[1:6]
 SIZE = os.stat(SOURCE).st_size
-ROOM = 1 << 14 if KIND == "small_ring" else 1 << 20
+ROOM = 1 << 14 if KIND in ("small_ring", "ordinary_file") else 1 << 20
 ALL = 4096 + ROOM
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmat.restype = ctypes.c_void_p
