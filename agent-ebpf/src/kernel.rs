@@ -323,7 +323,7 @@ impl File {
         const TTYAUX: u32 = 5;
         // Masters of the old kind, masters and slaves of the new one (`devices.txt`).
         let major = device >> 20;
-        if major != TTYAUX && major != 2 && major != 3 && (major < 128 || major > 143) {
+        if major != TTYAUX && major != 2 && major != 3 && !(128..=143).contains(&major) {
             return None;
         }
         let tty = pointer(pointer(self.0, &FILE_PRIVATE_DATA)?, &TTY_OF_FILE)?;

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     ffi::OsStr,
     fmt, fs,
-    panic::panic_any,
+    panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -50,6 +50,16 @@ thread_local! {
 pub(crate) fn skip(reason: impl fmt::Display) -> ! {
     SKIPPING.set(true);
     panic_any(Skipped(reason.to_string()))
+}
+
+/// Runs a test of something that the agent does not weigh yet, a hole that docs/limits.md names: its failure is listed as a
+/// skip, and once it passes it fails until it is a test like the others.
+pub(crate) fn hole(world: &mut World, what: &str, test: Run) {
+    match catch_unwind(AssertUnwindSafe(|| test(world))) {
+        Ok(()) => panic!("this hole is closed, take `hole` away: {what}"),
+        Err(payload) if payload.is::<Skipped>() => resume_unwind(payload),
+        Err(_) => skip(format_args!("a hole that docs/limits.md names: {what}")),
+    }
 }
 
 /// One per run; tests are independent of each other because each gets a scene of its own.

@@ -181,7 +181,7 @@ pub(crate) fn completed(request: UringRequest, result: i32) -> Option<()> {
     if kind == requests::NONE {
         return None;
     }
-    let task = request.task().unwrap_or(Task::current());
+    let task = request.task().unwrap_or_else(Task::current);
     let tgid = task.tgid()?;
     let ring = request.ring()?;
     let mut input = 0;

@@ -82,8 +82,9 @@ impl Group {
         }
     }
 
-    /// Counts a record; returns how many contributors had to make room.
-    pub(super) fn add(&mut self, sum: &Sum, record: &Record) -> u64 {
+    /// Counts a record. Contributors that make room for others lose their names, never their bytes, and stay counted: that is
+    /// no loss.
+    pub(super) fn add(&mut self, sum: &Sum, record: &Record) {
         // A window that ran empty unseen starts anew, as if `expire` had come in between.
         self.bytes.sum(record.at);
         if self.bytes.is_empty() {
@@ -108,30 +109,27 @@ impl Group {
         self.asset.clone_from(&record.asset);
         self.first_at = self.first_at.min(record.at);
         self.last_at = self.last_at.max(record.at);
-        self.contribute(sum, record, growth)
+        self.contribute(sum, record, growth);
     }
 
-    fn contribute(&mut self, sum: &Sum, record: &Record, growth: u64) -> u64 {
+    fn contribute(&mut self, sum: &Sum, record: &Record, growth: u64) {
         if let Some(known) = self.contributors.iter_mut().find(|known| known.holder == record.holder) {
             known.window.add(record.at, growth);
             known.process.clone_from(&record.process);
-            return 0;
+            return;
         }
-        let mut made_room = 0;
         if self.contributors.len() >= MAX_CONTRIBUTORS {
             let sums = self.contributors.iter_mut().enumerate();
             let smallest = sums.map(|(at, known)| (known.window.sum(record.at), at)).min();
             if let Some((sum, at)) = smallest {
                 self.contributors.swap_remove(at);
-                made_room = u64::from(sum > 0);
-                self.forgotten += made_room;
+                self.forgotten += u64::from(sum > 0);
             }
         }
         let mut window = Window::new(sum.over);
         window.add(record.at, growth);
         let process = Arc::clone(&record.process);
         self.contributors.push(Contributor { holder: record.holder, process, window });
-        made_room
     }
 
     /// The bytes of the window, at most the asset's size where that is known.

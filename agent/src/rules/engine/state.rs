@@ -135,7 +135,7 @@ impl State {
             self.sums[at].insert(scratch.key.clone(), group);
         }
         let group = self.sums[at].get_mut(scratch.key.as_slice())?;
-        scratch.evicted += group.add(sum, record);
+        group.add(sum, record);
         let value = group.value(record.at);
         // A sum that fell below its line since the last match stays marked: `expire` resolves it.
         let (severity, line) = sum.reached(value, &group.asset)?;
