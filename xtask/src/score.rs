@@ -21,6 +21,9 @@ const BENIGN: &str = "benign::";
 pub(crate) struct Args {
     /// Stage only what contains this, and leave docs/coverage.md as it is
     filter: Option<String>,
+    /// Read the report of an end-to-end run that is over (`e2e --report FILE`) instead of running anything
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    from: Option<PathBuf>,
     /// Where to write the table
     #[arg(long, value_name = "FILE", default_value = "docs/coverage.md")]
     write: PathBuf,
@@ -28,20 +31,13 @@ pub(crate) struct Args {
 
 /// Runs the chore. The last line on stdout has the form `93 of 97 techniques, 20 of 20 benign`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if !shell::is_root() {
-        eprintln!(
-            "error: techniques are staged on scratch volumes and weighed by eBPF programs: run it as root"
-        );
-        return Ok(ExitCode::from(UNFIT));
-    }
-    setup::ensure_for_tests()?;
-    let Some(binary) = build::release()? else { return Ok(ExitCode::FAILURE) };
-    let filters = match &args.filter {
-        Some(filter) => vec![filter.as_str()],
-        None => vec![TECHNIQUES, BENIGN],
+    let text = match &args.from {
+        Some(file) => fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+        None => match stage(args.filter.as_deref())? {
+            Ok(report) => report,
+            Err(code) => return Ok(code),
+        },
     };
-    let live = test::live(&binary, &filters)?;
-    let text = live.report.context("the end-to-end runner left no report")?;
     let score = Score::read(&text, &Catalogue::parse(CATALOGUE)?)?;
     let page = score.page(&kernel());
     if args.filter.is_none() {
@@ -49,6 +45,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     print!("{page}");
     Ok(if score.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds, runs the tests, and gives their report, or the exit code with which it cannot be had.
+fn stage(filter: Option<&str>) -> Result<Result<String, ExitCode>> {
+    if !shell::is_root() {
+        eprintln!(
+            "error: techniques are staged on scratch volumes and weighed by eBPF programs: run it as root"
+        );
+        return Ok(Err(ExitCode::from(UNFIT)));
+    }
+    setup::ensure_for_tests()?;
+    let Some(binary) = build::release()? else { return Ok(Err(ExitCode::FAILURE)) };
+    let filters = filter.map_or_else(|| vec![TECHNIQUES, BENIGN], |filter| vec![filter]);
+    let live = test::live(&binary, &filters)?;
+    live.report.context("the end-to-end runner left no report").map(Ok)
 }
 
 fn kernel() -> String {
@@ -138,6 +149,9 @@ impl Score {
                 .as_array()
                 .map(|all| all.iter().map(Finding::read).collect())
                 .unwrap_or_default();
+            if !name.starts_with(TECHNIQUES) && !name.starts_with(BENIGN) {
+                continue;
+            }
             let row = Row {
                 ids: catalogue.ids(&name),
                 name,

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 18] = [
+pub(super) const MAPS: [&str; 21] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -33,6 +33,9 @@ pub(super) const MAPS: [&str; 18] = [
     "SPACES",
     "SHARERS",
     "RACED",
+    "MEMORY",
+    "EXPOSED",
+    "LOOPED",
     "IMAGES",
     "SINKS",
     "IDENTITIES_OF",
