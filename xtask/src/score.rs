@@ -247,7 +247,11 @@ impl Row {
 
     /// The first line of why it failed, fit for a cell.
     fn brief(&self) -> String {
-        self.reason.lines().next().unwrap_or_default().replace('|', "/").chars().take(160).collect()
+        let line = self.reason.lines().next().unwrap_or_default().replace('|', "/");
+        // Paths name the machine that it ran on.
+        let words =
+            line.split(' ').map(|word| if word.contains("=/") || word.starts_with('/') { "…" } else { word });
+        words.collect::<Vec<_>>().join(" ").chars().take(160).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{ASSET, PATIENCE, Scene, Test, World, skip},
+    world::{ASSET, PATIENCE, Scene, Test, World, skip, unsettled},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,7 +23,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_in_the_middle_of_sending", killed_in_the_middle_of_sending),
     ("all_of_it_while_away", all_of_it_while_away),
     ("stopped_in_the_middle_of_a_copy", stopped_in_the_middle_of_a_copy),
-    ("says_nothing_again", says_nothing_again),
+    ("says_nothing_again", |w| {
+        unsettled(
+            w,
+            "the test itself reads the copy and hands some of it to the next tool",
+            says_nothing_again,
+        )
+    }),
     ("copy_of_a_copy", copy_of_a_copy),
     ("child_of_a_parent_that_is_gone", child_of_a_parent_that_is_gone),
     ("killed_again_and_again", killed_again_and_again),
