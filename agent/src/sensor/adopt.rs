@@ -188,3 +188,25 @@ fn refused(keep: &Keep, mismatch: Mismatch) -> SensorError {
 fn refused_at(pins: &Pins, mismatch: Mismatch) -> SensorError {
     SensorError::Layout { mismatch, path: pins.path().to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map that is not pinned is another one for the next agent than for the programs that it takes over.
+    #[test]
+    fn every_map_that_is_no_scratch_is_pinned() {
+        let source = include_str!("../../../agent-ebpf/src/maps.rs");
+        let declared: Vec<&str> = source
+            .split("#[map]")
+            .skip(1)
+            .filter_map(|text| text.trim_start().strip_prefix("pub(crate) static ")?.split(':').next())
+            .collect();
+        assert!(declared.len() > MAPS.len(), "maps.rs is not read as it is written");
+        let forgotten: Vec<&&str> =
+            declared.iter().filter(|name| !name.ends_with("_SCRATCH") && !MAPS.contains(name)).collect();
+        assert_eq!(forgotten, Vec::<&&str>::new());
+        let unknown: Vec<&&str> = MAPS.iter().filter(|name| !declared.contains(name)).collect();
+        assert_eq!(unknown, Vec::<&&str>::new());
+    }
+}

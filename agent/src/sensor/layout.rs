@@ -107,6 +107,8 @@ fn sizes() -> String {
         size_of::<abi::RequestValue>(),
         size_of::<abi::SpaceValue>(),
         size_of::<abi::SharerValue>(),
+        size_of::<abi::Memory>(),
+        abi::MEMORY_SLOTS,
         size_of::<abi::Identity>(),
         abi::IDENTITIES as usize,
         abi::SHARED_WORDS as usize,
