@@ -29,14 +29,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Run, Skipped, Test, World};
 
 const USAGE: &str = "\
 usage: e2e [--list] [--agent PATH] [--report FILE] [FILTER…]
 
-Runs the tests whose name contains one of the filters, or all. As root.
+Runs the tests whose name contains one of the filters, or all. As root. What failed runs a second time at the end; what passes
+then is listed with what it failed with at first.
   --list          print the names and run nothing
   --agent PATH    the weighbridge binary; default: the release build beside this one
   --report FILE   write one JSON line per test to FILE
@@ -78,6 +79,19 @@ enum Outcome {
     Passed,
     Failed,
     Skipped,
+}
+
+/// A run with more failures than this is broken, not unlucky: nothing is repeated.
+const MOST_REPEATED: usize = 8;
+
+/// What came of one attempt.
+#[derive(Clone)]
+struct Ran {
+    outcome: Outcome,
+    /// Why it failed or was skipped.
+    reason: String,
+    seconds: f64,
+    findings: Vec<Value>,
 }
 
 struct Options {
@@ -170,32 +184,70 @@ fn run(options: &Options) -> Result<ExitCode> {
     }));
     let colour = std::io::stdout().is_terminal();
     let mut outcomes = Vec::new();
-    let mut skipped = Vec::new();
+    let mut listed = Vec::new();
+    let mut to_repeat = Vec::new();
     for (name, test) in chosen {
-        let start = Instant::now();
-        let (outcome, reason) = match &mut world {
-            Some(world) => one(test, world),
-            None => (Outcome::Skipped, "needs root".to_owned()),
-        };
-        let findings = score::take();
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{} {name} ({seconds:.1} s){}", outcome.word(colour), after(&reason));
-        if let Some(report) = &mut report {
-            let line = json!({"name": name, "outcome": outcome.word(false).trim(), "reason": reason, "seconds": seconds, "findings": findings});
-            writeln!(report, "{line}").context("cannot write the report")?;
+        let ran = Ran::of(test, world.as_mut());
+        ran.print(&name, colour);
+        if ran.outcome == Outcome::Failed {
+            to_repeat.push((name, test, ran));
+            continue;
         }
-        if outcome == Outcome::Skipped {
-            skipped.push(format!("skipped: {name}: {reason}"));
+        if ran.outcome == Outcome::Skipped {
+            listed.push(format!("skipped: {name}: {}", ran.reason));
         }
-        outcomes.push(outcome);
+        ran.write(&mut report, &name, "")?;
+        outcomes.push(ran.outcome);
     }
-    for line in skipped {
+    let is_worth_it = to_repeat.len() <= MOST_REPEATED;
+    for (name, test, first) in to_repeat {
+        let last = if is_worth_it { Ran::of(test, world.as_mut()) } else { first.clone() };
+        if is_worth_it {
+            last.print(&format!("{name}, again"), colour);
+        }
+        if last.outcome == Outcome::Passed {
+            listed.push(format!("passed at the second attempt: {name}: {}", first.reason));
+        }
+        last.write(&mut report, &name, &first.reason)?;
+        outcomes.push(last.outcome);
+    }
+    for line in listed {
         println!("{line}");
     }
     let count = |wanted| outcomes.iter().filter(|&&outcome| outcome == wanted).count();
     let failed = count(Outcome::Failed);
     println!("{} passed, {failed} failed, {} skipped", count(Outcome::Passed), count(Outcome::Skipped));
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Ran {
+    fn of(test: Run, world: Option<&mut World>) -> Self {
+        let start = Instant::now();
+        let (outcome, reason) = match world {
+            Some(world) => one(test, world),
+            None => (Outcome::Skipped, "needs root".to_owned()),
+        };
+        Self { outcome, reason, seconds: start.elapsed().as_secs_f64(), findings: score::take() }
+    }
+
+    fn print(&self, name: &str, colour: bool) {
+        let after = if self.reason.is_empty() { String::new() } else { format!("\n    {}", self.reason) };
+        println!("{} {name} ({:.1} s){after}", self.outcome.word(colour), self.seconds);
+    }
+
+    /// `first` is what an earlier attempt failed with.
+    fn write(&self, report: &mut Option<File>, name: &str, first: &str) -> Result<()> {
+        let Some(report) = report else { return Ok(()) };
+        let line = json!({
+            "name": name,
+            "outcome": self.outcome.word(false).trim(),
+            "reason": self.reason,
+            "first": first,
+            "seconds": self.seconds,
+            "findings": self.findings,
+        });
+        writeln!(report, "{line}").context("cannot write the report")
+    }
 }
 
 fn one(test: Run, world: &mut World) -> (Outcome, String) {
@@ -220,10 +272,6 @@ impl Outcome {
             (Self::Skipped, true) => "\x1b[33mskipped\x1b[0m",
         }
     }
-}
-
-fn after(reason: &str) -> String {
-    if reason.is_empty() { String::new() } else { format!("\n    {reason}") }
 }
 
 /// The release build beside this one: cargo puts both below one target directory, whichever profile this one has. Whether

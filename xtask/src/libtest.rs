@@ -9,6 +9,8 @@ pub(crate) struct Tally {
     pub(crate) failed: Vec<String>,
     /// (name, reason)
     pub(crate) skipped: Vec<(String, String)>,
+    /// Passed, but not the first time: (name, what it failed with)
+    pub(crate) repeated: Vec<(String, String)>,
 }
 
 /// Reads the standard output of `cargo test`, line by line.
@@ -122,7 +124,10 @@ mod tests {
         );
         let skipped = [("a::live", "needs root"), ("a::slow", "marked #[ignore]")];
         let skipped = skipped.map(|(name, reason)| (name.to_owned(), reason.to_owned())).to_vec();
-        assert_eq!(tally, Tally { passed: 2, failed: vec!["a::two".to_owned()], skipped });
+        assert_eq!(
+            tally,
+            Tally { passed: 2, failed: vec!["a::two".to_owned()], skipped, ..Tally::default() }
+        );
     }
 
     #[test]

@@ -16,6 +16,8 @@ const CATALOGUE: &str = include_str!("../../tests/catalogue.txt");
 /// Two groups of tests of the end-to-end runner.
 const TECHNIQUES: &str = "techniques::";
 const BENIGN: &str = "benign::";
+/// How reasons of skips start that are no skips for the score: `hole` and `unsettled` of the tests' world say so.
+const MISSED: [&str; 2] = ["a hole that docs/limits.md names", "fails now and then"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -120,6 +122,8 @@ struct Row {
     ids: String,
     outcome: String,
     reason: String,
+    /// It failed before it was run again.
+    repeated: bool,
     findings: Vec<Finding>,
 }
 
@@ -157,9 +161,10 @@ impl Score {
                 name,
                 outcome: text("outcome"),
                 reason: text("reason"),
+                repeated: !text("first").is_empty(),
                 findings,
             };
-            if row.outcome == "skipped" {
+            if row.outcome == "skipped" && !row.is_missed() {
                 score.not_staged.push((row.ids, row.name, row.reason));
             } else if row.name.starts_with(TECHNIQUES) && !(row.findings.is_empty() && row.passed()) {
                 score.techniques.push(row);
@@ -191,8 +196,11 @@ impl Score {
         for row in &self.techniques {
             let findings =
                 |value: fn(&Finding) -> String| row.findings.iter().map(value).collect::<Vec<_>>().join(", ");
-            let by =
-                if row.passed() { findings(Finding::said) } else { format!("**failed**: {}", row.brief()) };
+            let by = match (row.passed(), row.repeated) {
+                (true, false) => findings(Finding::said),
+                (true, true) => format!("{} (at the second attempt)", findings(Finding::said)),
+                (false, _) => format!("**failed**: {}", row.brief()),
+            };
             let _ = writeln!(
                 page,
                 "| {} | {} | {by} | {} | {} | {} |",
@@ -245,6 +253,11 @@ impl Row {
         self.outcome == "passed"
     }
 
+    /// The runner does not fail for it, but bytes went unweighed.
+    fn is_missed(&self) -> bool {
+        MISSED.iter().any(|reason| self.reason.starts_with(reason))
+    }
+
     /// The first line of why it failed, fit for a cell.
     fn brief(&self) -> String {
         let line = self.reason.lines().next().unwrap_or_default().replace('|', "/");
@@ -285,6 +298,8 @@ mod tests {
 {"name": "techniques::calls::mmap", "outcome": "failed", "reason": "not raised\nmore", "findings": [{"rule": "WB-0001", "truth": 5, "at_most": 9, "bound": null, "latency_ms": null}]}
 {"name": "techniques::amounts::small", "outcome": "passed", "reason": "", "findings": []}
 {"name": "techniques::tools::rsync", "outcome": "skipped", "reason": "needs rsync", "findings": []}
+{"name": "techniques::remote::scp", "outcome": "passed", "reason": "", "first": "short", "findings": [{"rule": "WB-0002", "truth": 100, "at_most": 100, "bound": 100, "latency_ms": 9}]}
+{"name": "techniques::filesystems::fuse", "outcome": "skipped", "reason": "a hole that docs/limits.md names: FUSE", "findings": []}
 {"name": "benign::load", "outcome": "passed", "reason": "", "findings": []}
 "#;
     const LIST: &str = "# a comment\nR01 | cp | tools::cp\nE18 | RDMA | not: no device\n";
@@ -293,13 +308,23 @@ mod tests {
     fn rows_fall_where_they_belong() {
         let score = Score::read(REPORT, &Catalogue::parse(LIST).unwrap()).unwrap();
         let names = |rows: &[Row]| rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&score.techniques), ["techniques::tools::cp", "techniques::calls::mmap"]);
+        assert_eq!(
+            names(&score.techniques),
+            [
+                "techniques::tools::cp",
+                "techniques::calls::mmap",
+                "techniques::remote::scp",
+                "techniques::filesystems::fuse"
+            ]
+        );
         assert_eq!(names(&score.benign), ["techniques::amounts::small", "benign::load"]);
         assert_eq!(score.techniques[0].ids, "R01");
         assert_eq!(score.not_staged.len(), 2);
         assert!(!score.is_whole());
         let page = score.page("6.18");
-        assert_eq!(page.lines().last(), Some("1 of 2 techniques, 2 of 2 benign"));
+        assert_eq!(page.lines().last(), Some("2 of 4 techniques, 2 of 2 benign"));
+        assert!(page.contains("| remote::scp |  | WB-0002 (at the second attempt) | 100 | 100 | 9 |"));
+        assert!(page.contains("| **failed**: a hole that docs/limits.md names: FUSE |"));
         assert!(page.contains("| tools::cp | R01 | WB-0001 | 100 | 100 | 7 |"));
         assert!(page.contains("| calls::mmap |  | **failed**: not raised | 5 | none |  |"));
     }

@@ -171,7 +171,8 @@ fn end_to_end(binary: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<
     Ok(())
 }
 
-/// One JSON object per test: `{"name": …, "outcome": "passed|failed|skipped", "reason": …, "seconds": …}`.
+/// One JSON object per test: `{"name": …, "outcome": "passed|failed|skipped", "reason": …, "first": …, "seconds": …}`, where
+/// `first` is what a test failed with before it was repeated.
 fn read_report(text: &str) -> Result<Tally> {
     let mut tally = Tally::default();
     for (number, line) in text.lines().enumerate() {
@@ -181,7 +182,12 @@ fn read_report(text: &str) -> Result<Tally> {
         let name = word("name").with_context(place).context("no name")?;
         let reason = word("reason").filter(|reason| !reason.is_empty());
         match (word("outcome").as_deref(), reason) {
-            (Some("passed"), _) => tally.passed += 1,
+            (Some("passed"), _) => {
+                tally.passed += 1;
+                if let Some(first) = word("first").filter(|first| !first.is_empty()) {
+                    tally.repeated.push((name, first));
+                }
+            }
             (Some("failed"), _) => tally.failed.push(name),
             (Some("skipped"), Some(reason)) => tally.skipped.push((name, reason)),
             // A skip that says no reason hides something.
@@ -196,16 +202,18 @@ fn add(tally: &mut Tally, more: Tally) {
     tally.passed += more.passed;
     tally.failed.extend(more.failed);
     tally.skipped.extend(more.skipped);
+    tally.repeated.extend(more.repeated);
 }
 
-/// The skipped with their reasons, the failed by name, and the closing line.
+/// The skipped with their reasons, what passed only when it was repeated, the failed by name, and the closing line.
 fn summary(tally: &Tally) -> String {
     let mut text = String::new();
+    let explained = |rows: &[(String, String)]| {
+        rows.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>()
+    };
     for (title, rows) in [
-        (
-            "skipped",
-            tally.skipped.iter().map(|(name, reason)| format!("{name}: {reason}")).collect::<Vec<_>>(),
-        ),
+        ("skipped", explained(&tally.skipped)),
+        ("passed at the second attempt", explained(&tally.repeated)),
         ("failed", tally.failed.clone()),
     ] {
         if !rows.is_empty() {
@@ -230,19 +238,21 @@ mod tests {
 {"name": "benign::load", "outcome": "failed", "reason": "one alert", "seconds": 2}
 {"name": "life::grow", "outcome": "skipped", "reason": "", "seconds": 0}
 {"name": "life::odd", "outcome": "vanished"}
+{"name": "life::busy", "outcome": "passed", "first": "one alert", "seconds": 2}
 "#,
         )
         .unwrap();
         assert_eq!(
             tally,
             Tally {
-                passed: 1,
+                passed: 2,
                 failed: vec![
                     "benign::load".to_owned(),
                     "life::grow: skipped without a reason".to_owned(),
                     "life::odd: outcome Some(\"vanished\") is not known".to_owned(),
                 ],
                 skipped: vec![("techniques::rsync".to_owned(), "needs rsync".to_owned())],
+                repeated: vec![("life::busy".to_owned(), "one alert".to_owned())],
             }
         );
     }
@@ -259,10 +269,11 @@ mod tests {
             passed: 3,
             failed: vec!["x".to_owned()],
             skipped: vec![("y".to_owned(), "needs z".to_owned())],
+            repeated: vec![("v".to_owned(), "w".to_owned())],
         };
         assert_eq!(
             summary(&tally),
-            "\nskipped:\n  y: needs z\n\nfailed:\n  x\n\n3 passed, 1 failed, 1 skipped"
+            "\nskipped:\n  y: needs z\n\npassed at the second attempt:\n  v: w\n\nfailed:\n  x\n\n3 passed, 1 failed, 1 skipped"
         );
         assert_eq!(summary(&Tally::default()), "\n0 passed, 0 failed, 0 skipped");
     }
