@@ -59,7 +59,8 @@ pub(crate) fn unsettled(world: &mut World, what: &str, test: Run) {
         if payload.is::<Skipped>() {
             resume_unwind(payload);
         }
-        skip(format_args!("fails now and then: {what}"));
+        let said = payload.downcast_ref::<String>().map_or("", String::as_str);
+        skip(format_args!("fails now and then: {what}: {said}"));
     }
 }
 

@@ -6,9 +6,13 @@ use crate::{
     maps::{PROPAGATION_FLOOR, TAKES, add, add_shared, lose, shared},
 };
 use agent_ebpf::{
-    DEV_ASSET, FLOORS, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue, SHARED_SMALL,
-    TakeKey, TakeValue,
+    CANARY_ASSET, DEV_ASSET, FLOORS, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue,
+    SHARED_SMALL, TakeKey, TakeValue,
 };
+
+/// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
+/// was would hold it.
+const CANARY: u64 = 1 << CANARY_ASSET;
 
 /// Sums beyond this say no more, and must not wrap.
 const ENOUGH: u64 = 1 << 62;
@@ -130,7 +134,7 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
             add(&raw mut (*row).taken, bytes);
         }
         if object.kind == OBJECT_FILE || (*row).taken >= PROPAGATION_FLOOR.load() || is_too_much(bytes) {
-            hold::spread(row, object.assets)
+            hold::spread(row, object.assets & !CANARY)
         } else {
             0
         }

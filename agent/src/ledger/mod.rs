@@ -327,7 +327,9 @@ impl Ledger {
         let growth = bytes - *known;
         *known = bytes;
         flow.at = now;
-        for asset in set.iter() {
+        // A set can hold more than what is registered: the sensor's own canary.
+        let registered: Vec<AssetId> = set.iter().filter(|asset| self.assets.contains_key(asset)).collect();
+        for &asset in &registered {
             let reach = holder.reach.entry((asset, Domain::of(key))).or_insert(Reach {
                 flow: 0,
                 bound: 0,
@@ -337,7 +339,7 @@ impl Ledger {
             reach.sink = key;
         }
         let mut pulls = Vec::new();
-        for asset in set.iter() {
+        for asset in registered {
             self.raise_bound(id, asset, Domain::of(key), grown);
             self.feed(id, key, asset, &mut pulls);
         }

@@ -171,6 +171,19 @@ fn flow_before_take_is_recorded_when_the_take_arrives() {
 }
 
 #[test]
+fn sets_that_differ_in_what_nobody_registered_are_sums_of_their_own() {
+    let mut s = scene();
+    let ssh = s.exec(100, "/usr/bin/ssh");
+    let with_canary = AssetSet(ONLY_A.0 | 1 << 63);
+    s.read(ssh, A, 5 * MB);
+    s.put(ssh, peer(22), ONLY_A, MB);
+    let records = s.put(ssh, peer(22), with_canary, 3 * MB);
+    assert_eq!(records.iter().map(|r| (r.asset.id, r.bytes)).collect::<Vec<_>>(), [(A, 3 * MB)]);
+    assert_eq!(s.put(ssh, peer(22), AssetSet(1 << 63), MB).len(), 0);
+    assert_eq!(s.ledger.bound(ssh, A, peer(22)), 4 * MB);
+}
+
+#[test]
 fn a_repeated_event_changes_nothing() {
     let mut s = scene();
     let cp = s.exec(100, "/usr/bin/cp");

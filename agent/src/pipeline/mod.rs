@@ -145,8 +145,8 @@ impl Pipeline {
                 self.take(holder, source, bytes, at, now);
             }
             Reading::Flow { holder, sink, magic, assets, bytes, at } => {
-                let assets = AssetSet(assets.0 & self.known.0);
-                if assets.0 == 0 {
+                // The set itself stays whole: its bytes are a sum of their own, beside those of other sets of the same assets.
+                if assets.0 & self.known.0 == 0 {
                     return;
                 }
                 self.introduce_if_new(holder, now);

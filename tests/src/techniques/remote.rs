@@ -10,18 +10,15 @@ use tests::lab::{
 use super::tooling::{Ssh, descendant, free_port, ok, wait_listening, wait_there};
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, Test, World, size, unsettled},
+    world::{PATIENCE, Scene, Test, World, size},
 };
-
-/// On a very busy machine (docs/limits.md).
-const LOST_SENDS: &str = "some of what ssh sends first is not counted on a very busy machine";
 
 pub(crate) const TESTS: &[Test] = &[
     ("ssh_stdin", ssh_stdin),
     ("tar_through_ssh", tar_through_ssh),
-    ("scp", |w| unsettled(w, LOST_SENDS, |w| through_ssh(w, "scp", |scene, ssh| scp(scene, ssh, &[])))),
+    ("scp", |w| through_ssh(w, "scp", |scene, ssh| scp(scene, ssh, &[]))),
     ("scp_by_the_old_protocol", |w| through_ssh(w, "scp", |scene, ssh| scp(scene, ssh, &["-O"]))),
-    ("sftp", |w| unsettled(w, LOST_SENDS, |w| through_ssh(w, "sftp", sftp))),
+    ("sftp", |w| through_ssh(w, "sftp", sftp)),
     ("rsync_over_ssh", |w| through_ssh(w, "rsync", rsync)),
     ("sshfs", sshfs),
     ("rclone_to_sftp", rclone_to_sftp),
