@@ -56,6 +56,8 @@ pub const DEV_SEGMENT: u32 = 0xffff_fff8;
 pub const DEV_FAMILY: u32 = 0xffff_fff9;
 /// `dev` of all channels of one class together, where which one a call used is not told; `ino` is one of the `CLASS_`.
 pub const DEV_CLASS: u32 = 0xffff_fffa;
+/// `dev` of what holders answer through `/dev/fuse`, of all connections together; `ino` is 0.
+pub const DEV_FUSE: u32 = 0xffff_fffe;
 
 /// Unix datagrams whose call named the receiver.
 pub const CLASS_UNIX_DATAGRAMS: u64 = 1;

@@ -12,12 +12,18 @@ use crate::{
     maps::{OBJECTS, SHARED, add, join, lose, marks, shared},
 };
 use agent_ebpf::{
-    DEV_TERMINAL, DEV_UNIX, LOSS_OBJECTS_FULL, MARK_MAPPED, OBJECT_CARRIER, OBJECT_PATHWAY, OBJECT_STREAM,
-    ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
+    DEV_FUSE, DEV_TERMINAL, DEV_UNIX, LOSS_OBJECTS_FULL, MARK_MAPPED, OBJECT_CARRIER, OBJECT_PATHWAY,
+    OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
 };
 
 /// Its lower byte; that of MPTCP is the same.
 const IPPROTO_TCP: u8 = 6;
+
+/// `/dev/fuse` (`MKDEV(MISC_MAJOR, FUSE_MINOR)`), whose writers answer for the files of a FUSE filesystem.
+const FUSE_DEVICE: u32 = 10 << 20 | 229;
+/// `FUSE_SUPER_MAGIC` (`fs/fuse/inode.c`).
+const FUSE_MAGIC: u64 = 0x6573_5546;
+const FUSE: ObjectKey = ObjectKey { dev: DEV_FUSE, generation: 0, ino: 0 };
 
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
 const DESCRIPTORS: u32 = 1024;
@@ -97,9 +103,25 @@ fn outgoing(file: File) -> Option<(ObjectKey, u32)> {
         S_IFSOCK => Some((receiver(file.socket()?)?, OBJECT_STREAM)),
         S_IFIFO if file.is_writable() => Some((inode.key()?, OBJECT_STREAM)),
         S_IFREG if file.is_writable() => Some((inode.key()?, OBJECT_CARRIER)),
-        S_IFCHR => Some((terminal(file.pseudo_terminal(inode.rdev()?)?), OBJECT_STREAM)),
+        S_IFCHR => Some((device(file, inode)?, OBJECT_STREAM)),
         _ => None,
     }
+}
+
+/// The carrier that bytes put into a character device come out of: a terminal, or files that the writer serves.
+#[inline(always)]
+pub(crate) fn device(file: File, inode: Inode) -> Option<ObjectKey> {
+    match inode.rdev()? {
+        FUSE_DEVICE => Some(FUSE),
+        rdev => Some(terminal(file.pseudo_terminal(rdev)?)),
+    }
+}
+
+/// The carrier that a file's bytes come out of when a process serves them. Which of the servers it was is not told, so all
+/// connections are one.
+#[inline(always)]
+pub(crate) fn served(inode: Inode) -> Option<ObjectKey> {
+    if inode.magic()? == FUSE_MAGIC { Some(FUSE) } else { None }
 }
 
 /// The carrier that bytes sent through `sock` come out of, when that is on this host.

@@ -6,8 +6,8 @@ use crate::{
     maps::{add_shared, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_FILE, ObjectKey,
-    SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_FILE, OBJECT_STREAM,
+    ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -63,7 +63,8 @@ pub(crate) fn on_attach(task: Task, id: u64, writes: bool) {
 #[inline(never)]
 extern "C" fn flow_carried(file: u64) -> u64 {
     match object::source(File(file)) {
-        Some((_, object)) if object.kind != OBJECT_FILE => object.assets,
+        // What a server answers is taken while it is mapped, and by no store of others.
+        Some((_, object)) if object.kind != OBJECT_FILE && object.kind != OBJECT_STREAM => object.assets,
         _ => 0,
     }
 }

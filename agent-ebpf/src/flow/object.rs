@@ -28,17 +28,30 @@ pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
         S_IFCHR => carrier::terminal(file.pseudo_terminal(inode.rdev()?)?),
         _ => inode.key()?,
     };
-    let value = lookup(&key)?;
-    if carries(&key, &value) { Some((key, value)) } else { None }
+    match known(key) {
+        None => known(carrier::served(inode)?),
+        found => found,
+    }
 }
 
 /// The class of channels that a read from `file` may come out of, beside its own [`source`].
 #[inline(always)]
 pub(crate) fn source_class(file: File) -> Option<(ObjectKey, ObjectValue)> {
-    if file.inode()?.kind()? != S_IFSOCK {
-        return None;
+    let file = file.backing();
+    let inode = file.inode()?;
+    match inode.kind()? {
+        S_IFSOCK => known(channel::class_of(file.socket()?)?),
+        // What its server answers, where it is a carrier in its own right too.
+        _ => {
+            let key = carrier::served(inode)?;
+            known(inode.key()?)?;
+            known(key)
+        }
     }
-    let key = channel::class_of(file.socket()?)?;
+}
+
+#[inline(always)]
+fn known(key: ObjectKey) -> Option<(ObjectKey, ObjectValue)> {
     let value = lookup(&key)?;
     if carries(&key, &value) { Some((key, value)) } else { None }
 }

@@ -27,14 +27,14 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
         return;
     }
     carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
-    flow_put_terminal(task.0, file.0, bytes);
+    flow_put_device(task.0, file.0, bytes);
 }
 
-/// What is written to a pseudo terminal is shown, and is read at its other end too.
+/// What is written to some character devices is read elsewhere on this host too.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_put_terminal(task: u64, file: u64, bytes: u64) -> u32 {
-    if let Some(object) = terminal(File(file))
+extern "C" fn flow_put_device(task: u64, file: u64, bytes: u64) -> u32 {
+    if let Some(object) = device(File(file))
         && let Some((holder, row)) = hold::held(Task(task))
     {
         // SAFETY: the row stays valid until the program ends.
@@ -45,12 +45,9 @@ extern "C" fn flow_put_terminal(task: u64, file: u64, bytes: u64) -> u32 {
 }
 
 #[inline(always)]
-fn terminal(file: File) -> Option<ObjectKey> {
+fn device(file: File) -> Option<ObjectKey> {
     let inode = file.inode()?;
-    if inode.kind()? != S_IFCHR {
-        return None;
-    }
-    Some(carrier::terminal(file.pseudo_terminal(inode.rdev()?)?))
+    if inode.kind()? == S_IFCHR { carrier::device(file, inode) } else { None }
 }
 
 /// `task` wrote `bytes` into a file that is not known; nothing happens unless its process is a holder.

@@ -129,6 +129,7 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
         (abi::DEV_KEY, _) => "key",
         (abi::DEV_TERMINAL, _) => "terminal",
         (abi::DEV_VSOCK, _) => "vsock",
+        (abi::DEV_FUSE, _) => "fuse",
         (abi::DEV_CLASS, abi::CLASS_ATTRIBUTES) => "attributes",
         (abi::DEV_CLASS, abi::CLASS_NETLINK..) => "netlink",
         (abi::DEV_SEGMENT | abi::DEV_FAMILY | abi::DEV_CLASS, _) => "shm",

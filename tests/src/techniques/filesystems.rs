@@ -28,7 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("staged_copy_file_range_on_btrfs", |w| staged(w, "btrfs", Clone::CopyRange)),
     ("image_mounted_from_the_uncontrolled_volume", image_mounted),
     ("bindfs_over_the_target", bindfs_over_the_target),
-    ("bindfs_over_the_model", |w| hole(w, "whoever reads what a FUSE daemon serves", bindfs_over_the_model)),
+    ("bindfs_over_the_model", bindfs_over_the_model),
+    ("bindfs_over_the_model_mapped", bindfs_over_the_model_mapped),
     ("overlay_copies_up", |w| hole(w, "copies that overlayfs makes by itself", overlay_copies_up)),
     ("container_with_a_root_of_its_own", container),
     ("tmpfs_of_a_container", tmpfs_of_a_container),
@@ -127,6 +128,18 @@ fn bindfs_over_the_model(w: &mut World) {
     let cp = scene.run(Command::new("cp").arg(&name).arg(&copy));
     let bytes = scene.arrived(source, &copy);
     let expected = [Expected::copy(&scene, &cp, &copy, bytes).or_up_to_the_asset()];
+    scene.expect(&expected);
+    drop(server);
+}
+
+fn bindfs_over_the_model_mapped(w: &mut World) {
+    let scene = w.scene();
+    let (server, place) = bindfs(&scene, &scene.model.dir);
+    let source = &scene.model.files[0];
+    let (name, copy) = (place.join(source.file_name().expect("a name")), scene.uncontrolled.join("w"));
+    let mover = scene.run(&mut scene.mover("mmap", "write", &name, &copy.to_string_lossy()));
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &mover, &copy, bytes).or_up_to_the_asset()];
     scene.expect(&expected);
     drop(server);
 }
