@@ -9,6 +9,8 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task},
 };
 
+pub(crate) mod pid;
+
 use crate::maps::OVERLAY_WRAPS;
 
 pub(crate) const S_IFMT: u32 = 0o170_000;

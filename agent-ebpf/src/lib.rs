@@ -7,6 +7,7 @@
 /// Raise it when what the maps hold changes its meaning and no size tells: pinned maps of another number are not adopted.
 pub const ABI: u32 = 1;
 
+pub mod acts;
 pub mod fields;
 pub mod requests;
 pub mod syscalls;
@@ -68,6 +69,9 @@ pub const CLASS_MEMORY: u64 = 128;
 /// Netlink messages; the protocol is added to it.
 pub const CLASS_NETLINK: u64 = 256;
 
+/// `dev` of a device that stores assets; `ino` is its [`acts::store_of_block`] or [`acts::store_of_char`].
+pub const DEV_STORE: u32 = 0xffff_ffef;
+
 /// What an object is to us.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,8 @@ pub const OBJECT_STREAM: u32 = 5;
 pub const OBJECT_PATHWAY: u32 = 6;
 /// A carrier that no descriptor stands for: a message queue, a key, a class.
 pub const OBJECT_CHANNEL: u32 = 7;
+/// What stores whole filesystems with assets: a disk, or the image file below one. A read from it takes of each of its assets.
+pub const OBJECT_STORE: u32 = 0;
 
 /// A protected name in an [`OBJECT_NAMED`] directory.
 #[repr(C)]
@@ -408,7 +414,13 @@ pub const SHARED_AGENT: u32 = 10;
 pub const SHARED_AGENT_START: u32 = 11;
 /// Assets that the scan under way charges for what is open and mapped; 0 in later scans, which only mark.
 pub const SHARED_CHARGED: u32 = 12;
-pub const SHARED_WORDS: u32 = 13;
+/// Not 0 once there is a device whose filesystem shows assets under other identities ([`acts::STORE_MIRROR`]).
+pub const SHARED_MIRRORS: u32 = 13;
+/// Counts what changed in `ACTS` and `REACHED`: user space walks them when it did.
+pub const SHARED_ACTS: u32 = 14;
+/// Acts that were first done before this, ns since boot, were told of: for an agent that goes on with pinned maps.
+pub const SHARED_ACTS_TOLD: u32 = 15;
+pub const SHARED_WORDS: u32 = 16;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;
@@ -476,7 +488,7 @@ pub const MARK_RACED: u8 = 32;
 pub const MARKS: usize = 1 << 22;
 
 /// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
-pub const LOSSES: [(&str, &str); 12] = [
+pub const LOSSES: [(&str, &str); 14] = [
     ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
     ("holders_full", "bytes taken by processes that found no room in HOLDERS"),
     ("takes_full", "bytes taken that found no room in TAKES"),
@@ -489,6 +501,8 @@ pub const LOSSES: [(&str, &str); 12] = [
     ("descriptor_gone", "a descriptor was closed before its call returned"),
     ("spaces_full", "processes that share memory with others and found no room in SPACES or SHARERS"),
     ("memory_full", "processes whose shared memory found no room in MEMORY"),
+    ("acts_full", "acts that found no room in ACTS"),
+    ("reached_full", "bytes that one process took out of another and that found no room in REACHED"),
 ];
 
 pub const LOSS_RING_FULL: u32 = 0;
@@ -503,3 +517,5 @@ pub const LOSS_PATH_CUT: u32 = 8;
 pub const LOSS_DESCRIPTOR_GONE: u32 = 9;
 pub const LOSS_SPACES_FULL: u32 = 10;
 pub const LOSS_MEMORY_FULL: u32 = 11;
+pub const LOSS_ACTS_FULL: u32 = 12;
+pub const LOSS_REACHED_FULL: u32 = 13;

@@ -7,12 +7,15 @@ use agent_ebpf::{
     FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, MEMORY_SLOTS, Memory,
     NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS,
     SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
+    acts::{ActKey, ActValue, ReachKey, StoreValue},
 };
 use aya_ebpf::{
     Global,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
+
+use crate::hooks::acts::Moved;
 
 const NO_PREALLOC: u32 = 1;
 
@@ -64,6 +67,23 @@ pub(crate) static TAKES: HashMap<TakeKey, TakeValue> = HashMap::with_max_entries
 
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(1 << 18, NO_PREALLOC);
+
+/// Acts: rows, because the ring can be flooded (us).
+#[map]
+pub(crate) static ACTS: HashMap<ActKey, ActValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// What processes took out of each other's memory (us).
+#[map]
+pub(crate) static REACHED: HashMap<ReachKey, TakeValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Devices that store assets (user space), and loop devices over a carrier or an asset (us).
+#[map]
+pub(crate) static STORES: HashMap<u64, StoreValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Character devices that move bytes unseen, by device number or by major with `ANY_MINOR` (user space); the values are not
+/// looked at.
+#[map]
+pub(crate) static CHANNELS: HashMap<u32, u32> = HashMap::with_max_entries(1 << 10, NO_PREALLOC);
 
 /// Identity of every live process, by thread group id: argv and path must be kept at exec, they cannot be had later.
 #[map]
@@ -130,6 +150,18 @@ pub(crate) static ADDRESS_SCRATCH: PerCpuArray<SinkKey> = PerCpuArray::with_max_
 
 #[map]
 pub(crate) static MEMORY_SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static ACT_SCRATCH: PerCpuArray<ActKey> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static MOVED_SCRATCH: PerCpuArray<Moved> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static SOURCE_SCRATCH: PerCpuArray<(ObjectKey, ObjectValue)> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static STORED_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static SINK_SCRATCH: PerCpuArray<SinkFact> = PerCpuArray::with_max_entries(1, 0);

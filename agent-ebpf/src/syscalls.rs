@@ -57,6 +57,16 @@ pub const REPLACE: u8 = 20;
 pub const CHANNEL: u8 = 21;
 /// shmat(id, address, flags) → address.
 pub const ATTACH: u8 = 22;
+/// ptrace(request, pid, address, data).
+pub const TRACE: u8 = 23;
+/// (pid, local vectors, …) → bytes read from another process.
+pub const VM_READ: u8 = 24;
+/// (pid, local vectors, …) → bytes written into another process.
+pub const VM_WRITE: u8 = 25;
+/// pidfd_getfd(pidfd, …) → descriptor.
+pub const GETFD: u8 = 26;
+/// (fd, …): the kernel reads all of the file.
+pub const LOAD: u8 = 27;
 
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[
@@ -95,8 +105,16 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (327, READ),         // preadv2
     (328, WRITE),        // pwritev2
     (437, OPEN),         // openat2
-    (438, OPEN),         // pidfd_getfd
+    (438, GETFD),        // pidfd_getfd
+    (101, TRACE),        // ptrace
+    (310, VM_READ),      // process_vm_readv
+    (311, VM_WRITE),     // process_vm_writev
+    (313, LOAD),         // finit_module
+    (320, LOAD),         // kexec_file_load
     // Of the x32 ABI only.
+    (521, TRACE),        // ptrace
+    (539, VM_READ),      // process_vm_readv
+    (540, VM_WRITE),     // process_vm_writev
     (514, IOCTL),        // ioctl
     (515, READ),         // readv
     (516, WRITE),        // writev
@@ -178,7 +196,11 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (378, READ),         // preadv2
     (379, WRITE),        // pwritev2
     (437, OPEN),         // openat2
-    (438, OPEN),         // pidfd_getfd
+    (438, GETFD),        // pidfd_getfd
+    (26, TRACE),         // ptrace
+    (347, VM_READ),      // process_vm_readv
+    (348, VM_WRITE),     // process_vm_writev
+    (350, LOAD),         // finit_module
     (42, CONNECT),       // pipe
     (248, SUBMIT),       // io_submit
     (331, CONNECT),      // pipe2

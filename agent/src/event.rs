@@ -141,6 +141,8 @@ pub enum Source {
     Carrier(ObjectId),
     /// The process that it was forked from.
     Parent(HolderId),
+    /// A process whose memory it reached into, or that wrote into its.
+    Reached(HolderId),
 }
 
 /// Where bytes went, as the kernel names it. [`Sink`] is the same thing in the words of people.
@@ -427,6 +429,7 @@ pub enum ActKind {
     ProcessVmRead,
     ProcessVmWrite,
     ProcMem,
+    ProcFd,
     PidfdGetfd,
     CoreDump,
     RawDevice,
@@ -439,6 +442,9 @@ pub enum ActKind {
     Vfio,
     GpuDirect,
     Gpu,
+    Tunnel,
+    RawMemory,
+    RawSocket,
     Signalled,
     Stopped,
     LinksTouched,
@@ -478,11 +484,12 @@ impl ActClass {
 }
 
 /// Every act: the word that rules use, and its class.
-pub const ACTS: [(ActKind, &str, ActClass); 27] = [
+pub const ACTS: [(ActKind, &str, ActClass); 31] = [
     (ActKind::Ptrace, "ptrace", ActClass::Reach),
     (ActKind::ProcessVmRead, "process_vm_readv", ActClass::Reach),
     (ActKind::ProcessVmWrite, "process_vm_writev", ActClass::Reach),
     (ActKind::ProcMem, "proc_mem", ActClass::Reach),
+    (ActKind::ProcFd, "proc_fd", ActClass::Reach),
     (ActKind::PidfdGetfd, "pidfd_getfd", ActClass::Reach),
     (ActKind::CoreDump, "core_dump", ActClass::Reach),
     (ActKind::RawDevice, "raw_device", ActClass::Below),
@@ -495,6 +502,9 @@ pub const ACTS: [(ActKind, &str, ActClass); 27] = [
     (ActKind::Vfio, "vfio", ActClass::Channel),
     (ActKind::GpuDirect, "gpu_direct", ActClass::Channel),
     (ActKind::Gpu, "gpu", ActClass::Channel),
+    (ActKind::Tunnel, "tunnel", ActClass::Channel),
+    (ActKind::RawMemory, "raw_memory", ActClass::Channel),
+    (ActKind::RawSocket, "raw_socket", ActClass::Channel),
     (ActKind::Signalled, "signalled", ActClass::Tamper),
     (ActKind::Stopped, "stopped", ActClass::Tamper),
     (ActKind::LinksTouched, "links_touched", ActClass::Tamper),

@@ -41,6 +41,17 @@ pub(crate) struct Expected {
     exe: Option<&'static str>,
     /// Types of nodes that the lineage must lead through.
     lineage: &'static [&'static str],
+    /// For the rules about acts.
+    act: Option<ExpectedAct>,
+}
+
+#[derive(Clone, Debug)]
+struct ExpectedAct {
+    kind: &'static str,
+    target: Option<String>,
+    victim: Option<Identity>,
+    /// It may be missing.
+    optional: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +109,7 @@ impl Expected {
             any_port: false,
             exe: None,
             lineage: &[],
+            act: None,
         }
     }
 
@@ -120,6 +132,7 @@ impl Expected {
             any_port: false,
             exe: None,
             lineage: &[],
+            act: None,
         }
     }
 
@@ -136,6 +149,7 @@ impl Expected {
             any_port: false,
             exe: None,
             lineage: &[],
+            act: None,
         }
     }
 
@@ -149,6 +163,47 @@ impl Expected {
     pub(crate) fn drip(scene: &Scene<'_>, by: &Identity, bytes: u64) -> Self {
         let take = Self::take(scene, by, bytes);
         Self { rule: "WB-0003", sink: ExpectedSink::Anywhere, ..take }
+    }
+
+    /// An act of `by` that touched [`ASSET`], by its word in `act.kind`.
+    pub(crate) fn act(scene: &Scene<'_>, rule: &'static str, kind: &'static str, by: &Identity) -> Self {
+        Self {
+            rule,
+            asset: ASSET,
+            asset_bytes: Some(scene.model.bytes),
+            sink: ExpectedSink::None,
+            by: by.clone(),
+            bound: (0, scene.model.bytes),
+            also: Vec::new(),
+            any_port: false,
+            exe: None,
+            lineage: &[],
+            act: Some(ExpectedAct { kind, target: None, victim: None, optional: false }),
+        }
+    }
+
+    /// Whom the act was done to.
+    pub(crate) fn of_victim(mut self, victim: &Identity) -> Self {
+        if let Some(act) = &mut self.act {
+            act.victim = Some(victim.clone());
+        }
+        self
+    }
+
+    /// What the act was done to.
+    pub(crate) fn to(mut self, target: &str) -> Self {
+        if let Some(act) = &mut self.act {
+            act.target = Some(target.to_owned());
+        }
+        self
+    }
+
+    /// Whether the tool goes this way too is its own business.
+    pub(crate) fn if_raised(mut self) -> Self {
+        if let Some(act) = &mut self.act {
+            act.optional = true;
+        }
+        self
     }
 
     /// The truth is a lower bound: a mapping counts its whole length, so anything up to the asset is right.
@@ -253,12 +308,17 @@ impl Expected {
         self
     }
 
+    fn may_be_missing(&self) -> bool {
+        self.act.as_ref().is_some_and(|act| act.optional)
+    }
+
     /// What DESIGN §4 says of `bound` bytes of an asset of this size under this rule; `None` when that crosses no line.
     fn severity(&self, bound: u64, asset_bytes: u64) -> Option<&'static str> {
         let share = |parts: u64| asset_bytes.div_ceil(parts);
         let tiers: &[(u64, &str)] = match self.rule {
             "WB-0001" => &[(share(100).max(16 * MIB), "critical"), (16 * MIB, "high"), (MIB, "medium")],
             "WB-0002" => &[(share(1000).max(64 * MIB), "critical"), (8 * MIB, "high")],
+            "WB-0005" | "WB-0006" | "WB-0008" => &[(0, "high")],
             "WB-0004" => &[(share(100).max(MIB), "high"), (MIB, "low")],
             "WB-0003" => &[
                 (share(100).max(256 * MIB), "critical"),
@@ -275,6 +335,7 @@ impl Expected {
     fn concerns(&self, alert: &Alert) -> bool {
         alert.rule() == self.rule
             && alert.asset() == self.asset
+            && self.act.as_ref().is_none_or(|act| alert.text("/act/kind") == act.kind)
             && match &self.sink {
                 ExpectedSink::None => alert.detail()["sink"].is_null(),
                 ExpectedSink::Anywhere => true,
@@ -324,6 +385,17 @@ impl Expected {
                 if !self.any_port {
                     equal("/sink/peer", peer);
                 }
+            }
+        }
+        if let Some(act) = &self.act {
+            if let Some(target) = &act.target {
+                equal("/act/target", target);
+            }
+            if let Some(victim) = &act.victim {
+                equal("/victim/exe", &victim.exe.to_string_lossy());
+                let got = alert.number("/victim/pid");
+                let wanted = victim.pid.map(u64::from);
+                check("/victim/pid", &got, &wanted, wanted.is_none() || got == wanted);
             }
         }
         let bound = alert.bound();
@@ -413,7 +485,10 @@ impl Scene<'_> {
             let newest = findings(alerts);
             expected
                 .iter()
-                .all(|one| newest.iter().any(|alert| one.concerns(alert) && alert.bound() >= one.bound.0))
+                .all(|one| {
+                    one.may_be_missing()
+                        || newest.iter().any(|alert| one.concerns(alert) && alert.bound() >= one.bound.0)
+                })
                 .then_some(())
         });
         let in_time = waited.unwrap_or_else(|error| panic!("{error:#}")).is_some();
@@ -426,6 +501,7 @@ impl Scene<'_> {
             one.score(&alerts);
             match rest.iter().position(|alert| one.concerns(alert)) {
                 Some(at) => one.compare(&rest.remove(at), &mut faults),
+                None if one.may_be_missing() => {}
                 None => faults.push(format!("{} for asset {} was not raised", one.rule, one.asset)),
             }
         }
@@ -560,6 +636,19 @@ fn host(peer: &str) -> &str {
 
 fn summary(alert: &Alert) -> String {
     let sink = match (alert.text("/sink/path"), alert.text("/sink/peer")) {
+        ("", "") if alert.text("/sink/kind").is_empty() => {
+            return format!(
+                "{} {} {} {} {} of {} by {} against {}",
+                alert.rule(),
+                alert.text("/mode"),
+                alert.text("/severity"),
+                alert.text("/act/kind"),
+                alert.text("/act/target"),
+                alert.asset(),
+                alert.text("/process/cmdline"),
+                alert.text("/victim/cmdline"),
+            );
+        }
         ("", "") => alert.text("/sink/kind"),
         ("", peer) => peer,
         (path, _) => path,

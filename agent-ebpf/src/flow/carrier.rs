@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{hold, memory, object, row, wake};
+use super::{hold, memory, object, row, store, unmetered, wake};
 use crate::{
     kernel::{
         AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task,
@@ -61,7 +61,10 @@ extern "C" fn flow_adopt(task: u64, assets: u64) -> u32 {
 #[inline(never)]
 extern "C" fn flow_adopt_descriptor(task: u64, descriptor: u32, assets: u64) -> u32 {
     match Task(task).file(descriptor) {
-        Some(file) => flow_adopt_file(file.0, assets),
+        Some(file) => {
+            unmetered::on_have(Task(task), file, assets);
+            flow_adopt_file(file.0, assets)
+        }
         None => 0,
     }
 }
@@ -102,7 +105,8 @@ fn outgoing(file: File) -> Option<(ObjectKey, u32)> {
     match inode.kind()? {
         S_IFSOCK => Some((receiver(file.socket()?)?, OBJECT_STREAM)),
         S_IFIFO if file.is_writable() => Some((inode.key()?, OBJECT_STREAM)),
-        S_IFREG if file.is_writable() => Some((inode.key()?, OBJECT_CARRIER)),
+        // What is written into procfs, such as the memory of a process, is not kept there.
+        S_IFREG if file.is_writable() && !inode.is_in_proc() => Some((inode.key()?, OBJECT_CARRIER)),
         S_IFCHR => Some((device(file, inode)?, OBJECT_STREAM)),
         _ => None,
     }
@@ -225,7 +229,7 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
 }
 
 #[inline(always)]
-fn count_made() {
+pub(super) fn count_made() {
     if let Some(made) = SHARED.get_ptr_mut(SHARED_CARRIERS) {
         // SAFETY: a word of an array map.
         unsafe { add(made, 1) };
@@ -264,7 +268,8 @@ pub(crate) fn may_bring_descriptors(sock: Sock) -> bool {
     OBJECTS.get_ptr(key).is_some() || (shared(SHARED_DATAGRAMS) != 0 && sock.is_datagram())
 }
 
-/// Whether `task`'s process has a protected file, a carrier or what brings descriptors open; of a table larger than ours it is assumed.
+/// Whether `task`'s process has a protected file, a carrier, what brings descriptors or what it could reach one by open; of a
+/// table larger than ours it is assumed.
 #[inline(always)]
 pub(crate) fn has_any(task: Task) -> bool {
     flow_has_any(task.0) != 0
@@ -292,7 +297,12 @@ extern "C" fn flow_has_any(task: u64) -> u32 {
 #[inline(never)]
 extern "C" fn flow_is_ours(task: u64, descriptor: u32) -> u32 {
     match Task(task).file(descriptor) {
-        Some(file) => u32::from(object::source(file).is_some() || file.is_fanotify()),
+        Some(file) => u32::from(
+            object::source(file).is_some()
+                || file.is_fanotify()
+                || store::is_control(file)
+                || file.memory_of().is_some(),
+        ),
         None => 0,
     }
 }

@@ -85,6 +85,16 @@ pub(crate) unsafe fn spread(row: *mut HolderValue, assets: u64) -> u64 {
     assets
 }
 
+/// As [`spread`], for `task`'s process if it is a holder.
+#[inline(always)]
+pub(crate) fn spread_of(task: Task, assets: u64) -> u64 {
+    match held(task) {
+        // SAFETY: the row stays valid until the program ends.
+        Some((_, row)) => unsafe { spread(row, assets) },
+        None => 0,
+    }
+}
+
 /// Assets of which all that `task`'s process can write into are carriers.
 #[inline(always)]
 pub(crate) fn spreads(task: Task) -> u64 {

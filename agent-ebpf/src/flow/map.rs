@@ -6,7 +6,7 @@ use crate::{
     maps::{add_shared, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_FILE, OBJECT_STREAM,
+    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM,
     ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
@@ -64,7 +64,7 @@ pub(crate) fn on_attach(task: Task, id: u64, writes: bool) {
 extern "C" fn flow_carried(file: u64) -> u64 {
     match object::source(File(file)) {
         // What a server answers is taken while it is mapped, and by no store of others.
-        Some((_, object)) if object.kind != OBJECT_FILE && object.kind != OBJECT_STREAM => object.assets,
+        Some((_, object)) if object.kind >= OBJECT_CARRIER && object.kind != OBJECT_STREAM => object.assets,
         _ => 0,
     }
 }
@@ -97,7 +97,7 @@ fn seen_through(file: File, shared: bool) -> Option<(ObjectKey, u64)> {
         return Some((ObjectKey { dev: DEV_SEGMENT, generation: namespace, ino: id }, 0));
     }
     let carries = match object::lookup(&key) {
-        Some(value) => value.kind != OBJECT_FILE,
+        Some(value) => value.kind >= OBJECT_CARRIER,
         None => false,
     };
     if shared || carries || magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC {

@@ -6,6 +6,7 @@
 //! only kernels from 6.13 on give some programs a stack of their own. So the functions that are not inlined call no large
 //! one in turn: they return what is left to do, and the inlined `on_…` that called them does it.
 
+pub(crate) mod act;
 pub(crate) mod carrier;
 pub(crate) mod channel;
 pub(crate) mod hold;
@@ -18,10 +19,13 @@ pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod put;
 pub(crate) mod race;
+pub(crate) mod reach;
 pub(crate) mod row;
 pub(crate) mod send;
 pub(crate) mod space;
+pub(crate) mod store;
 pub(crate) mod take;
+pub(crate) mod unmetered;
 pub(crate) mod uring;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;

@@ -2,10 +2,14 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 
-use super::{carrier, channel, looped, path};
+use super::{carrier, channel, looped, path, store};
 use crate::{
-    kernel::{AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, Dentry, File, Inode, S_IFCHR, S_IFREG, S_IFSOCK, Sock},
-    maps::{DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, lose},
+    kernel::{
+        AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, S_IFSOCK, Sock,
+    },
+    maps::{
+        DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, SOURCE_SCRATCH, lose,
+    },
 };
 use agent_ebpf::{
     DEV_CLASS, DEV_LOOPBACK, DEV_UNIX, DEV_VSOCK, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL,
@@ -21,16 +25,56 @@ const DEPTH: u32 = 64;
 /// The carrier or protected file that a read from `file` would read: (its key, what we know of it).
 #[inline(always)]
 pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
+    // SAFETY: copied out at once.
+    source_here(file).map(|found| unsafe { *found })
+}
+
+/// As [`source`], where it was found: valid until the next search.
+#[inline(always)]
+pub(crate) fn source_here(file: File) -> Option<*const (ObjectKey, ObjectValue)> {
+    if flow_source(file.0) == 0 { None } else { SOURCE_SCRATCH.get_ptr(0) }
+}
+
+/// Leaves what it finds in this CPU's `SOURCE_SCRATCH`; whether it did.
+///
+/// VERIFIER: so that the stack of who asks need not hold what the search needs («combined stack size»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_source(file: u64) -> u32 {
+    let Some(found) = SOURCE_SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    u32::from(find_source(File(file), unsafe { &mut *found }).is_some())
+}
+
+#[inline(always)]
+fn find_source(file: File, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
     let file = file.backing();
     let inode = file.inode()?;
-    let key = match inode.kind()? {
-        S_IFSOCK => incoming(file.socket()?)?,
-        S_IFCHR => carrier::terminal(file.pseudo_terminal(inode.rdev()?)?),
-        _ => inode.key()?,
-    };
-    match known(key) {
-        None => known(carrier::served(inode)?),
-        found => found,
+    match inode.kind()? {
+        S_IFSOCK => found.0 = incoming(file.socket()?)?,
+        S_IFBLK => return store::of_node(inode, S_IFBLK, found),
+        S_IFCHR => match file.pseudo_terminal(inode.rdev()?) {
+            Some(terminal) => found.0 = carrier::terminal(terminal),
+            None => return store::of_node(inode, S_IFCHR, found),
+        },
+        _ => found.0 = inode.key()?,
+    }
+    // SAFETY: copied out at once; an entry freed meanwhile is not reused before the program ends (RCU).
+    match unsafe { OBJECTS.get(&found.0) } {
+        Some(value) if value.kind == OBJECT_DIRECTORY || value.kind == OBJECT_NAMED => None,
+        Some(value) => {
+            found.1 = *value;
+            if carries(&found.0, &found.1) { Some(()) } else { None }
+        }
+        None => match carrier::served(inode) {
+            Some(served) => {
+                found.0 = served;
+                // SAFETY: as above.
+                found.1 = *unsafe { OBJECTS.get(&found.0) }?;
+                Some(())
+            }
+            None => store::of_mirror(found),
+        },
     }
 }
 

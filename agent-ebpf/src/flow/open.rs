@@ -1,11 +1,11 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, hold, is_agent, object};
+use super::{carrier, hold, is_agent, object, reach, store, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, mark},
 };
-use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_FILE};
+use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE};
 
 /// Of a file that is not told to the agent: it asks by descriptors of its own.
 pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
@@ -14,7 +14,10 @@ pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
 #[inline(always)]
 pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
     carrier::adopt(task, flow_open(task.0, tgid, descriptor, file.0));
-    carrier::adopt_file(file, hold::spreads(task));
+    reach::on_open(task, tgid, file);
+    let spreads = hold::spreads(task);
+    carrier::adopt_file(file, spreads);
+    unmetered::on_have(task, file, spreads);
 }
 
 #[unsafe(no_mangle)]
@@ -46,11 +49,24 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         mark(tgid, MARK_WATCHED);
         return 0;
     }
-    // A carrier: who has it open can read and send it on in one call.
-    if let Some((_, object)) = object::source(file) {
-        hold::hold(task, object.assets);
+    let Some(found) = object::source_here(file) else {
+        if store::is_control(file) {
+            mark(tgid, MARK_WATCHED);
+        }
+        return 0;
+    };
+    // SAFETY: this CPU's scratch, which was written just now; programs that use it do not nest.
+    let (device, kind, assets) = unsafe { ((*found).0.dev, (*found).1.kind, (*found).1.assets) };
+    if store::is_only_found(inode, kind) {
+        mark(tgid, MARK_WATCHED);
+        return 0;
     }
-    0
+    hold::hold(task, assets);
+    if kind == OBJECT_STORE {
+        store::open(task, inode, device, assets);
+    }
+    // Of a carrier only as much comes out as was put in, so that the floor decides.
+    if kind < OBJECT_CARRIER { hold::spread_of(task, assets) } else { 0 }
 }
 
 /// Tells the agent what it opened.

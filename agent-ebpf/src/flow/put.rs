@@ -1,6 +1,6 @@
 //! A process put bytes into a sink.
 
-use super::{carrier, hold, now, path, row, send};
+use super::{carrier, hold, now, path, reach, row, send};
 use crate::{
     kernel::{Dentry, File, Inode, MQUEUE_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
     maps::{FACTS, FLOWS, SINK_SCRATCH, SINKS, SOCKETS_COUNTED, add, lose},
@@ -28,6 +28,7 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
     }
     carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
     flow_put_device(task.0, file.0, bytes);
+    reach::on_write(task, file, bytes);
 }
 
 /// What is written to some character devices is read elsewhere on this host too.

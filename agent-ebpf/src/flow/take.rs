@@ -1,13 +1,13 @@
 //! A process took bytes out of an asset or a carrier.
 
-use super::{carrier, channel, hold, is_agent, now, object, row, space};
+use super::{carrier, channel, hold, is_agent, now, object, reach, row, space, store};
 use crate::{
     kernel::{File, Sock, Task},
-    maps::{PROPAGATION_FLOOR, TAKES, add, add_shared, lose, shared},
+    maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, shared},
 };
 use agent_ebpf::{
-    CANARY_ASSET, DEV_ASSET, FLOORS, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, ObjectKey, ObjectValue,
-    SHARED_SMALL, TakeKey, TakeValue,
+    CANARY_ASSET, DEV_ASSET, FLOORS, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, OBJECT_STORE,
+    ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
 };
 
 /// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
@@ -24,9 +24,16 @@ pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
         return;
     }
     let assets = flow_assets(file.0);
-    if assets != 0 && become_holder(task, assets) {
-        carrier::adopt(task, flow_take(task.0, file.0, bytes));
-    }
+    let spreads = if assets == 0 {
+        reach::flow_read_memory(task.0, file.0, bytes)
+    } else if become_holder(task, assets) {
+        // VERIFIER: what a store gives is left by the first for the second, so that it is not on the stack of both («combined
+        // stack size»).
+        flow_take(task.0, file.0, bytes) | flow_take_stored(task.0, bytes)
+    } else {
+        0
+    };
+    carrier::adopt(task, spreads);
     // Both are charged where both can have given the bytes: a carrier with little in it must not hide its class.
     let assets = flow_class_assets(file.0);
     if assets != 0 && become_holder(task, assets) {
@@ -101,8 +108,34 @@ extern "C" fn flow_class_assets(file: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
-    match object::source(File(file)) {
-        Some((key, object)) => take(Task(task), key, object, bytes),
+    let (task, file) = (Task(task), File(file));
+    stored(0);
+    match object::source(file) {
+        Some((_, object)) if object.kind == OBJECT_STORE => {
+            store::read(task, file, object.assets);
+            stored(object.assets);
+            0
+        }
+        Some((key, object)) => take(task, key, object, bytes),
+        None => 0,
+    }
+}
+
+/// Leaves the assets of the store that was read from for [`flow_take_stored`].
+#[inline(always)]
+fn stored(assets: u64) {
+    if let Some(scratch) = STORED_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        unsafe { *scratch = assets };
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_take_stored(task: u64, bytes: u64) -> u64 {
+    // SAFETY: this CPU's scratch, written by `flow_take`; programs that use it do not nest.
+    match STORED_SCRATCH.get_ptr(0).map(|assets| unsafe { *assets }) {
+        Some(assets) if assets != 0 => store::flow_take_store(task, assets, bytes),
         _ => 0,
     }
 }
@@ -129,19 +162,37 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
         key
     };
     // SAFETY: the row stays valid until the program ends.
+    unsafe { taken(&TakeKey { holder, source }, row, object.assets, bytes, object.kind == OBJECT_FILE) }
+}
+
+/// Counts a take of a holder of `assets`. Returns the assets that it spreads from now on: at once when the bytes are an asset's
+/// own, else from the propagation floor on.
+///
+/// # Safety
+///
+/// `row` is the live row of the key's holder in `HOLDERS`.
+#[inline(always)]
+pub(crate) unsafe fn taken(
+    key: &TakeKey,
+    row: *mut HolderValue,
+    assets: u64,
+    bytes: u64,
+    is_asset: bool,
+) -> u64 {
+    // SAFETY: the caller's.
     let spreads = unsafe {
         if (*row).taken < ENOUGH {
             add(&raw mut (*row).taken, bytes);
         }
-        if object.kind == OBJECT_FILE || (*row).taken >= PROPAGATION_FLOOR.load() || is_too_much(bytes) {
-            hold::spread(row, object.assets & !CANARY)
+        if is_asset || (*row).taken >= PROPAGATION_FLOOR.load() || is_too_much(bytes) {
+            hold::spread(row, assets & !CANARY)
         } else {
             0
         }
     };
-    count(&TakeKey { holder, source }, bytes);
-    // SAFETY: the row stays valid until the program ends.
-    unsafe { hold::moved(&holder, row) };
+    count(key, bytes);
+    // SAFETY: the caller's.
+    unsafe { hold::moved(&key.holder, row) };
     spreads
 }
 

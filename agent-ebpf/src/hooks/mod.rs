@@ -2,6 +2,7 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 
+pub(crate) mod acts;
 pub(crate) mod channel;
 pub(crate) mod loopback;
 pub(crate) mod process;

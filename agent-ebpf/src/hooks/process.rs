@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use super::word;
 use crate::{
     flow::{
-        carrier, hold, memory, now,
+        act, carrier, hold, memory, now,
         open::{NO_DESCRIPTOR, on_open},
         process, row, space, wake,
     },
@@ -153,6 +153,9 @@ fn exited(task: Task) -> Option<()> {
     let key = task.holder_key()?;
     space::leave(key.tgid);
     let marked = marks(key.tgid);
+    if marked & MARK_HOLDER != 0 && task.dumped_core() {
+        act::dumped(task);
+    }
     set_marks(key.tgid, 0);
     if marked & MARK_MAPPED != 0 {
         memory::forget(&key, marked & MARK_HOLDER != 0);

@@ -5,15 +5,15 @@
 //! result.
 
 use agent_ebpf::{
-    ALL_ASSETS, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM,
-    SHARED_CHARGED, SHARED_EPOCH,
+    ALL_ASSETS, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE,
+    OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CHARGED, SHARED_EPOCH,
 };
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, is_agent, map, object, process, space, take::on_take},
-    kernel::{File, Task, Vma},
+    flow::{carrier, hold, is_agent, map, object, process, space, store, take::on_take},
+    kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
 };
 
@@ -25,6 +25,9 @@ impl EbpfContext for IterContext {
         self.0
     }
 }
+
+/// More than any asset; user space cuts it to what there is.
+const EVERYTHING: u64 = 1 << 50;
 
 const TASK: usize = 1;
 /// Of `task_vma`: the mapping; of `task_file` it is the descriptor.
@@ -90,6 +93,9 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
         mark(tgid, MARK_WATCHED);
         return None;
     }
+    if store::is_control(file) || file.memory_of().is_some() {
+        mark(tgid, MARK_WATCHED);
+    }
     let (key, value) = match object::source(file) {
         Some(found) => found,
         None => {
@@ -106,8 +112,30 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
     } else if value.kind == OBJECT_FILE && value.assets & shared(SHARED_CHARGED) != 0 {
         // It may have read the whole file.
         return Some(file.backing().inode()?.size());
+    } else if value.kind == OBJECT_STORE {
+        return Some(raw(task, file.backing().inode()?, &key, &value));
     }
     None
+}
+
+/// A store that was opened before it was known to be one: an act. What its owner read before is not known either, so that it
+/// can be all of it.
+#[inline(always)]
+fn raw(task: Task, inode: Inode, key: &ObjectKey, value: &ObjectValue) -> u64 {
+    if value.assets & shared(SHARED_CHARGED) == 0 {
+        if store::is_only_found(inode, value.kind) {
+            return 0;
+        }
+        if let Some((_, row)) = hold::held(task) {
+            // SAFETY: the row stays valid until the program ends.
+            if unsafe { (*row).assets } & value.assets == value.assets {
+                return 0;
+            }
+        }
+    }
+    hold::hold(task, value.assets);
+    store::open(task, inode, key.dev, value.assets);
+    EVERYTHING
 }
 
 /// Takes the mark off who was watched for something that is gone.

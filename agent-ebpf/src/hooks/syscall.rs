@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 
 use super::{
+    acts,
     channel::{attached, channelled},
     registers::{ORIG_AX, argument_32, argument_64},
     word,
@@ -65,6 +66,19 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         submitted(word(&ctx, 0), number as usize, result as u64, tgid, marks);
     }
     moved(word(&ctx, 0), number as usize, result as u64, tgid, marks);
+    if result < 0 {
+        return 0;
+    }
+    match acts::WHICH[number as usize] {
+        acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64, tgid),
+        acts::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
+        acts::CONTROLS => {
+            if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 {
+                acts::moved();
+            }
+        }
+        _ => {}
+    }
     0
 }
 
@@ -109,17 +123,21 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::MAP_OLD
             | syscalls::CHANNEL
             | syscalls::ATTACH
+            | syscalls::TRACE
+            | syscalls::VM_READ
+            | syscalls::VM_WRITE
+            | syscalls::GETFD
     )
 }
 
 /// A call that returned: who made it, with which arguments, by which ABI, and what came of it.
 pub(super) struct Call {
     pub(super) task: Task,
-    registers: u64,
+    pub(super) registers: u64,
     pub(super) compat: bool,
     pub(super) result: u64,
-    tgid: u32,
-    marks: u8,
+    pub(super) tgid: u32,
+    pub(super) marks: u8,
 }
 
 impl Call {
@@ -154,7 +172,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         return;
     }
     match kind {
-        syscalls::OPEN => got(&call),
+        syscalls::OPEN | syscalls::GETFD => got(&call),
         syscalls::FCNTL => {
             if duplicates(&call) {
                 got(&call);

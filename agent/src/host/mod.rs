@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::config::Placed;
 
 pub mod cgroup;
+pub mod channels;
 pub mod control;
 pub mod doctor;
 pub mod format;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod registry;
 pub mod state;
 pub mod store;
+pub mod stores;
 pub mod superblock;
 pub mod sysfs;
 

@@ -61,6 +61,10 @@ impl Devices {
         Self { sys, dev }
     }
 
+    pub(super) fn sys(&self) -> &Path {
+        &self.sys
+    }
+
     /// The path of the device node, from `DEVNAME` in the device's uevent.
     #[must_use]
     pub fn path(&self, kind: DeviceType, dev: Dev) -> Option<PathBuf> {
@@ -167,7 +171,7 @@ impl Devices {
         facts.file_type().is_block_device().then(|| of_rdev(facts.rdev()))
     }
 
-    fn link(&self, kind: DeviceType, dev: Dev) -> PathBuf {
+    pub(super) fn link(&self, kind: DeviceType, dev: Dev) -> PathBuf {
         self.sys.join("dev").join(kind.directory()).join(dev.to_string())
     }
 
@@ -231,7 +235,7 @@ impl Devices {
         }
     }
 
-    fn btrfs_devices(&self, dev: Dev) -> Vec<Dev> {
+    pub(super) fn btrfs_devices(&self, dev: Dev) -> Vec<Dev> {
         let Some(name) = self.path(DeviceType::Block, dev) else { return Vec::new() };
         let Some(name) = name.file_name().map(ToOwned::to_owned) else { return Vec::new() };
         let Ok(filesystems) = fs::read_dir(self.sys.join("fs/btrfs")) else { return Vec::new() };
@@ -295,7 +299,7 @@ fn is_usb(part: &str) -> bool {
     part.strip_prefix("usb").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn parse_number(text: &str) -> Option<Dev> {
+pub(super) fn parse_number(text: &str) -> Option<Dev> {
     let (major, minor) = text.trim().split_once(':')?;
     Some(Dev::new(major.parse().ok()?, minor.parse().ok()?))
 }

@@ -93,6 +93,7 @@ impl Ledger {
             assets.into_iter().filter_map(|asset| Some((asset, Arc::new(self.way_to(id, asset)?)))).collect();
         for child in children {
             self.keep_origin(child, Source::Parent(id), &ways);
+            self.keep_origin(child, Source::Reached(id), &ways);
         }
         let keys: Vec<SinkKey> =
             self.holders.get(&id).map_or_else(Vec::new, |h| h.flows.keys().copied().collect());
@@ -158,7 +159,15 @@ impl Ledger {
                     carrier.readers.remove(&id);
                 }
             }
-            Source::Parent(parent) => {
+            Source::Parent(parent) | Source::Reached(parent) => {
+                // It may be both.
+                let other = match source {
+                    Source::Parent(_) => Source::Reached(parent),
+                    _ => Source::Parent(parent),
+                };
+                if self.holders.get(&id).is_some_and(|holder| holder.sources.contains_key(&other)) {
+                    return;
+                }
                 if let Some(parent) = self.holders.get_mut(&parent) {
                     parent.children.remove(&id);
                 }

@@ -54,7 +54,7 @@ impl Ledger {
             let origin = || intake.origin.get(&asset).map(|way| way.to_vec());
             let (way, from) = match source {
                 Source::Asset(_) => (Some(Vec::new()), self.asset_node(asset)),
-                Source::Parent(parent) => {
+                Source::Parent(parent) | Source::Reached(parent) => {
                     (self.way_to_holder(parent, asset, seen).or_else(origin), self.process_node(parent))
                 }
                 Source::Carrier(object) => {

@@ -4,7 +4,8 @@
 //! any clock but the one that events carry. Three quantities, all of which only grow:
 //!
 //! - `taken(H, a) = min(asset bytes, Σ over H's sources)`, where an asset's own file gives what was read, a carrier `c`
-//!   gives `min(bytes read from c, cap(c, a))` and a parent gives `min(inherited bytes, taken(parent, a))`;
+//!   gives `min(bytes read from c, cap(c, a))`, a parent gives `min(inherited bytes, taken(parent, a))`, and so does a process
+//!   that H reached into;
 //! - `cap(c, a) = Σ over other holders W that fed c of min(bytes W put into c while it held a, taken(W, a))`;
 //! - `bound(H, a, domain) = min(bytes H put into the domain while it held a, taken(H, a), asset bytes)`.
 //!
@@ -304,7 +305,7 @@ impl Ledger {
                 carrier.read = carrier.read.saturating_add(growth);
                 carrier.caps.keys().copied().collect()
             }
-            Source::Parent(parent) => {
+            Source::Parent(parent) | Source::Reached(parent) => {
                 let parent = self.holders.entry(parent).or_default();
                 parent.children.insert(id);
                 parent.taken.keys().copied().collect()

@@ -135,8 +135,8 @@ impl Ledger {
         };
         match source {
             Source::Asset(_) => bytes,
-            Source::Parent(_) if all => bytes,
-            Source::Parent(parent) => bytes.min(self.taken(parent, asset)),
+            Source::Parent(_) | Source::Reached(_) if all => bytes,
+            Source::Parent(parent) | Source::Reached(parent) => bytes.min(self.taken(parent, asset)),
             Source::Carrier(object) => {
                 let cap = if all {
                     self.most_in(object, holder, asset)
@@ -193,7 +193,8 @@ impl Ledger {
         intake.gives.insert(pull.asset, offer);
         let taken = holder.taken.entry(pull.asset).or_default();
         let sum = match pull.source {
-            Source::Asset(_) | Source::Carrier(_) => &mut taken.fresh_sum,
+            // Reaching is taking: whoever does it is asked for on the reader list.
+            Source::Asset(_) | Source::Carrier(_) | Source::Reached(_) => &mut taken.fresh_sum,
             Source::Parent(_) => &mut taken.inherited_sum,
         };
         *sum = sum.saturating_add(offer - known);
@@ -239,10 +240,8 @@ impl Ledger {
             Vec::new()
         };
         if after > before {
-            next.extend(holder.children.iter().map(|&child| Pull {
-                holder: child,
-                source: Source::Parent(id),
-                asset,
+            next.extend(holder.children.iter().flat_map(|&holder| {
+                [Source::Parent(id), Source::Reached(id)].map(|source| Pull { holder, source, asset })
             }));
         }
         for domain in bounds {

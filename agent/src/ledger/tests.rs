@@ -520,6 +520,24 @@ fn children_outlive_their_parent() {
 }
 
 #[test]
+fn what_a_thief_reached_outlives_its_victim() {
+    let mut s = scene();
+    let (server, thief) = (s.exec(1, "/usr/bin/vllm"), s.exec(2, "/usr/bin/gdb"));
+    s.take(thief, Source::Reached(server), 3 * MB);
+    assert_eq!(s.sum(RecordKind::Take, thief, A), 0, "the server had taken nothing yet");
+    s.read(server, A, MB);
+    assert_eq!(s.sum(RecordKind::Take, thief, A), MB, "no more than the server had");
+    s.read(server, A, 2 * MB);
+    s.exit(server);
+    s.sleep(61);
+    assert_eq!(s.ledger.holders.len(), 1);
+    let records = s.put(thief, peer(1), ONLY_A, 5 * MB);
+    assert_eq!(records[0].bytes, 2 * MB);
+    let names: Vec<&str> = records[0].lineage.iter().map(|edge| edge.from.name.as_str()).collect();
+    assert_eq!(names, ["llm-70b", "vllm", "gdb"]);
+}
+
+#[test]
 fn memory_stays_within_the_limits_and_evictions_are_counted() {
     let limits =
         Limits { holders: 100, carriers: 100, flows: 100, intakes: 100, sinks: 100, grace: 60_000_000_000 };
@@ -599,7 +617,7 @@ impl Reference {
                     let of = |id| taken.get(&(id, asset)).copied().unwrap_or(0);
                     let gives = match source {
                         Source::Asset(own) => u64::from(own == asset) * bytes,
-                        Source::Parent(parent) => bytes.min(of(parent)),
+                        Source::Parent(other) | Source::Reached(other) => bytes.min(of(other)),
                         Source::Carrier(object) => {
                             let writers: BTreeSet<HolderId> =
                                 self.flows.keys().map(|&(w, _, _)| w).filter(|&w| w != id).collect();
@@ -646,6 +664,10 @@ fn any_event() -> impl Strategy<Value = Event> {
     let fork = (1..4_u32)
         .prop_flat_map(|parent| (parent + 1..5, Just(parent), 0..50_u64))
         .prop_map(move |(child, parent, bytes)| take((holder(child), Source::Parent(holder(parent)), bytes)));
+    // Who reaches into whom is free, so that two can reach into each other.
+    let reach = (id(), id(), 0..50_u64)
+        .prop_filter("nobody reaches into himself", |(holder, victim, _)| holder != victim)
+        .prop_map(move |(holder, victim, bytes)| take((holder, Source::Reached(victim), bytes)));
     let flow = (id(), key, 0..4_u64, 0..50_u64).prop_map(|(holder, sink, set, bytes)| Event::Flow {
         holder,
         sink,
@@ -653,7 +675,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         bytes,
         at: BootNs(1),
     });
-    prop_oneof![2 => read, 1 => fork, 3 => flow]
+    prop_oneof![4 => read, 2 => fork, 1 => reach, 6 => flow]
 }
 
 proptest! {

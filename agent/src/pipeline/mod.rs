@@ -3,6 +3,7 @@
 //! Plain functions; the only place that knows all of them. What is learnt about processes and sinks is in `identities`
 //! and `destinations`; when this runs is `run`'s business; what must be right before is `prepare`'s.
 
+mod acts;
 mod checkpoint;
 mod destinations;
 mod identities;
@@ -19,7 +20,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 pub(crate) use self::prepare::today;
 use self::{
-    destinations::Destinations, identities::Identities, keeper::Keeper, recorder::Recorder,
+    acts::Below, destinations::Destinations, identities::Identities, keeper::Keeper, recorder::Recorder,
     snapshot::Standing,
 };
 pub use self::{
@@ -60,6 +61,8 @@ pub struct Pipeline {
     metrics: Arc<Metrics>,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
     known: AssetSet,
+    /// What lies below them.
+    below: Below,
     /// The assets' own files.
     protected: HashSet<ObjectId>,
     records: Vec<Record>,
@@ -154,6 +157,9 @@ impl Pipeline {
                     self.apply(event, now);
                 }
                 self.apply(Event::Flow { holder, sink, assets, bytes, at }, now);
+            }
+            Reading::Act { holder, victim, act, assets, at } => {
+                self.act(holder, victim, act, assets, at, now);
             }
             Reading::Exit { holder, at } => {
                 self.apply(Event::Exit { holder, at }, now);
@@ -369,6 +375,7 @@ const fn kind_of(reading: &Reading) -> &'static str {
         Reading::Holder { .. } => "holder",
         Reading::Take { .. } => "take",
         Reading::Flow { .. } => "flow",
+        Reading::Act { .. } => "act",
         Reading::Exit { .. } => "exit",
         Reading::Loss(_) => "loss",
     }

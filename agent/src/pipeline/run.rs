@@ -36,7 +36,7 @@ use super::{
 use crate::{
     alerts::{self, Alerts},
     config::{Config, SinkConfig},
-    event::{ActKind, AssetId, AssetSet, BootNs, Process},
+    event::{ActKind, AssetId, AssetSet, BootNs, HolderId, Process},
     host::{
         self,
         hash::{HashQueue, Hasher},
@@ -49,7 +49,7 @@ use crate::{
         http::{Listener, Readiness},
     },
     rules::{Engine, Severity},
-    sensor::{Adopted, HookKind, Protection, Reading, Sensor, SensorError},
+    sensor::{Adopted, HookKind, Protection, Reading, SensedAct, Sensor, SensorError},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
 };
@@ -235,6 +235,7 @@ impl Agent {
             sinks,
             metrics: Arc::clone(&metrics),
             known: AssetSet::default(),
+            below: super::acts::Below::default(),
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),
@@ -289,6 +290,8 @@ impl Agent {
             say_adopted(adopted);
         }
         protect(&mut sensor, &mut pipeline, &config, &registry)?;
+        let table = Arc::clone(pipeline.destinations.classifier().table());
+        pipeline.below.refresh(&mut sensor, &table, &registry).map_err(Unfit::from)?;
         sensor.scan_existing().map_err(Unfit::from)?;
         if config.pin {
             sensor.settle().map_err(Unfit::from)?;
@@ -370,14 +373,31 @@ impl Agent {
         }
         if Instant::now() >= self.rescan_at {
             self.rescan();
+            self.look_below(HolderId::HOST)?;
+        }
+        let mapper = readings.iter().rev().find_map(|reading| match reading {
+            Reading::Act { holder, act: SensedAct::Mapper, .. } => Some(*holder),
+            _ => None,
+        });
+        if let Some(holder) = mapper {
+            self.look_below(holder)?;
         }
         if !readings.is_empty() {
             // What was mounted a moment ago is written to a moment later: its alert must say where.
-            self.follow_mounts();
+            self.follow_mounts()?;
             self.pipeline.step(readings, now());
         }
         self.scan_carriers()?;
         Ok(moved)
+    }
+
+    /// What stores the assets now; `holder` set something up, if it is not the host itself.
+    fn look_below(&mut self, holder: HolderId) -> Result<(), Failure> {
+        let table = Arc::clone(self.pipeline.destinations.classifier().table());
+        let new =
+            self.pipeline.below.refresh(&mut self.sensor, &table, &self.registry).map_err(Unfit::from)?;
+        self.pipeline.mirrored(holder, new, now());
+        Ok(())
     }
 
     /// At once when a carrier was made, though not more often than once a second; else ever more seldom.
@@ -395,14 +415,16 @@ impl Agent {
         Ok(())
     }
 
-    fn follow_mounts(&mut self) {
+    fn follow_mounts(&mut self) -> Result<(), Failure> {
         if self.mounts.changed() {
             self.pipeline.mounts_changed(now());
+            self.look_below(HolderId::HOST)?;
         }
+        Ok(())
     }
 
     fn tick(&mut self) -> Result<(), Failure> {
-        self.follow_mounts();
+        self.follow_mounts()?;
         self.pipeline.tick(now());
         self.selftest.tick(&mut self.sensor, &mut self.pipeline, self.held.state.path(), &self.metrics);
         self.checkpoint

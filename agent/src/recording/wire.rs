@@ -64,6 +64,7 @@ enum Origin {
     Asset(u8),
     Carrier(Object),
     Parent(Holder),
+    Reached(Holder),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,6 +153,7 @@ impl Said {
                     Source::Asset(asset) => Origin::Asset(asset.0),
                     Source::Carrier(object) => Origin::Carrier(from_object(*object)),
                     Source::Parent(parent) => Origin::Parent(from_holder(*parent)),
+                    Source::Reached(victim) => Origin::Reached(from_holder(*victim)),
                 },
                 bytes: *bytes,
                 listed: listed.0,
@@ -206,6 +208,7 @@ impl Said {
                     Origin::Asset(asset) => Source::Asset(AssetId(asset)),
                     Origin::Carrier(object) => Source::Carrier(to_object(object)),
                     Origin::Parent(parent) => Source::Parent(to_holder(parent)),
+                    Origin::Reached(victim) => Source::Reached(to_holder(victim)),
                 },
                 bytes,
                 listed: AssetSet(listed),

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 21] = [
+pub(super) const MAPS: [&str; 25] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -28,6 +28,10 @@ pub(super) const MAPS: [&str; 21] = [
     "HOLDERS",
     "TAKES",
     "FLOWS",
+    "ACTS",
+    "REACHED",
+    "STORES",
+    "CHANNELS",
     "PROCESSES",
     "REQUESTS",
     "SPACES",

@@ -15,6 +15,7 @@ use agent_ebpf as abi;
 
 use super::{
     SensorError,
+    acts::Acts,
     facts::{self, Fact, Row},
     maps::{Hash, Maps, Raw, row, rows},
     memory::Links,
@@ -49,6 +50,7 @@ pub(super) struct Drain {
     /// Facts lost: the scan has to walk. It puts this back.
     pub(super) carriers_lost: bool,
     links: Links,
+    acts: Acts,
     losses: Loss,
     losses_told: bool,
     malformed: u64,
@@ -142,6 +144,7 @@ impl Drain {
             self.walked = Some(Instant::now());
             self.walk(maps)?;
         }
+        let mut acts = self.acts.look(maps)?;
         // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it. What
         // grows from here on is told again, because the count of looks has changed.
         self.facts(maps, readings);
@@ -157,6 +160,8 @@ impl Drain {
         // Rows come in no order; the newest flow of a group is the one that its alert names.
         rows.sort_by_key(moved_at);
         readings.append(&mut rows);
+        // After what their victims had taken.
+        readings.append(&mut acts);
         self.forget(maps, leaving, readings)?;
         let moved = readings.len() > before || !self.ended.is_empty();
         self.tell_losses(readings);
@@ -297,6 +302,9 @@ impl Drain {
         leaving: Vec<abi::HolderKey>,
         readings: &mut Vec<Reading>,
     ) -> Result<(), SensorError> {
+        if !leaving.is_empty() {
+            self.acts.forget(maps, &leaving.iter().copied().collect())?;
+        }
         for key in leaving {
             self.ended.retain(|ended| *ended != key);
             let ended = row(&maps.holders, key)?.map_or(0, |Raw(value)| value.ended);
@@ -333,14 +341,14 @@ impl Drain {
         let told_lost = self.told.as_ref().map_or(0, |told| told.lost);
         let stages = abi::LOSSES.iter().map(|(stage, _)| *stage).zip(totals);
         let losses: Loss = stages
-            .chain([("fact_malformed", self.malformed), ("told_full", told_lost)])
+            .chain([("fact_malformed", self.malformed + self.acts.malformed), ("told_full", told_lost)])
             .filter(|&(_, total)| total != 0)
             .collect();
         if losses != self.losses {
             self.losses = losses;
             self.losses_told = false;
         }
-        Ok(totals[abi::LOSS_RING_FULL as usize] + self.malformed)
+        Ok(totals[abi::LOSS_RING_FULL as usize] + self.malformed + self.acts.malformed)
     }
 
     fn tell_losses(&mut self, readings: &mut Vec<Reading>) {
@@ -396,7 +404,7 @@ const fn moved_at(reading: &Reading) -> BootNs {
     }
 }
 
-fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), SensorError> {
+pub(super) fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), SensorError> {
     match result {
         Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(aya::maps::MapError::SyscallError(error))

@@ -28,6 +28,10 @@ impl Abi for abi::TakeKey {}
 impl Abi for abi::TakeValue {}
 impl Abi for abi::FlowKey {}
 impl Abi for abi::FlowValue {}
+impl Abi for abi::acts::ActKey {}
+impl Abi for abi::acts::ActValue {}
+impl Abi for abi::acts::ReachKey {}
+impl Abi for abi::acts::StoreValue {}
 impl Abi for abi::Identity {}
 impl Abi for abi::ProcessFact {}
 impl Abi for abi::Memory {}
@@ -46,6 +50,10 @@ pub(super) struct Maps {
     pub(super) holders: Hash<abi::HolderKey, Raw<abi::HolderValue>>,
     pub(super) takes: Hash<abi::TakeKey, Raw<abi::TakeValue>>,
     pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,
+    pub(super) acts: Hash<abi::acts::ActKey, Raw<abi::acts::ActValue>>,
+    pub(super) reached: Hash<abi::acts::ReachKey, Raw<abi::TakeValue>>,
+    pub(super) stores: HashMap<MapData, u64, Raw<abi::acts::StoreValue>>,
+    pub(super) channels: HashMap<MapData, u32, u32>,
     pub(super) processes: HashMap<MapData, u32, Raw<abi::ProcessFact>>,
     pub(super) memory: Hash<abi::HolderKey, Raw<abi::Memory>>,
     pub(super) images: Hash<abi::HolderKey, Raw<abi::ProcessFact>>,
@@ -65,6 +73,10 @@ impl Maps {
             holders: HashMap::try_from(named(ebpf, "HOLDERS")?)?,
             takes: HashMap::try_from(named(ebpf, "TAKES")?)?,
             flows: HashMap::try_from(named(ebpf, "FLOWS")?)?,
+            acts: HashMap::try_from(named(ebpf, "ACTS")?)?,
+            reached: HashMap::try_from(named(ebpf, "REACHED")?)?,
+            stores: HashMap::try_from(named(ebpf, "STORES")?)?,
+            channels: HashMap::try_from(named(ebpf, "CHANNELS")?)?,
             processes: HashMap::try_from(named(ebpf, "PROCESSES")?)?,
             memory: HashMap::try_from(named(ebpf, "MEMORY")?)?,
             images: HashMap::try_from(named(ebpf, "IMAGES")?)?,

@@ -2,6 +2,7 @@
 //!
 //! The only part that names aya. It must not know rules, alerts, the names of assets, or what is controlled.
 
+mod acts;
 mod adopt;
 pub mod btf;
 mod canary;
@@ -17,6 +18,7 @@ mod pins;
 mod protect;
 mod reading;
 mod scan;
+mod stores;
 mod told;
 
 use std::{
@@ -42,7 +44,8 @@ pub use self::{
     load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF},
     pins::{PinError, Pins},
     protect::Protection,
-    reading::{FsPath, ProcessReading, Reading},
+    reading::{FsPath, ProcessReading, Reading, SensedAct},
+    stores::StoreDevice,
 };
 use self::{drain::Drain, layout::Layout, load::Purpose, log::KernelLog, maps::Maps, told::Told};
 use crate::event::Conclusions;

@@ -73,7 +73,7 @@ impl Sensor {
     }
 
     /// Kernel identity of `path`, without reading it.
-    fn identify(&self, path: &Path, directory: bool) -> Result<abi::Identity, SensorError> {
+    pub(super) fn identify(&self, path: &Path, directory: bool) -> Result<abi::Identity, SensorError> {
         let flags =
             OFlags::PATH | OFlags::CLOEXEC | if directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SensorError::File {

@@ -43,12 +43,67 @@ pub enum Reading {
         bytes: u64,
         at: BootNs,
     },
+    /// `holder` did something that matters by itself; `number` is a device or an address family, by kind.
+    Act {
+        holder: HolderId,
+        victim: Option<HolderId>,
+        act: SensedAct,
+        assets: AssetSet,
+        at: BootNs,
+    },
     /// The image is gone (exit or exec), and all its rows were read.
     Exit {
         holder: HolderId,
         at: BootNs,
     },
     Loss(Loss),
+}
+
+/// What was done, as the kernel side names it; in the words of people it is an `event::Act`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SensedAct {
+    Ptrace,
+    ProcessVmRead,
+    ProcessVmWrite,
+    ProcMem,
+    ProcFd,
+    PidfdGetfd,
+    CoreDump,
+    RawBlock(Dev),
+    RawChar(Dev),
+    /// The file below a block device; the device is that of its filesystem.
+    RawImage(Dev),
+    Loop(Dev),
+    Nbd(Dev),
+    /// A table was loaded into the device mapper: which devices there are must be looked at anew.
+    Mapper,
+    /// The address family.
+    Socket(u32),
+    Device(Dev),
+}
+
+/// `None`: no kind that this agent knows.
+pub(super) const fn act(kind: u32, number: u32) -> Option<SensedAct> {
+    use abi::acts;
+    let device = Dev(number);
+    Some(match kind {
+        acts::ACT_PTRACE => SensedAct::Ptrace,
+        acts::ACT_VM_READ => SensedAct::ProcessVmRead,
+        acts::ACT_VM_WRITE => SensedAct::ProcessVmWrite,
+        acts::ACT_PROC_MEM => SensedAct::ProcMem,
+        acts::ACT_PROC_FD => SensedAct::ProcFd,
+        acts::ACT_PIDFD_GETFD => SensedAct::PidfdGetfd,
+        acts::ACT_CORE_DUMP => SensedAct::CoreDump,
+        acts::ACT_RAW_BLOCK => SensedAct::RawBlock(device),
+        acts::ACT_RAW_CHAR => SensedAct::RawChar(device),
+        acts::ACT_RAW_IMAGE => SensedAct::RawImage(device),
+        acts::ACT_LOOP => SensedAct::Loop(device),
+        acts::ACT_NBD => SensedAct::Nbd(device),
+        acts::ACT_MAPPER => SensedAct::Mapper,
+        acts::ACT_SOCKET => SensedAct::Socket(number),
+        acts::ACT_DEVICE => SensedAct::Device(device),
+        _ => return None,
+    })
 }
 
 /// Identity of a process image as the kernel saw it.

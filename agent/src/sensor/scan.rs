@@ -153,7 +153,7 @@ impl Sensor {
         Ok(stored)
     }
 
-    fn iterate(&mut self, name: &'static str) -> Result<(), SensorError> {
+    pub(super) fn iterate(&mut self, name: &'static str) -> Result<(), SensorError> {
         self.try_iterate(name).with_context(|| format!("iterator {name}")).map_err(SensorError::Scan)
     }
 

@@ -1,5 +1,6 @@
 //! What looks like theft and is none (TECHNIQUES §2): each of these must raise nothing that alarms.
 
+pub(crate) mod acts;
 pub(crate) mod operations;
 pub(crate) mod training;
 

@@ -117,6 +117,33 @@ impl Running {
         stdin.write_all(b"go\n").context("the process does not listen")
     }
 
+    /// Sends it a line of its own.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("its input is already closed")?;
+        writeln!(stdin, "{line}").context("the process does not listen")
+    }
+
+    /// Waits until its standard error has said `words`.
+    ///
+    /// # Errors
+    /// When it ends or 30 s pass before.
+    pub fn wait_for_stderr(&mut self, words: &str) -> Result<()> {
+        let stderr = self.child.stderr.as_mut().context("its errors were already taken")?;
+        let limit = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+        let mut said = Vec::new();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&said).contains(words) {
+            let ready = poll(&mut [PollFd::new(stderr, PollFlags::IN)], Some(&limit));
+            ensure!(ready.context("cannot wait for its errors")? > 0, "the process said nothing for 30 s");
+            ensure!(stderr.read(&mut byte).context("cannot read its errors")? == 1, "it ended instead");
+            said.push(byte[0]);
+        }
+        Ok(())
+    }
+
     /// Closes its input and waits until it ends.
     ///
     /// # Errors

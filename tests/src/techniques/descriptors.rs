@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("fanotify", |w| way(w, "fanotify")),
     ("seccomp_addfd", |w| way_of_a_child(w, "seccomp_addfd")),
     ("o_path", |w| way(w, "o_path")),
-    ("map_files", |w| way(w, "map_files")),
+    ("map_files", map_files),
     ("shared_table", |w| way(w, "shared_table")),
     ("thread_with_its_own_table", |w| way_of_a_child(w, "thread_with_its_own_table")),
     ("duplicated", |w| way(w, "duplicated")),
@@ -49,7 +49,7 @@ fn inherited_by_a_child(w: &mut World) {
 fn read_before_the_fork_written_after(w: &mut World) {
     let scene = w.scene();
     let mover = script(&scene, "fork.py", include_str!("scripts/fork.py"));
-    forked(scene, &mover);
+    forked(scene, &mover, None);
 }
 
 fn reopened_through_proc(w: &mut World) {
@@ -59,7 +59,10 @@ fn reopened_through_proc(w: &mut World) {
         scene.shell(&format!("exec 3< {}; cat /proc/$$/fd/3 > {}; true", source.display(), copy.display()));
     let mut cat = child(&shell, "cat", "");
     cat.cmdline = shell.pid.map(|pid| format!("cat /proc/{pid}/fd/3"));
-    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy))];
+    let expected = [
+        Expected::act(&scene, "WB-0006", "proc_fd", &cat).of_victim(&shell),
+        Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)),
+    ];
     scene.expect(&expected);
 }
 
@@ -67,14 +70,14 @@ fn reopened_through_proc(w: &mut World) {
 fn scm_rights(w: &mut World) {
     let scene = w.scene();
     let mover = script(&scene, "scm_rights.py", include_str!("scripts/scm_rights.py"));
-    forked(scene, &mover);
+    forked(scene, &mover, None);
 }
 
 /// The thief takes the descriptor out of another process.
 fn pidfd_getfd(w: &mut World) {
     let scene = w.scene();
     let mover = script(&scene, "pidfd_getfd.py", include_str!("scripts/pidfd_getfd.py"));
-    forked(scene, &mover);
+    forked(scene, &mover, Some("pidfd_getfd"));
 }
 
 /// No path is ever resolved by the opener.
@@ -97,6 +100,17 @@ fn way(w: &mut World, way: &str) {
     scene.expect(&expected);
 }
 
+/// Opened out of the mappings of a child, which is reaching into it.
+fn map_files(w: &mut World) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mover = descriptors(&scene, "map_files", &copy);
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected =
+        [Expected::act(&scene, "WB-0006", "proc_fd", &mover), Expected::copy(&scene, &mover, &copy, bytes)];
+    scene.expect(&expected);
+}
+
 /// As [`way`], by calls whose both descriptors another thread took away: where they put is not known any more, and counts too.
 fn raced(w: &mut World, way: &str) {
     let scene = w.scene();
@@ -113,7 +127,7 @@ fn way_of_a_child(w: &mut World, way: &str) {
     let scene = w.scene();
     let copy = scene.uncontrolled.join("w");
     let parent = descriptors(&scene, way, &copy);
-    forked(scene, &parent);
+    forked(scene, &parent, None);
 }
 
 fn descriptors(scene: &Scene<'_>, way: &str, copy: &Path) -> Identity {
@@ -153,7 +167,7 @@ fn shared_memory(w: &mut World, taker: &str) {
     let own = std::env::current_exe().expect("a process knows its executable");
     let parent = scene.run(Command::new(own).args(["share", taker]).arg(&scene.model.files[0]).arg(&copy));
     if taker == "parent" {
-        forked(scene, &parent);
+        forked(scene, &parent, None);
         return;
     }
     let bytes = scene.arrived(&scene.model.files[0], &copy);
@@ -245,8 +259,8 @@ fn script(scene: &Scene<'_>, name: &str, text: &str) -> Identity {
     finished.success().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// The script forked: the child moved the bytes, with the parent's command line.
-fn forked(scene: Scene<'_>, parent: &Identity) {
+/// The script forked: the child moved the bytes, with the parent's command line. `act`: by reaching into the parent.
+fn forked(scene: Scene<'_>, parent: &Identity, act: Option<&'static str>) {
     let copy = scene.uncontrolled.join("w");
     let mover = Identity {
         pid: None,
@@ -255,6 +269,8 @@ fn forked(scene: Scene<'_>, parent: &Identity) {
         ..parent.clone()
     };
     let bytes = scene.arrived(&scene.model.files[0], &copy);
-    let expected = [Expected::copy(&scene, &mover, &copy, bytes)];
+    let act = act.map(|kind| Expected::act(&scene, "WB-0006", kind, &mover).of_victim(parent));
+    let expected: Vec<Expected> =
+        act.into_iter().chain([Expected::copy(&scene, &mover, &copy, bytes)]).collect();
     scene.expect(&expected);
 }

@@ -3,7 +3,9 @@
 
 pub(crate) mod amounts;
 pub(crate) mod archives;
+pub(crate) mod below;
 pub(crate) mod calls;
+pub(crate) mod channels;
 pub(crate) mod descriptors;
 pub(crate) mod disguise;
 pub(crate) mod filesystems;
@@ -12,6 +14,7 @@ pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod pace;
 pub(crate) mod python;
+pub(crate) mod reach;
 pub(crate) mod relays;
 pub(crate) mod remote;
 pub(crate) mod shared_memory;

@@ -1,0 +1,193 @@
+//! Below the file system: devices that store assets, and devices that show an asset or a copy byte by byte.
+//!
+//! A read from such a device takes of every asset on it, for it is not told of which.
+
+use agent_ebpf::{
+    DEV_ASSET, DEV_STORE, LOSS_HOLDERS_FULL, LOSS_OBJECTS_FULL, OBJECT_STORE, ObjectKey, ObjectValue,
+    SHARED_MIRRORS, TakeKey,
+    acts::{
+        ACT_LOOP, ACT_MAPPER, ACT_NBD, ACT_RAW_BLOCK, ACT_RAW_CHAR, ACT_RAW_IMAGE, STORE_MIRROR, StoreValue,
+        store_of_block, store_of_char,
+    },
+};
+
+use super::{act, hold, object, take};
+use crate::{
+    kernel::{File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task},
+    maps::{OBJECTS, SHARED, STORES, lose, shared},
+};
+
+/// `MKDEV(MISC_MAJOR, MAPPER_CTRL_MINOR)`.
+const MAPPER_CONTROL: u32 = 10 << 20 | 236;
+const LOOP_MAJOR: u32 = 7;
+const NBD_MAJOR: u32 = 43;
+const NOTHING: ObjectKey = ObjectKey { dev: 0, generation: 0, ino: 0 };
+
+/// What reading from a device node would read, in `found`.
+#[inline(always)]
+pub(crate) fn of_node(inode: Inode, kind: u32, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+    let device = inode.rdev()?;
+    of(if kind == S_IFBLK { store_of_block(device) } else { store_of_char(device) }, false, found)
+}
+
+/// What reading from the file `found` would read, when all files of its filesystem count.
+#[inline(always)]
+pub(crate) fn of_mirror(found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+    if shared(SHARED_MIRRORS) == 0 {
+        return None;
+    }
+    of(store_of_block(found.0.dev), true, found)
+}
+
+#[inline(always)]
+fn of(number: u64, mirrors: bool, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+    // SAFETY: read at once; an entry freed meanwhile is not reused before the program ends (RCU).
+    let store = unsafe { STORES.get(number) }?;
+    if mirrors && store.flags & STORE_MIRROR == 0 {
+        return None;
+    }
+    found.0 = store.backing;
+    if found.0.ino != 0 {
+        // SAFETY: copied out at once.
+        if let Some(value) = unsafe { OBJECTS.get(&found.0) } {
+            found.1 = *value;
+            return Some(());
+        }
+    }
+    found.0 = ObjectKey { dev: DEV_STORE, generation: 0, ino: number };
+    found.1 = ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
+    Some(())
+}
+
+/// Whether an object of this kind is a loop device below an asset. Tools that set up loop devices open all of them, to find the
+/// one that they look for: only a read says more.
+#[inline(always)]
+pub(crate) fn is_only_found(inode: Inode, kind: u32) -> bool {
+    if kind != OBJECT_STORE {
+        return false;
+    }
+    let Some(S_IFBLK) = inode.kind() else { return false };
+    inode.rdev().is_some_and(|device| device >> 20 == LOOP_MAJOR)
+}
+
+/// `task` opened a store of `assets`, whose key is of `dev`: an act. Setting up loop devices and mappings is looked at in who has
+/// such a device open.
+#[inline(always)]
+pub(crate) fn open(task: Task, inode: Inode, dev: u32, assets: u64) {
+    let (kind, number) = match inode.kind() {
+        Some(S_IFBLK) => (ACT_RAW_BLOCK, inode.rdev()),
+        Some(S_IFCHR) => (ACT_RAW_CHAR, inode.rdev()),
+        // A file of a filesystem on one: setting that up was the act.
+        Some(S_IFREG) if dev == DEV_STORE => return,
+        _ => (ACT_RAW_IMAGE, Some(dev)),
+    };
+    act::note(task, kind, number.unwrap_or(0), assets);
+}
+
+/// `task` read from `file`, which is a store of `assets`: an act if its opening was none.
+#[inline(always)]
+pub(crate) fn read(task: Task, file: File, assets: u64) {
+    if let Some(inode) = file.inode()
+        && is_only_found(inode, OBJECT_STORE)
+    {
+        act::note(task, ACT_RAW_BLOCK, inode.rdev().unwrap_or(0), assets);
+    }
+}
+
+/// Whether what its owner does to `file` by ioctl matters before it holds anything.
+#[inline(always)]
+pub(crate) fn is_control(file: File) -> bool {
+    let Some(inode) = file.inode() else { return false };
+    match inode.kind() {
+        Some(S_IFBLK) => true,
+        Some(S_IFCHR) => inode.rdev().is_some_and(|device| device == MAPPER_CONTROL),
+        _ => false,
+    }
+}
+
+/// A read of `bytes` from a store takes of each of its assets. Whoever reads must be a holder of them already.
+//
+// VERIFIER: so that becoming one is not on the stack of this («combined stack size»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_take_store(task: u64, assets: u64, bytes: u64) -> u64 {
+    let mut spreads = 0;
+    for asset in 0..64u32 {
+        if assets >> asset & 1 == 1 {
+            spreads |= flow_take_asset(task, asset, bytes);
+        }
+    }
+    spreads
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_take_asset(task: u64, asset: u32, bytes: u64) -> u64 {
+    let Some((holder, row)) = hold::held(Task(task)) else {
+        lose(LOSS_HOLDERS_FULL, bytes);
+        return 0;
+    };
+    let source = ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(asset) };
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { take::taken(&TakeKey { holder, source }, row, 1 << (asset & 63), bytes, true) }
+}
+
+/// `task` made the block device behind `device` show the file `backing`.
+#[inline(always)]
+pub(crate) fn on_backed(task: Task, device: File, backing: File) {
+    flow_backed(task.0, device.0, backing.0);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_backed(task: u64, device: u64, backing: u64) -> u32 {
+    backed(Task(task), File(device), File(backing));
+    0
+}
+
+#[inline(always)]
+fn backed(task: Task, device: File, backing: File) -> Option<()> {
+    let inode = device.inode()?;
+    if inode.kind()? != S_IFBLK {
+        return None;
+    }
+    let number = inode.rdev()?;
+    let kind = match number >> 20 {
+        LOOP_MAJOR => ACT_LOOP,
+        NBD_MAJOR => ACT_NBD,
+        _ => return None,
+    };
+    let store = store_of_block(number);
+    let Some((key, value)) = object::source(backing) else {
+        // It shows something else from now on.
+        let _ = STORES.remove(store);
+        return None;
+    };
+    let value = StoreValue {
+        assets: value.assets,
+        backing: if key.dev == DEV_STORE { NOTHING } else { key },
+        flags: STORE_MIRROR,
+        reserved: 0,
+    };
+    if STORES.insert(store, &value, 0).is_err() {
+        lose(LOSS_OBJECTS_FULL, 1);
+    }
+    if let Some(word) = SHARED.get_ptr_mut(SHARED_MIRRORS) {
+        // SAFETY: a word of an array map.
+        unsafe { core::ptr::write_volatile(word, 1) };
+    }
+    hold::hold(task, value.assets);
+    act::note(task, kind, number, value.assets);
+    Some(())
+}
+
+/// `task` loaded a table into the device mapper through `control`.
+#[inline(always)]
+pub(crate) fn on_mapped(task: Task, control: File) {
+    if let Some(inode) = control.inode()
+        && let Some(S_IFCHR) = inode.kind()
+        && let Some(MAPPER_CONTROL) = inode.rdev()
+    {
+        act::note(task, ACT_MAPPER, 0, 0);
+    }
+}

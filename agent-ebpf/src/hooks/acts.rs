@@ -1,0 +1,390 @@
+//! System calls that are acts, or that prepare one: part of `sys_exit`, in functions of its own.
+//!
+//! Misses: what another thread changes in user memory between the call and its return (the path of an open, the request of
+//! an ioctl); file names that lead into procfs by a link or by a directory that is the current one.
+
+use agent_ebpf::{
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER,
+    acts::{ACT_PIDFD_GETFD, ACT_PROC_FD, ACT_PTRACE, ACT_VM_READ, ACT_VM_WRITE},
+    syscalls::{self, CALLS_32, CALLS_64, TABLE},
+};
+use aya_ebpf::helpers::bpf_probe_read_user;
+
+use super::registers::{argument_32, argument_64};
+use crate::{
+    flow::{
+        object,
+        put::on_put,
+        reach::{flow_find, on_inject, on_reach},
+        store,
+        take::on_take,
+    },
+    kernel::{File, Task},
+    maps::{MOVED_SCRATCH, lose, marks},
+};
+
+/// What [`WHICH`] says of a number: nothing here; it reaches into another process; it opens something by a name; it makes the
+/// kernel do something with files.
+pub(super) const REACHES: u8 = 1;
+pub(super) const OPENS: u8 = 2;
+pub(super) const CONTROLS: u8 = 3;
+
+/// By the number of a call of either ABI.
+pub(super) const WHICH: [u8; TABLE] = {
+    let mut which = [0; TABLE];
+    let mut number = 0;
+    while number < TABLE {
+        let (one, other) = (which_is(CALLS_64[number]), which_is(CALLS_32[number]));
+        // One number stands for one of them; which call it was is looked at again.
+        assert!(one == 0 || other == 0 || one == other);
+        which[number] = one | other;
+        number += 1;
+    }
+    which
+};
+
+const fn which_is(call: u8) -> u8 {
+    match call {
+        syscalls::GETFD | syscalls::TRACE | syscalls::VM_READ | syscalls::VM_WRITE => REACHES,
+        syscalls::OPEN => OPENS,
+        syscalls::IOCTL | syscalls::LOAD => CONTROLS,
+        _ => 0,
+    }
+}
+
+/// A call that returned.
+///
+/// VERIFIER: its arguments and files are looked up by functions that are verified once, or the paths through their failures
+/// would multiply («BPF program is too large. Processed 1000001 insn»).
+#[derive(Clone, Copy)]
+struct Call {
+    task: Task,
+    registers: u64,
+    result: u64,
+}
+
+impl Call {
+    #[inline(always)]
+    fn argument(self, index: u32) -> u64 {
+        flow_argument(self.registers, index)
+    }
+
+    #[inline(always)]
+    fn file(self, descriptor: u64) -> Option<File> {
+        match flow_file(self.task.0, descriptor as u32) {
+            0 => None,
+            file => Some(File(file)),
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_argument(registers: u64, index: u32) -> u64 {
+    let index = index as usize;
+    if index > 2 {
+        return 0;
+    }
+    if Task::current().is_compat() { argument_32(registers, index) } else { argument_64(registers, index) }
+        .unwrap_or(0)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_file(task: u64, descriptor: u32) -> u64 {
+    match Task(task).file(descriptor) {
+        Some(file) => file.0,
+        None => {
+            lose(LOSS_DESCRIPTOR_GONE, 1);
+            0
+        }
+    }
+}
+
+/// What kind of call a number of the ABI under way is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_kind(number: u32) -> u32 {
+    let number = number as usize;
+    if number >= TABLE {
+        return u32::from(syscalls::NONE);
+    }
+    u32::from(if Task::current().is_compat() { CALLS_32[number] } else { CALLS_64[number] })
+}
+
+/// (the call, its kind).
+#[inline(always)]
+fn call_of(registers: u64, number: usize, result: u64) -> (Call, u8) {
+    (Call { task: Task::current(), registers, result }, flow_kind(number as u32) as u8)
+}
+
+/// A call that reached into another process has returned without an error.
+///
+/// VERIFIER: this and the two others are called by the program itself, beside `moved` («combined stack size»).
+#[inline(never)]
+pub(super) fn reached(registers: u64, number: usize, result: u64, tgid: u32) {
+    let (call, kind) = call_of(registers, number, result);
+    let (kind, named, read, written) = match kind {
+        syscalls::GETFD => {
+            let victim = call.file(call.argument(0)).and_then(File::pidfd_task);
+            if let Some(victim) = victim {
+                on_reach(call.task, victim, ACT_PIDFD_GETFD, 0);
+            }
+            return;
+        }
+        syscalls::TRACE => {
+            let request = call.argument(0);
+            // Asked for by the one that is traced; the argument is nobody's.
+            if request == PTRACE_TRACEME {
+                return;
+            }
+            let (read, written) = traced(request);
+            (ACT_PTRACE, call.argument(1), read, written)
+        }
+        syscalls::VM_READ => (ACT_VM_READ, call.argument(0), result, 0),
+        syscalls::VM_WRITE => (ACT_VM_WRITE, call.argument(0), 0, result),
+        _ => return,
+    };
+    let victim = flow_find(call.task.0, named as u32);
+    if victim == 0 {
+        // Gone between the call and its return; whoever traces what holds nothing has lost nothing.
+        if marks(tgid) & MARK_HOLDER != 0 {
+            lose(LOSS_DESCRIPTOR_GONE, 1);
+        }
+    } else if written == 0 {
+        on_reach(call.task, Task(victim), kind, read);
+    } else {
+        on_inject(call.task, Task(victim), kind, written);
+    }
+}
+
+const PTRACE_TRACEME: u64 = 0;
+/// Bytes that one request of ptrace moves at most: a word, or a set of registers.
+const WORD: u64 = 8;
+const REGISTERS: u64 = 4096;
+
+/// (bytes read from, bytes written into the other process) by a request, by their numbers in `include/uapi/linux/ptrace.h` and
+/// `arch/x86/include/uapi/asm/ptrace-abi.h`.
+const fn traced(request: u64) -> (u64, u64) {
+    match request {
+        // PEEKTEXT, PEEKDATA, PEEKUSER
+        1..=3 => (WORD, 0),
+        // POKETEXT, POKEDATA, POKEUSER
+        4..=6 => (0, WORD),
+        // GETREGS, GETFPREGS, GETFPXREGS, GET_THREAD_AREA, GETREGSET
+        12 | 14 | 18 | 25 | 0x4204 => (REGISTERS, 0),
+        // SETREGS, SETFPREGS, SETFPXREGS, SET_THREAD_AREA, SETREGSET
+        13 | 15 | 19 | 26 | 0x4205 => (0, REGISTERS),
+        _ => (0, 0),
+    }
+}
+
+/// Somebody opened something: a holder, by way of another process?
+#[inline(never)]
+pub(super) fn opened(registers: u64, number: usize, result: u64, tgid: u32) {
+    if marks(tgid) & MARK_HOLDER == 0 {
+        return;
+    }
+    let (call, kind) = call_of(registers, number, result);
+    if kind != syscalls::OPEN {
+        return;
+    }
+    // open, creat of either ABI; openat, openat2.
+    let path = match number {
+        2 | 85 | 5 | 8 => call.argument(0),
+        257 | 295 | 437 => call.argument(1),
+        _ => return,
+    };
+    // SAFETY: the helper checks the address.
+    let Ok(start) = (unsafe { bpf_probe_read_user(path as *const [u8; 8]) }) else { return };
+    if start[..6] != *b"/proc/" || !start[6].is_ascii_digit() {
+        return;
+    }
+    let named = flow_proc_path(call.task.0, path + 6);
+    if named == 0 {
+        return;
+    }
+    if let Some(file) = call.file(call.result)
+        && object::source(file).is_some()
+    {
+        on_reach(call.task, Task(named), ACT_PROC_FD, 0);
+    }
+}
+
+/// The process of a path below /proc that leads into it: `PID/fd/…`, and `map_files`, `root`, `cwd`, `task` in its place. 0 for
+/// any other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_proc_path(task: u64, path: u64) -> u64 {
+    let mut number = 0;
+    let mut at = path;
+    // PID_MAX_LIMIT has seven digits.
+    for _ in 0..8 {
+        // SAFETY: the helper checks the address.
+        let Ok(byte) = (unsafe { bpf_probe_read_user(at as *const u8) }) else { return 0 };
+        at += 1;
+        if byte == b'/' {
+            break;
+        }
+        if !byte.is_ascii_digit() {
+            return 0;
+        }
+        number = number * 10 + u32::from(byte - b'0');
+    }
+    // SAFETY: the helper checks the address.
+    let Ok(name) = (unsafe { bpf_probe_read_user(at as *const [u8; 3]) }) else { return 0 };
+    match &name {
+        b"fd/" | b"map" | b"roo" | b"cwd" | b"tas" => flow_find(task, number),
+        _ => 0,
+    }
+}
+
+const LOOP_SET_FD: u64 = 0x4c00;
+const LOOP_CHANGE_FD: u64 = 0x4c06;
+const LOOP_CONFIGURE: u64 = 0x4c0a;
+const NBD_SET_SOCK: u64 = 0xab00;
+/// `_IOWR(DM_IOCTL, DM_TABLE_LOAD_CMD, struct dm_ioctl)`.
+const DM_TABLE_LOAD: u64 = 0xc138_fd09;
+/// `_IOWR('f', 15, struct move_extent)`.
+const EXT4_IOC_MOVE_EXT: u64 = 0xc028_660f;
+/// `_IOW('X', 129, struct xfs_exchange_range)`.
+const XFS_IOC_EXCHANGE_RANGE: u64 = 0x4028_5881;
+/// `_IOWR('X', 109, struct xfs_swapext)`.
+const XFS_IOC_SWAPEXT: u64 = 0xc0c0_586d;
+/// `_IOR` and `_IOW(BTRFS_IOCTL_MAGIC, 64, struct btrfs_ioctl_encoded_io_args)`.
+const BTRFS_IOC_ENCODED_READ: u64 = 0x8080_9440;
+const BTRFS_IOC_ENCODED_WRITE: u64 = 0x4080_9440;
+
+/// What a call moved between files: so many bytes out of each, and into each.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Moved {
+    /// Files; 0 for none.
+    one: u64,
+    two: u64,
+    taken: u64,
+    put: u64,
+}
+
+/// A process that is watched made the kernel do something with files. Not 0: [`moved`] has to count what it moved.
+#[inline(never)]
+pub(super) fn controlled(registers: u64, number: usize, result: u64) -> u32 {
+    let (call, kind) = call_of(registers, number, result);
+    match kind {
+        syscalls::LOAD => loaded(call, number),
+        syscalls::IOCTL => ordered(call).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Counts what [`controlled`] left.
+///
+/// VERIFIER: called by the program itself, so that neither is on the other's stack («combined stack size»).
+#[inline(always)]
+pub(super) fn moved() {
+    flow_moved(0);
+    flow_moved(1);
+}
+
+/// What was left for the first or the second file.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_moved(which: u32) -> u32 {
+    let Some(moved) = MOVED_SCRATCH.get_ptr(0) else { return 0 };
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Moved { one, two, taken, put } = unsafe { *moved };
+    let file = if which == 0 { one } else { two };
+    if file != 0 {
+        let task = Task::current();
+        on_take(task, File(file), taken);
+        on_put(task, File(file), put);
+    }
+    0
+}
+
+#[inline(always)]
+fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
+    let Some(moved) = MOVED_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let address = |file: Option<File>| file.map_or(0, |file| file.0);
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    unsafe { *moved = Moved { one: address(one), two: address(two), taken, put } };
+    1
+}
+
+/// An ioctl.
+#[inline(always)]
+fn ordered(call: Call) -> Option<u32> {
+    let argument = call.argument(2);
+    match call.argument(1) & 0xffff_ffff {
+        LOOP_SET_FD | LOOP_CHANGE_FD | NBD_SET_SOCK => backed(call, argument),
+        // struct loop_config begins with the descriptor.
+        // SAFETY: the helper checks the address.
+        LOOP_CONFIGURE => {
+            backed(call, u64::from(unsafe { bpf_probe_read_user(argument as *const u32) }.ok()?))
+        }
+        DM_TABLE_LOAD => store::on_mapped(call.task, call.file(call.argument(0))?),
+        // struct move_extent: reserved, donor_fd, orig_start, donor_start, len, moved_len (blocks, of a page at most).
+        EXT4_IOC_MOVE_EXT => {
+            // SAFETY: the helper checks the address.
+            let extent = unsafe { bpf_probe_read_user(argument as *const [u64; 5]) }.ok()?;
+            return Some(exchanged(call, extent[0] >> 32, extent[4] << 12));
+        }
+        // struct xfs_exchange_range: file1_fd, pad, file1_offset, file2_offset, length, flags.
+        XFS_IOC_EXCHANGE_RANGE => {
+            // SAFETY: the helper checks the address.
+            let range = unsafe { bpf_probe_read_user(argument as *const [u64; 4]) }.ok()?;
+            return Some(exchanged(call, range[0], range[3]));
+        }
+        // struct xfs_swapext: version, target, temporary, …: the whole of both.
+        XFS_IOC_SWAPEXT => {
+            // SAFETY: the helper checks the address.
+            let swapped = unsafe { bpf_probe_read_user(argument as *const [u64; 3]) }.ok()?;
+            let (one, two) = (call.file(swapped[1])?, call.file(swapped[2])?);
+            let bytes = size(one) + size(two);
+            return Some(leave(Some(one), Some(two), bytes, bytes));
+        }
+        // What is moved is compressed; `len` is what it stands for.
+        BTRFS_IOC_ENCODED_READ => {
+            return Some(leave(call.file(call.argument(0)), None, encoded(argument)? + call.result, 0));
+        }
+        BTRFS_IOC_ENCODED_WRITE => {
+            return Some(leave(call.file(call.argument(0)), None, 0, encoded(argument)? + call.result));
+        }
+        _ => {}
+    }
+    None
+}
+
+/// struct btrfs_ioctl_encoded_io_args: iov, iovcnt, offset, flags, len.
+#[inline(always)]
+fn encoded(argument: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user((argument + 32) as *const u64) }.ok()
+}
+
+#[inline(always)]
+fn backed(call: Call, backing: u64) {
+    if let (Some(device), Some(backing)) = (call.file(call.argument(0)), call.file(backing)) {
+        store::on_backed(call.task, device, backing);
+    }
+}
+
+/// Two files changed some of their contents for each other's.
+#[inline(always)]
+fn exchanged(call: Call, other: u64, bytes: u64) -> u32 {
+    leave(call.file(call.argument(0)), call.file(other), bytes, bytes)
+}
+
+/// A module or a kernel to boot, and what that gets as its first file system.
+#[inline(always)]
+fn loaded(call: Call, number: usize) -> u32 {
+    const KEXEC_FILE_LOAD: usize = 320;
+    let one = call.file(call.argument(0));
+    let two = if number == KEXEC_FILE_LOAD { call.file(call.argument(1)) } else { None };
+    leave(one, two, one.map_or(0, size) + two.map_or(0, size), 0)
+}
+
+#[inline(always)]
+fn size(file: File) -> u64 {
+    file.inode().map_or(0, |inode| inode.size())
+}

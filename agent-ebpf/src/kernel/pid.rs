@@ -1,0 +1,125 @@
+//! From a process's number, its directory in procfs or a pidfd to its task.
+//!
+//! `struct pid` holds the first thread of each of its uses in a list; a pid namespace keeps its `struct pid`s in an IDR, which
+//! is an xarray (`include/linux/pid.h`, `include/linux/xarray.h`, both since 4.20 as read here). This file must not know why
+//! somebody asks.
+
+use agent_ebpf::fields::*;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+use super::{File, Inode, Task, field, pointer};
+
+const PROC_MAGIC: u64 = 0x9fa0;
+/// pidfds since 6.9; before they were anonymous inodes.
+const PIDFS_MAGIC: u64 = 0x5049_4446;
+/// `struct upid`: the number, padding, the namespace.
+const UPID_BYTES: u64 = 16;
+/// `XA_CHUNK_SIZE`, and levels that cover `PID_MAX_LIMIT`.
+const SLOTS: u64 = 64;
+const LEVELS: u32 = 5;
+
+/// A `struct pid`.
+#[derive(Clone, Copy)]
+struct Pid(u64);
+
+impl Pid {
+    /// The thread that it is the number of.
+    #[inline(always)]
+    fn task(self) -> Option<Task> {
+        // SAFETY: the helper checks the address; the first list is PIDTYPE_PID's.
+        let first =
+            unsafe { bpf_probe_read_kernel((self.0 + u64::from(PID_TASKS.load())) as *const u64) }.ok()?;
+        if first == 0 { None } else { Some(Task(first - u64::from(TASK_PID_LINKS.load()))) }
+    }
+}
+
+impl Task {
+    /// The thread that this one means when it says `number`.
+    #[inline(always)]
+    pub(crate) fn find(self, number: u32) -> Option<Self> {
+        let own = pointer(self.0, &TASK_THREAD_PID)?;
+        let level: u32 = field(own, &PID_LEVEL)?;
+        let numbers = own + u64::from(PID_NUMBERS.load());
+        let namespace = pointer(numbers + u64::from(level) * UPID_BYTES, &UPID_NS)?;
+        let mut entry = pointer(namespace, &PIDNS_PIDS)?;
+        let mut above = u8::MAX;
+        for _ in 0..LEVELS {
+            // Inner nodes are tagged; what is not one is a `struct pid`.
+            if entry & 3 != 2 {
+                break;
+            }
+            let node = entry - 2;
+            let shift: u8 = field(node, &XA_SHIFT)?;
+            let slot = u64::from(number) >> (shift & 31);
+            // The topmost node says how large numbers are; one that is not below its parent is being freed.
+            if shift >= above || (above == u8::MAX && slot >= SLOTS) {
+                return None;
+            }
+            entry = slot_of(node, slot & (SLOTS - 1))?;
+            above = shift;
+        }
+        if entry & 3 == 0 { Pid(entry).task() } else { None }
+    }
+
+    /// Whether its process was ended by a signal that wrote a core dump.
+    #[inline(always)]
+    pub(crate) fn dumped_core(self) -> bool {
+        const DUMPED: u32 = 0x80;
+        pointer(self.0, &TASK_SIGNAL)
+            .and_then(|signal| field::<u32>(signal, &SIGNAL_EXIT_CODE))
+            .is_some_and(|code| code & DUMPED != 0)
+    }
+}
+
+#[inline(always)]
+fn slot_of(node: u64, slot: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_kernel((node + u64::from(XA_SLOTS.load()) + slot * 8) as *const u64) } {
+        Ok(0) | Err(_) => None,
+        Ok(entry) => Some(entry),
+    }
+}
+
+impl Inode {
+    #[inline(always)]
+    pub(crate) fn is_in_proc(self) -> bool {
+        self.magic().is_some_and(|magic| magic == PROC_MAGIC)
+    }
+
+    /// The thread whose directory in procfs an inode lies in.
+    #[inline(always)]
+    fn proc_task(self) -> Option<Task> {
+        if self.magic()? != PROC_MAGIC {
+            return None;
+        }
+        let holder = self.0 - u64::from(PROC_INODE.load());
+        Pid(pointer(holder, &PROC_PID)?).task()
+    }
+}
+
+impl File {
+    /// The thread whose memory this file is: `/proc/PID/mem`.
+    #[inline(always)]
+    pub(crate) fn memory_of(self) -> Option<Task> {
+        let inode = self.inode()?;
+        if inode.magic()? != PROC_MAGIC {
+            return None;
+        }
+        // SAFETY: the helper checks the address; short names are padded within the dentry.
+        let name = unsafe { bpf_probe_read_kernel(self.dentry()?.name()? as *const u32) }.ok()?;
+        if name != u32::from_ne_bytes(*b"mem\0") {
+            return None;
+        }
+        inode.proc_task()
+    }
+
+    /// The thread that a pidfd stands for; only for a file that is one.
+    #[inline(always)]
+    pub(crate) fn pidfd_task(self) -> Option<Task> {
+        let inode = self.inode()?;
+        if inode.magic()? == PIDFS_MAGIC {
+            return Pid(pointer(inode.0, &INODE_PRIVATE)?).task();
+        }
+        Pid(pointer(self.0, &FILE_PRIVATE_DATA)?).task()
+    }
+}

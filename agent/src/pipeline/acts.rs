@@ -1,0 +1,197 @@
+//! Acts in the words of people, and the devices below assets that they are about.
+//!
+//! What is set up beside an asset's devices while the agent runs (a snapshot, a mapping) is found when somebody loads a table
+//! into the device mapper, when mounts change, and with each scan of the registry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use super::Pipeline;
+use crate::{
+    event::{Act, ActKind, AssetSet, BootNs, Dev, Event, HolderId},
+    host::{
+        channels::Channels,
+        mounts::MountTable,
+        registry::Registry,
+        stores::{Stores, block_device_at},
+        sysfs::{DeviceType, Devices},
+    },
+    sensor::{SensedAct, Sensor, SensorError, StoreDevice},
+};
+
+/// What lies below the assets, as far as the sensor was told of it.
+#[derive(Default)]
+pub(crate) struct Below {
+    devices: Devices,
+    channels: Channels,
+    stores: Stores,
+    /// Devices that are made of the same disks and were there when the agent came: other volumes.
+    beside: Option<BTreeSet<Dev>>,
+    /// Devices that came later.
+    mirrors: BTreeMap<Dev, AssetSet>,
+}
+
+impl Below {
+    /// Looks anew, tells the sensor, and returns the devices that came since the last time.
+    pub(super) fn refresh(
+        &mut self,
+        sensor: &mut Sensor,
+        table: &MountTable,
+        registry: &Registry,
+    ) -> Result<Vec<(Dev, AssetSet)>, SensorError> {
+        let mut of: BTreeMap<Dev, AssetSet> = BTreeMap::new();
+        for (dev, asset) in registry
+            .files()
+            .iter()
+            .map(|file| (file.object.dev, file.asset))
+            .chain(registry.directories().iter().map(|directory| (directory.object.dev, directory.asset)))
+        {
+            let assets = of.entry(dev).or_default();
+            *assets = AssetSet(assets.0 | 1 << asset.0);
+        }
+        let stores = Stores::below(&self.devices, table, &of);
+        for (&dev, &assets) in &stores.blocks {
+            sensor.add_store(StoreDevice::Block(dev), assets, false)?;
+        }
+        for (&dev, &assets) in &stores.chars {
+            sensor.add_store(StoreDevice::Char(dev), assets, false)?;
+        }
+        for (path, &assets) in &stores.images {
+            match block_device_at(path) {
+                Some(dev) => sensor.add_store(StoreDevice::Block(dev), assets, false)?,
+                None => warn_of(path, sensor.add_image(path, assets)),
+            }
+        }
+        let loops = self.devices.loops();
+        for (dev, path) in &loops {
+            if !stores.blocks.contains_key(dev) && block_device_at(path).is_none() {
+                warn_of(path, sensor.add_loop(*dev, path).map(|_| ()));
+            }
+        }
+        let beside = stores.beside(&self.devices);
+        let others = self.beside.get_or_insert_with(|| beside.keys().copied().collect());
+        let mut new = Vec::new();
+        for (&dev, &assets) in beside.iter().filter(|(dev, _)| !others.contains(dev)) {
+            sensor.add_store(StoreDevice::Block(dev), assets, true)?;
+            if self.mirrors.insert(dev, assets).is_none() {
+                new.push((dev, assets));
+            }
+        }
+        self.mirrors.retain(|dev, _| beside.contains_key(dev));
+        others.retain(|dev| beside.contains_key(dev));
+        let mirrors = &self.mirrors;
+        sensor.forget_stores(|dev| {
+            !stores.blocks.contains_key(&dev)
+                && !mirrors.contains_key(&dev)
+                && !loops.iter().any(|(known, _)| *known == dev)
+        })?;
+        self.channels = Channels::read();
+        for dev in self.channels.devices() {
+            sensor.add_channel(dev)?;
+        }
+        self.stores = stores;
+        if !new.is_empty() {
+            sensor.scan_stores()?;
+        }
+        Ok(new)
+    }
+
+    /// An act in the words of people; `None` for what is none by itself.
+    fn describe(&self, act: SensedAct) -> Option<(ActKind, Option<String>)> {
+        let node = |class, dev: Dev| {
+            let path = self.devices.path(class, dev);
+            Some(path.map_or_else(|| dev.to_string(), |path| path.to_string_lossy().into_owned()))
+        };
+        Some(match act {
+            SensedAct::Ptrace => (ActKind::Ptrace, None),
+            SensedAct::ProcessVmRead => (ActKind::ProcessVmRead, None),
+            SensedAct::ProcessVmWrite => (ActKind::ProcessVmWrite, None),
+            SensedAct::ProcMem => (ActKind::ProcMem, None),
+            SensedAct::ProcFd => (ActKind::ProcFd, None),
+            SensedAct::PidfdGetfd => (ActKind::PidfdGetfd, None),
+            SensedAct::CoreDump => (ActKind::CoreDump, None),
+            SensedAct::RawBlock(dev) => (ActKind::RawDevice, node(DeviceType::Block, dev)),
+            SensedAct::RawChar(dev) => (ActKind::RawDevice, node(DeviceType::Char, dev)),
+            SensedAct::RawImage(dev) => (ActKind::RawDevice, Some(self.image_on(dev))),
+            SensedAct::Loop(dev) => (ActKind::LoopSetup, node(DeviceType::Block, dev)),
+            SensedAct::Nbd(dev) => (ActKind::NbdSetup, node(DeviceType::Block, dev)),
+            SensedAct::Mapper => return None,
+            SensedAct::Socket(family) => {
+                let (kind, name) = family_of(family);
+                (kind, Some(name.map_or_else(|| format!("address family {family}"), str::to_owned)))
+            }
+            SensedAct::Device(dev) => {
+                (self.channels.kind(dev).unwrap_or(ActKind::RawSocket), node(DeviceType::Char, dev))
+            }
+        })
+    }
+
+    /// The image below a device, if there is only one; else the filesystem that it lies on.
+    fn image_on(&self, dev: Dev) -> String {
+        match self.stores.images.keys().collect::<Vec<_>>()[..] {
+            [image] => image.to_string_lossy().into_owned(),
+            _ => format!("an image on {dev}"),
+        }
+    }
+}
+
+/// One image that cannot be looked at does not stop the agent; the devices above it are watched all the same.
+fn warn_of(path: &Path, result: Result<(), SensorError>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, path = %path.display(), "an image below a device is not watched");
+    }
+}
+
+/// By the numbers of `include/linux/socket.h`.
+const fn family_of(family: u32) -> (ActKind, Option<&'static str>) {
+    match family {
+        17 => (ActKind::Packet, Some("AF_PACKET")),
+        44 => (ActKind::Xdp, Some("AF_XDP")),
+        21 => (ActKind::Rdma, Some("AF_RDS")),
+        43 => (ActKind::Rdma, Some("AF_SMC")),
+        29 => (ActKind::RawSocket, Some("AF_CAN")),
+        30 => (ActKind::RawSocket, Some("AF_TIPC")),
+        31 => (ActKind::RawSocket, Some("AF_BLUETOOTH")),
+        _ => (ActKind::RawSocket, None),
+    }
+}
+
+impl Pipeline {
+    /// Takes an act of the sensor's.
+    pub(super) fn act(
+        &mut self,
+        holder: HolderId,
+        victim: Option<HolderId>,
+        act: SensedAct,
+        assets: AssetSet,
+        at: BootNs,
+        now: BootNs,
+    ) {
+        let Some((kind, target)) = self.below.describe(act) else { return };
+        let assets = AssetSet(assets.0 & self.known.0);
+        // The canary's own.
+        if assets.0 == 0 {
+            return;
+        }
+        self.introduce_if_new(holder, now);
+        if let Some(victim) = victim {
+            self.introduce_if_new(victim, now);
+        }
+        self.apply(Event::Act { holder, act: Act { kind, victim, target }, assets, at }, now);
+    }
+
+    /// Devices that show assets were set up, by `holder` if that is known.
+    pub(super) fn mirrored(&mut self, holder: HolderId, devices: Vec<(Dev, AssetSet)>, now: BootNs) {
+        for (dev, assets) in devices {
+            let path = self.below.devices.path(DeviceType::Block, dev);
+            let target = path.map_or_else(|| dev.to_string(), |path| path.to_string_lossy().into_owned());
+            if holder != HolderId::HOST {
+                self.introduce_if_new(holder, now);
+            }
+            let act = Act { kind: ActKind::Snapshot, victim: None, target: Some(target) };
+            self.apply(Event::Act { holder, act, assets, at: now }, now);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What looks like reaching, going below or opening a channel, and is none: whoever it is done to, or does it, holds nothing.
+
+use std::process::Command;
+
+use tests::lab::process::Finished;
+
+use crate::world::{PATIENCE, Test, World, skip};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("strace_of_ls", strace_of_ls),
+    ("debugger_on_an_innocent", debugger_on_an_innocent),
+    ("process_listing_while_a_server_runs", process_listing_while_a_server_runs),
+    ("packet_capture", packet_capture),
+    ("loop_device_over_something_else", loop_device_over_something_else),
+];
+
+fn strace_of_ls(w: &mut World) {
+    World::needs("strace");
+    let scene = w.scene();
+    scene.run(Command::new("strace").args(["-f", "-o", "/dev/null", "ls", "/"]));
+    scene.expect_silence();
+}
+
+fn debugger_on_an_innocent(w: &mut World) {
+    World::needs("gdb");
+    let scene = w.scene();
+    let mut sleeper = scene.spawn(Command::new("sh").args(["-c", "echo up; read line"]));
+    sleeper.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let pid = sleeper.identity.pid.expect("it was started").to_string();
+    scene.run(Command::new("gdb").args(["-nx", "-batch", "-p", &pid, "-ex", "bt"]));
+    sleeper.go().expect("it listens");
+    sleeper.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+/// `ps`, `top` and `lsof` read nothing that was in the process's memory but its arguments.
+fn process_listing_while_a_server_runs(w: &mut World) {
+    let scene = w.scene();
+    let script = include_str!("../techniques/scripts/victim.py");
+    let mut server = scene.spawn(scene.python("victim.py", script).arg(&scene.model.files[0]));
+    server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let pid = server.identity.pid.expect("it was started");
+    scene.shell(&format!(
+        "cd /proc/{pid}; cat status stat maps smaps cmdline environ limits io > /dev/null; (ls -l fd map_files; readlink exe cwd \
+         root; ps aux; cat /proc/{pid}/root/etc/hostname) > /dev/null; true"
+    ));
+    server.go().expect("it listens");
+    server.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+/// As tcpdump or a DHCP client does.
+fn packet_capture(w: &mut World) {
+    let scene = w.scene();
+    let script = include_str!("../techniques/scripts/raw_channel.py");
+    let running = scene.spawn(scene.python("raw_channel.py", script).args(["packet", "before"]));
+    let finished = running.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}"));
+    if finished.code == Some(77) {
+        skip(finished.stdout.trim());
+    }
+    finished.success().unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+fn loop_device_over_something_else(w: &mut World) {
+    World::needs("losetup");
+    let mut scene = w.scene();
+    let image = scene.work.join("other.img");
+    scene.shell(&format!(
+        "truncate -s 16M {image}; mkfs.ext4 -q -F {image}; L=$(losetup -f --show {image}) || exit 1; cat $L > /dev/null; \
+         losetup -d $L",
+        image = image.display()
+    ));
+    let words = [std::ffi::OsStr::new("-o"), "loop,ro".as_ref(), image.as_os_str()];
+    let place = scene.work.join("other");
+    scene.mount(&words, &place).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.shell(&format!("ls -la {}", place.display()));
+    scene.expect_silence();
+}

@@ -1,0 +1,177 @@
+//! Borrowing another process (TECHNIQUES 1D): its memory, its descriptors, its core.
+
+use std::process::Command;
+
+use tests::lab::{
+    MIB,
+    process::{Finished, Identity, Running},
+};
+
+use crate::{
+    expect::Expected,
+    world::{PATIENCE, Scene, Test, World, size, skip},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("process_vm_readv", process_vm_readv),
+    ("proc_mem_of_a_thread", proc_mem_of_a_thread),
+    ("proc_mem_opened_before_it_held_anything", proc_mem_opened_before_it_held_anything),
+    ("ptrace_peek", ptrace_peek),
+    ("strace_of_a_server", strace_of_a_server),
+    ("gcore", gcore),
+    ("given_to_an_innocent", given_to_an_innocent),
+    ("core_dump", core_dump),
+];
+
+/// A server that has the first shard in its memory, and where.
+fn server(scene: &Scene<'_>) -> (Running, String, u64) {
+    let mut command = scene.python("victim.py", include_str!("scripts/victim.py"));
+    let mut server = scene.spawn(command.arg(&scene.model.files[0]));
+    let line = server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let (address, length) = line.split_once(' ').expect("an address and a size");
+    let length = length.parse().expect("a size");
+    (server, address.to_owned(), length)
+}
+
+fn pid(running: &Running) -> String {
+    running.identity.pid.expect("it was started").to_string()
+}
+
+/// Takes `bytes` out of a server by `how` and writes them to the uncontrolled volume.
+fn thief(scene: Scene<'_>, how: &str, kind: &'static str, bytes: Option<u64>) {
+    let (server, address, length) = server(&scene);
+    let copy = scene.uncontrolled.join("w");
+    let bytes = bytes.unwrap_or(length);
+    let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
+    command.args([how, &pid(&server), &address, &bytes.to_string()]).arg(&copy);
+    let thief = done(scene.spawn(&mut command));
+    let victim = end(server);
+    let bytes = size(&copy);
+    let expected = [
+        Expected::act(&scene, "WB-0006", kind, &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, bytes),
+    ];
+    scene.expect(&expected);
+}
+
+fn done(running: Running) -> Identity {
+    let finished = running.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}"));
+    // What the script says when the kernel refuses its technique.
+    if finished.code == Some(77) {
+        skip(finished.stdout.trim());
+    }
+    finished.success().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn end(server: Running) -> Identity {
+    server.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn process_vm_readv(w: &mut World) {
+    thief(w.scene(), "vm", "process_vm_readv", None);
+}
+
+fn proc_mem_of_a_thread(w: &mut World) {
+    thief(w.scene(), "mem", "proc_mem", None);
+}
+
+/// A word at a time.
+fn ptrace_peek(w: &mut World) {
+    thief(w.scene(), "peek", "ptrace", Some(MIB));
+}
+
+/// When it is opened there is nothing to be seen; it is read later.
+fn proc_mem_opened_before_it_held_anything(w: &mut World) {
+    let scene = w.scene();
+    let mut command = scene.python("victim.py", include_str!("scripts/victim.py"));
+    let mut server = scene.spawn(command.arg(&scene.model.files[0]).arg("late"));
+    assert_eq!(server.line().expect("it says that it runs"), "empty");
+    let copy = scene.uncontrolled.join("w");
+    let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
+    let mut thief = scene.spawn(command.args(["mem-early", &pid(&server), "0", "0"]).arg(&copy));
+    assert_eq!(thief.line().expect("it says that it has it open"), "open");
+    server.go().expect("the server listens");
+    let place = server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    thief.say(&place).expect("the thief listens");
+    let thief = done(thief);
+    let victim = end(server);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "proc_mem", &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, size(&copy)),
+    ];
+    scene.expect(&expected);
+}
+
+fn strace_of_a_server(w: &mut World) {
+    World::needs("strace");
+    let scene = w.scene();
+    let (mut server, ..) = server(&scene);
+    let log = scene.work.join("strace.log");
+    let mut strace = scene.spawn(Command::new("strace").args(["-o"]).arg(&log).args(["-p", &pid(&server)]));
+    strace.wait_for_stderr("attached").unwrap_or_else(|error| panic!("{error:#}"));
+    server.go().expect("the server listens");
+    let victim = end(server);
+    let strace = end(strace);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "ptrace", &strace).of_victim(&victim),
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &strace).of_victim(&victim).if_raised(),
+    ];
+    scene.expect(&expected);
+}
+
+/// The whole memory of the server, written out by a debugger.
+fn gcore(w: &mut World) {
+    World::needs("gdb");
+    let scene = w.scene();
+    let (server, ..) = server(&scene);
+    let core = scene.uncontrolled.join("core");
+    let order = format!("generate-core-file {}", core.display());
+    let gdb = scene.run(Command::new("gdb").args(["-nx", "-batch", "-p", &pid(&server), "-ex", &order]));
+    let victim = end(server);
+    assert!(size(&core) > size(&scene.model.files[0]), "no core was written");
+    let bytes = size(&scene.model.files[0]);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "ptrace", &gdb).of_victim(&victim),
+        Expected::act(&scene, "WB-0006", "proc_mem", &gdb).of_victim(&victim),
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &gdb).of_victim(&victim).if_raised(),
+        Expected::copy(&scene, &gdb, &core, bytes).or_up_to_the_asset(),
+    ];
+    scene.expect(&expected);
+}
+
+/// The other way round: the holder writes into the memory of a process that never opened anything.
+fn given_to_an_innocent(w: &mut World) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mut command = scene.python("give.py", include_str!("scripts/give.py"));
+    let parent = done(scene.spawn(command.arg(&scene.model.files[0]).arg(&copy)));
+    let ancestry = parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect();
+    let child = Identity { pid: None, started: None, ancestry, ..parent };
+    let expected = [Expected::copy(&scene, &child, &copy, scene.arrived(&scene.model.files[0], &copy))];
+    scene.expect(&expected);
+}
+
+/// The kernel writes it into the working directory, which lies on neither volume.
+fn core_dump(w: &mut World) {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    if pattern.trim() != "core" {
+        skip(format_args!("kernel.core_pattern is {}, and this test wants core", pattern.trim()));
+    }
+    let scene = w.scene();
+    let script = "ulimit -c unlimited; exec \"$0\" -c 'import os, sys; d = open(sys.argv[1], \"rb\").read(); os.abort()' \"$1\"";
+    let python = World::python();
+    let running =
+        scene.spawn(Command::new("sh").args(["-c", script]).arg(&python).arg(&scene.model.files[0]));
+    let finished = running.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(finished.signal, Some(6), "{}", finished.stderr);
+    if std::fs::read_dir(&scene.work)
+        .expect("a folder")
+        .flatten()
+        .all(|file| !file.file_name().to_string_lossy().starts_with("core"))
+    {
+        skip("no core was written");
+    }
+    let dumped = Identity { exe: python, cmdline: None, ..finished.identity };
+    let expected = [Expected::act(&scene, "WB-0006", "core_dump", &dumped).of_victim(&dumped)];
+    scene.expect(&expected);
+}
