@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("debugger_on_an_innocent", debugger_on_an_innocent),
     ("process_listing_while_a_server_runs", process_listing_while_a_server_runs),
     ("packet_capture", packet_capture),
+    ("core_dump_of_an_innocent", core_dump_of_an_innocent),
     ("loop_device_over_something_else", loop_device_over_something_else),
 ];
 
@@ -59,6 +60,20 @@ fn packet_capture(w: &mut World) {
         skip(finished.stdout.trim());
     }
     finished.success().unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+/// While somebody else holds the model. Where the kernel puts the core does not matter.
+fn core_dump_of_an_innocent(w: &mut World) {
+    let scene = w.scene();
+    let script = include_str!("../techniques/scripts/victim.py");
+    let mut server = scene.spawn(scene.python("victim.py", script).arg(&scene.model.files[0]));
+    server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let running = scene.spawn(Command::new("sh").args(["-c", "ulimit -c unlimited; kill -ABRT $$"]));
+    let finished = running.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(finished.signal, Some(6), "{}", finished.stderr);
+    server.go().expect("it listens");
+    server.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
     scene.expect_silence();
 }
 
