@@ -420,7 +420,9 @@ pub const SHARED_MIRRORS: u32 = 13;
 pub const SHARED_ACTS: u32 = 14;
 /// Acts that were first done before this, ns since boot, were told of: for an agent that goes on with pinned maps.
 pub const SHARED_ACTS_TOLD: u32 = 15;
-pub const SHARED_WORDS: u32 = 16;
+/// Assets that processes held which have ended since.
+pub const SHARED_GONE: u32 = 16;
+pub const SHARED_WORDS: u32 = 17;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;

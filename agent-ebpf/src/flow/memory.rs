@@ -205,11 +205,17 @@ extern "C" fn flow_expose_object(task: u64, index: u32) -> u32 {
 /// Takes `task`'s process for a holder if it has something mapped into which one can store that holds; whether it did.
 #[inline(always)]
 pub(crate) fn suspect(task: Task) -> bool {
-    if shared(SHARED_MEMORY_ASSETS) == 0 || flow_may_share(task.0) == 0 {
+    if !may_see(task) {
         return false;
     }
     suspect_of(task, shared(SHARED_MEMORY_ASSETS));
     true
+}
+
+/// Whether `task`'s process has something mapped into which one can store that holds.
+#[inline(always)]
+pub(crate) fn may_see(task: Task) -> bool {
+    shared(SHARED_MEMORY_ASSETS) != 0 && flow_may_share(task.0) != 0
 }
 
 /// Takes `task`'s process for one that can have all of `assets`.

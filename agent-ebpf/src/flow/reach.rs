@@ -4,19 +4,20 @@
 //! user space to apply, which knows how that grows later.
 
 use agent_ebpf::{
-    LOSS_REACHED_FULL, MARK_HOLDER, MARK_WATCHED, TakeValue,
+    LOSS_REACHED_FULL, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS, TakeValue,
     acts::{ACT_PROC_MEM, ReachKey},
 };
 
-use super::{act, carrier, hold, is_agent, now, wake};
+use super::{act, carrier, hold, is_agent, memory, now, space, store, take, wake};
 use crate::{
     kernel::{File, Task},
-    maps::{PROPAGATION_FLOOR, REACHED, add, lose, mark, marks},
+    maps::{PROPAGATION_FLOOR, REACHED, SHARED, add, join, lose, mark, marks, shared},
 };
 
 /// `actor` did `kind` to `victim` and got `bytes` of its memory; nothing happens unless the victim is a holder.
 #[inline(always)]
 pub(crate) fn on_reach(actor: Task, victim: Task, kind: u32, bytes: u64) {
+    flow_catch_up(victim.0);
     flow_hold_as(actor.0, victim.0);
     carrier::adopt(actor, flow_reach(actor.0, victim.0, kind, bytes));
 }
@@ -25,6 +26,7 @@ pub(crate) fn on_reach(actor: Task, victim: Task, kind: u32, bytes: u64) {
 /// actor's if that is one.
 #[inline(always)]
 pub(crate) fn on_inject(actor: Task, victim: Task, kind: u32, bytes: u64) {
+    flow_catch_up(victim.0);
     flow_hold_as(actor.0, victim.0);
     flow_reach(actor.0, victim.0, kind, 0);
     put_into(victim, actor, bytes);
@@ -38,6 +40,61 @@ fn put_into(to: Task, from: Task, bytes: u64) {
         flow_hold_as(to.0, from.0);
         carrier::adopt(to, flow_give(to.0, from.0, bytes));
     }
+}
+
+/// `actor` did `kind` to a process that has ended since, and got `bytes` of its memory: which process it was is not known any
+/// more, so they can be of each asset that one which ended held.
+#[inline(always)]
+pub(crate) fn on_reach_gone(actor: Task, kind: u32, bytes: u64) {
+    let assets = flow_hold_gone(actor.0, kind);
+    if assets != 0 {
+        carrier::adopt(actor, store::flow_take_store(actor.0, assets, bytes));
+    }
+}
+
+/// Makes `actor`'s process a holder of what processes held that have ended, and returns that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_hold_gone(actor: u64, kind: u32) -> u64 {
+    let assets = shared(SHARED_GONE);
+    if assets == 0 || Task(actor).tgid().is_none_or(|tgid| is_agent(Task(actor), tgid)) {
+        return 0;
+    }
+    hold::become_holder(Task(actor), assets);
+    act::note(Task(actor), kind, 0, assets);
+    assets
+}
+
+/// A process that held `assets` ends.
+#[inline(always)]
+pub(crate) fn on_end(assets: u64) {
+    if let Some(word) = SHARED.get_ptr_mut(SHARED_GONE) {
+        // SAFETY: a word of an array map.
+        unsafe { join(word, assets) };
+    }
+}
+
+/// Makes `victim`'s process a holder of what others may have put into its memory: who shares that, or something that it has mapped.
+/// It is looked at when it makes a call itself; one that sleeps makes none.
+// VERIFIER: beside `flow_hold_as`, not called by it; carriers are left to the next scan («the call stack of 8 frames is too deep»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_catch_up(victim: u64) -> u32 {
+    let Some(tgid) = Task(victim).tgid() else { return 0 };
+    let marks = marks(tgid);
+    let mut spreads = 0;
+    if space::may_bring(marks) {
+        spreads = space::flow_bring(victim, tgid);
+    }
+    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::may_see(Task(victim)) {
+        let assets = shared(SHARED_MEMORY_ASSETS);
+        hold::become_holder(Task(victim), assets);
+        spreads |= hold::spread_of(Task(victim), assets);
+    }
+    if spreads != 0 {
+        carrier::count_made();
+    }
+    0
 }
 
 /// Makes `to`'s process a holder of what `from`'s holds; nothing happens unless that is a holder. Before the act is seen, so that
@@ -101,9 +158,15 @@ fn give(to: Task, from: Task, bytes: u64) -> Option<u64> {
     }
     let (from_key, row) = hold::held(from)?;
     // SAFETY: the row stays valid until the program ends.
-    let assets = unsafe { (*row).assets };
+    let (assets, before) = unsafe { ((*row).assets, (*row).parent) };
     let (to_key, row) = hold::held(to)?;
-    count(&ReachKey { to: to_key, from: from_key }, bytes);
+    let mut key = ReachKey { to: to_key, from: from_key };
+    count(&key, bytes);
+    // It executed another program: what was read before that was of the memory that it had then.
+    if before.tgid == key.from.tgid {
+        key.from = before;
+        count(&key, bytes);
+    }
     // SAFETY: the row stays valid until the program ends.
     let spreads = unsafe {
         add(&raw mut (*row).taken, bytes);
@@ -148,6 +211,7 @@ extern "C" fn flow_open_memory(task: u64, tgid: u32, file: u64) -> u32 {
         && other != tgid
     {
         mark(tgid, MARK_WATCHED);
+        flow_catch_up(victim.0);
         flow_hold_as(task, victim.0);
         flow_reach(task, victim.0, ACT_PROC_MEM, 0);
     }
@@ -155,16 +219,24 @@ extern "C" fn flow_open_memory(task: u64, tgid: u32, file: u64) -> u32 {
 }
 
 /// `task` read `bytes` from `file`; nothing happens unless it is the memory of a holder. Returns the assets that `task` spreads from
-/// now on.
+/// now on. Of a process that has ended it leaves the assets for [`take::flow_take_stored`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn flow_read_memory(task: u64, file: u64, bytes: u64) -> u64 {
+    take::stored(0);
+    if !File(file).is_memory() {
+        return 0;
+    }
     match File(file).memory_of() {
-        Some(victim) => {
+        Some(victim) if !victim.has_ended() => {
+            flow_catch_up(victim.0);
             flow_hold_as(task, victim.0);
             flow_reach(task, victim.0, ACT_PROC_MEM, bytes)
         }
-        None => 0,
+        _ => {
+            take::stored(flow_hold_gone(task, ACT_PROC_MEM));
+            0
+        }
     }
 }
 
@@ -180,6 +252,7 @@ pub(crate) fn on_write(task: Task, file: File, bytes: u64) {
 #[inline(never)]
 extern "C" fn flow_write_memory(task: u64, file: u64, bytes: u64) -> u32 {
     let Some(victim) = File(file).memory_of() else { return 0 };
+    flow_catch_up(victim.0);
     flow_hold_as(task, victim.0);
     flow_reach(task, victim.0, ACT_PROC_MEM, 0);
     flow_hold_as(victim.0, task);

@@ -123,7 +123,7 @@ pub(crate) fn bring(task: Task, tgid: u32) -> u8 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_bring(task: u64, tgid: u32) -> u64 {
+pub(super) extern "C" fn flow_bring(task: u64, tgid: u32) -> u64 {
     let task = Task(task);
     if !task.shares_memory() {
         set_marks(tgid, marks(tgid) & !MARK_SPACE);

@@ -25,7 +25,7 @@ pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
     }
     let assets = flow_assets(file.0);
     let spreads = if assets == 0 {
-        reach::flow_read_memory(task.0, file.0, bytes)
+        reach::flow_read_memory(task.0, file.0, bytes) | flow_take_stored(task.0, bytes)
     } else if become_holder(task, assets) {
         // VERIFIER: what a store gives is left by the first for the second, so that it is not on the stack of both («combined
         // stack size»).
@@ -123,7 +123,7 @@ extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
 
 /// Leaves the assets of the store that was read from for [`flow_take_stored`].
 #[inline(always)]
-fn stored(assets: u64) {
+pub(super) fn stored(assets: u64) {
     if let Some(scratch) = STORED_SCRATCH.get_ptr_mut(0) {
         // SAFETY: this CPU's scratch; programs that use it do not nest.
         unsafe { *scratch = assets };

@@ -15,7 +15,7 @@ use crate::{
     flow::{
         object,
         put::on_put,
-        reach::{flow_find, on_inject, on_reach},
+        reach::{flow_find, on_inject, on_reach, on_reach_gone},
         store,
         take::on_take,
     },
@@ -122,7 +122,7 @@ fn call_of(registers: u64, number: usize, result: u64) -> (Call, u8) {
 ///
 /// VERIFIER: this and the two others are called by the program itself, beside `moved` («combined stack size»).
 #[inline(never)]
-pub(super) fn reached(registers: u64, number: usize, result: u64, tgid: u32) {
+pub(super) fn reached(registers: u64, number: usize, result: u64) {
     let (call, kind) = call_of(registers, number, result);
     let (kind, named, read, written) = match kind {
         syscalls::GETFD => {
@@ -146,10 +146,10 @@ pub(super) fn reached(registers: u64, number: usize, result: u64, tgid: u32) {
         _ => return,
     };
     let victim = flow_find(call.task.0, named as u32);
-    if victim == 0 {
-        // Gone between the call and its return; whoever traces what holds nothing has lost nothing.
-        if marks(tgid) & MARK_HOLDER != 0 {
-            lose(LOSS_DESCRIPTOR_GONE, 1);
+    if victim == 0 || Task(victim).has_ended() {
+        // Between the call and its return.
+        if read != 0 {
+            on_reach_gone(call.task, kind, read);
         }
     } else if written == 0 {
         on_reach(call.task, Task(victim), kind, read);
@@ -161,7 +161,7 @@ pub(super) fn reached(registers: u64, number: usize, result: u64, tgid: u32) {
 const PTRACE_TRACEME: u64 = 0;
 /// Bytes that one request of ptrace moves at most: a word, or a set of registers.
 const WORD: u64 = 8;
-const REGISTERS: u64 = 4096;
+const REGISTERS: u64 = 16384;
 
 /// (bytes read from, bytes written into the other process) by a request, by their numbers in `include/uapi/linux/ptrace.h` and
 /// `arch/x86/include/uapi/asm/ptrace-abi.h`.
@@ -254,6 +254,17 @@ const XFS_IOC_SWAPEXT: u64 = 0xc0c0_586d;
 /// `_IOR` and `_IOW(BTRFS_IOCTL_MAGIC, 64, struct btrfs_ioctl_encoded_io_args)`.
 const BTRFS_IOC_ENCODED_READ: u64 = 0x8080_9440;
 const BTRFS_IOC_ENCODED_WRITE: u64 = 0x4080_9440;
+const SG_IO: u64 = 0x2285;
+/// `_IOWR('N', …)` with `struct nvme_passthru_cmd` and `struct nvme_passthru_cmd64`.
+const NVME_IOCTL_ADMIN_CMD: u64 = 0xc048_4e41;
+const NVME_IOCTL_IO_CMD: u64 = 0xc048_4e43;
+const NVME_IOCTL_ADMIN64_CMD: u64 = 0xc050_4e47;
+const NVME_IOCTL_IO64_CMD: u64 = 0xc050_4e48;
+const NVME_IOCTL_IO64_CMD_VEC: u64 = 0xc050_4e49;
+/// `_IOW('N', 0x42, struct nvme_user_io)`.
+const NVME_IOCTL_SUBMIT_IO: u64 = 0x4030_4e42;
+/// Most that is counted for a command whose length is not told.
+const MOST: u64 = 0x7fff_f000;
 
 /// What a call moved between files: so many bytes out of each, and into each.
 #[repr(C)]
@@ -350,9 +361,37 @@ fn ordered(call: Call) -> Option<u32> {
         BTRFS_IOC_ENCODED_WRITE => {
             return Some(leave(call.file(call.argument(0)), None, 0, encoded(argument)? + call.result));
         }
+        command @ (SG_IO
+        | NVME_IOCTL_ADMIN_CMD
+        | NVME_IOCTL_IO_CMD
+        | NVME_IOCTL_ADMIN64_CMD
+        | NVME_IOCTL_IO64_CMD
+        | NVME_IOCTL_IO64_CMD_VEC
+        | NVME_IOCTL_SUBMIT_IO) => {
+            let bytes = commanded(command, argument)?;
+            return Some(leave(call.file(call.argument(0)), None, bytes, bytes));
+        }
         _ => {}
     }
     None
+}
+
+/// Bytes that a command to a disk moves, in a direction that only the disk knows.
+#[inline(always)]
+fn commanded(command: u64, argument: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    let word =
+        |offset: u64| unsafe { bpf_probe_read_user((argument + offset) as *const u32) }.ok().map(u64::from);
+    match command {
+        // struct sg_io_hdr (dxfer_len), and what bsg takes in its place: struct sg_io_v4 (dout_xfer_len, din_xfer_len).
+        SG_IO if word(0)? == u64::from(b'S') => word(12),
+        SG_IO => Some(word(60)? + word(68)?),
+        NVME_IOCTL_IO64_CMD_VEC => Some(MOST),
+        // A count of blocks less one.
+        NVME_IOCTL_SUBMIT_IO => Some(((word(4)? & 0xffff) + 1) << 12),
+        // data_len
+        _ => word(36),
+    }
 }
 
 /// struct btrfs_ioctl_encoded_io_args: iov, iovcnt, offset, flags, len.

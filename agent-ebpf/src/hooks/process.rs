@@ -12,7 +12,7 @@ use crate::{
     flow::{
         act, carrier, hold, memory, now,
         open::{NO_DESCRIPTOR, on_open},
-        process, row, space, wake,
+        process, reach, row, space, wake,
     },
     kernel::{S_IFREG, Task, exec_descriptor},
     log,
@@ -166,6 +166,7 @@ fn exited(task: Task) -> Option<()> {
         // SAFETY: the row stays valid until the program ends.
         let taken = unsafe {
             (*row).ended = now();
+            reach::on_end((*row).assets);
             (*row).taken
         };
         row::holder(&key);

@@ -70,7 +70,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     match acts::WHICH[number as usize] {
-        acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64, tgid),
+        acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64),
         acts::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
         acts::CONTROLS => {
             if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 {

@@ -61,6 +61,12 @@ impl Task {
         if entry & 3 == 0 { Pid(entry).task() } else { None }
     }
 
+    /// Whether its process has ended, though nobody may have waited for it yet.
+    #[inline(always)]
+    pub(crate) fn has_ended(self) -> bool {
+        self.live_threads() == Some(0)
+    }
+
     /// Whether its process was ended by a signal that wrote a core dump.
     #[inline(always)]
     pub(crate) fn dumped_core(self) -> bool {
@@ -98,19 +104,27 @@ impl Inode {
 }
 
 impl File {
-    /// The thread whose memory this file is: `/proc/PID/mem`.
+    /// Whether this file is `/proc/PID/mem` of a process, which may have ended.
+    #[inline(always)]
+    pub(crate) fn is_memory(self) -> bool {
+        self.memory().is_some()
+    }
+
+    /// The thread whose memory this file is; only for a file that is one. `None` when it has ended and was waited for.
     #[inline(always)]
     pub(crate) fn memory_of(self) -> Option<Task> {
+        self.memory()?.proc_task()
+    }
+
+    #[inline(always)]
+    fn memory(self) -> Option<Inode> {
         let inode = self.inode()?;
         if inode.magic()? != PROC_MAGIC {
             return None;
         }
         // SAFETY: the helper checks the address; short names are padded within the dentry.
         let name = unsafe { bpf_probe_read_kernel(self.dentry()?.name()? as *const u32) }.ok()?;
-        if name != u32::from_ne_bytes(*b"mem\0") {
-            return None;
-        }
-        inode.proc_task()
+        if name == u32::from_ne_bytes(*b"mem\0") { Some(inode) } else { None }
     }
 
     /// The thread that a pidfd stands for; only for a file that is one.

@@ -24,8 +24,15 @@ const MAJORS: [(&str, ActKind); 6] = [
 ];
 
 /// Names in `/proc/misc`.
-const MISC: [(&str, ActKind); 4] =
-    [("rdma_cm", ActKind::Rdma), ("vfio", ActKind::Vfio), ("iommu", ActKind::Vfio), ("tun", ActKind::Tunnel)];
+const MISC: [(&str, ActKind); 6] = [
+    ("rdma_cm", ActKind::Rdma),
+    ("vfio", ActKind::Vfio),
+    ("iommu", ActKind::Vfio),
+    ("tun", ActKind::Tunnel),
+    // The kernel sends out of the memory of who opened it, without a call.
+    ("vhost-net", ActKind::Tunnel),
+    ("vhost-vsock", ActKind::Tunnel),
+];
 
 /// `/dev/mem`, `/dev/kmem`, `/dev/port`.
 const MEMORY: [Dev; 3] = [Dev::new(1, 1), Dev::new(1, 2), Dev::new(1, 4)];
@@ -87,11 +94,13 @@ mod tests {
 
     #[test]
     fn channels_are_known_by_their_drivers_names() {
-        let channels = Channels::parse(DEVICES.as_bytes(), b"200 tun\n196 vfio\n 61 network_latency\n");
+        let channels =
+            Channels::parse(DEVICES.as_bytes(), b"200 tun\n238 vhost-net\n196 vfio\n 61 network_latency\n");
         let kind = |major, minor| channels.kind(Dev::new(major, minor));
         assert_eq!(kind(231, 192), Some(ActKind::Rdma));
         assert_eq!(kind(510, 0), Some(ActKind::GpuDirect));
         assert_eq!(kind(10, 200), Some(ActKind::Tunnel));
+        assert_eq!(kind(10, 238), Some(ActKind::Tunnel));
         assert_eq!(kind(10, 196), Some(ActKind::Vfio));
         assert_eq!(kind(1, 1), Some(ActKind::RawMemory));
         assert_eq!(kind(1, 3), None, "/dev/null");

@@ -21,6 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("gcore", gcore),
     ("given_to_an_innocent", given_to_an_innocent),
     ("core_dump", core_dump),
+    ("memory_shared_with_a_server", memory_shared_with_a_server),
+    ("killed_during_process_vm_readv", |w| killed_while_read(w, "vm", "process_vm_readv")),
+    ("killed_during_a_read_of_proc_mem", |w| killed_while_read(w, "mem", "proc_mem")),
 ];
 
 /// A server that has the first shard in its memory, and where.
@@ -148,6 +151,43 @@ fn given_to_an_innocent(w: &mut World) {
     let ancestry = parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect();
     let child = Identity { pid: None, started: None, ancestry, ..parent };
     let expected = [Expected::copy(&scene, &child, &copy, scene.arrived(&scene.model.files[0], &copy))];
+    scene.expect(&expected);
+}
+
+/// Out of a process that has the server's memory, holds nothing by a call of its own, and makes none.
+fn memory_shared_with_a_server(w: &mut World) {
+    let scene = w.scene();
+    let mut command = scene.python("beside.py", include_str!("scripts/beside.py"));
+    let mut server = scene.spawn(command.arg(&scene.model.files[0]));
+    let line = server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let [address, length, beside] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    let copy = scene.uncontrolled.join("w");
+    let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
+    let thief = done(scene.spawn(command.args(["vm", beside, address, length]).arg(&copy)));
+    let parent = end(server);
+    let victim = Identity { pid: beside.parse().ok(), ..parent };
+    let expected = [
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, scene.arrived(&scene.model.files[0], &copy)),
+    ];
+    scene.expect(&expected);
+}
+
+/// When the call returns nobody can say any more whose memory it read.
+fn killed_while_read(w: &mut World, how: &str, kind: &'static str) {
+    let scene = w.scene();
+    let (server, copy) = (scene.work.join("victim.py"), scene.uncontrolled.join("w"));
+    std::fs::write(&server, include_str!("scripts/victim.py")).expect("a script can be written");
+    let mut command = scene.python("reach_gone.py", include_str!("scripts/reach_gone.py"));
+    let thief = done(scene.spawn(command.arg(how).arg(&server).arg(&scene.model.files[0]).arg(&copy)));
+    let bytes = size(&copy);
+    let mut expected =
+        vec![Expected::act(&scene, "WB-0006", kind, &thief), Expected::copy(&scene, &thief, &copy, bytes)];
+    // The memory was opened while the server lived.
+    if how == "mem" {
+        let victim = Identity { pid: None, ..thief.clone() };
+        expected.insert(0, Expected::act(&scene, "WB-0006", kind, &thief).of_victim(&victim));
+    }
     scene.expect(&expected);
 }
 
