@@ -276,6 +276,15 @@ impl File {
         field::<u32>(self.0, &FILE_MODE).is_none_or(|mode| mode & FMODE_WRITE != 0)
     }
 
+    /// Whether it was opened to name a file only (`O_PATH`): nothing is read through it, and opening it by its descriptor is
+    /// another open.
+    #[inline(always)]
+    pub(crate) fn is_only_a_name(self) -> bool {
+        /// `FMODE_PATH` (`include/linux/fs.h`).
+        const PATH: u32 = 0x4000;
+        field::<u32>(self.0, &FILE_MODE).is_some_and(|mode| mode & PATH != 0)
+    }
+
     /// The file below an overlayfs file, itself otherwise: bytes are those of the file that stores them.
     #[inline(always)]
     pub(crate) fn backing(self) -> Self {

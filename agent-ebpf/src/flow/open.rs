@@ -61,6 +61,9 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         mark(tgid, MARK_WATCHED);
         return 0;
     }
+    if kind == OBJECT_STORE && file.is_only_a_name() {
+        return 0;
+    }
     hold::hold(task, assets);
     if kind == OBJECT_STORE {
         store::open(task, inode, device, assets);

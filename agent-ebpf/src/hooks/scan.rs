@@ -113,7 +113,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
         // It may have read the whole file.
         return Some(file.backing().inode()?.size());
     } else if value.kind == OBJECT_STORE {
-        return Some(raw(task, file.backing().inode()?, &key, &value));
+        return Some(raw(task, file, file.backing().inode()?, &key, &value));
     }
     None
 }
@@ -121,7 +121,10 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
 /// A store that was opened before it was known to be one: an act. What its owner read before is not known either, so that it
 /// can be all of it.
 #[inline(always)]
-fn raw(task: Task, inode: Inode, key: &ObjectKey, value: &ObjectValue) -> u64 {
+fn raw(task: Task, file: File, inode: Inode, key: &ObjectKey, value: &ObjectValue) -> u64 {
+    if file.is_only_a_name() {
+        return 0;
+    }
     if value.assets & shared(SHARED_CHARGED) == 0 {
         if store::is_only_found(inode, value.kind) {
             return 0;

@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("process_listing_while_a_server_runs", process_listing_while_a_server_runs),
     ("packet_capture", packet_capture),
     ("core_dump_of_an_innocent", core_dump_of_an_innocent),
+    ("disk_and_image_only_named", disk_and_image_only_named),
     ("loop_device_over_something_else", loop_device_over_something_else),
 ];
 
@@ -74,6 +75,16 @@ fn core_dump_of_an_innocent(w: &mut World) {
     assert_eq!(finished.signal, Some(6), "{}", finished.stderr);
     server.go().expect("it listens");
     server.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+/// As service managers and container runtimes do with all that they are told of (`O_PATH`).
+fn disk_and_image_only_named(w: &mut World) {
+    let scene = w.scene();
+    let minor = scene.world.controlled.device().replace("7:", "/dev/loop");
+    let image = scene.world.lab.scratch().join("controlled.img");
+    let script = "import os, sys; [os.fstat(os.open(path, os.O_PATH)) for path in sys.argv[1:]]";
+    scene.run(Command::new(World::python()).args(["-c", script, &minor]).arg(image));
     scene.expect_silence();
 }
 
