@@ -1,6 +1,6 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, hold, is_agent, object, reach, store, unmetered};
+use super::{carrier, hold, is_agent, object, reach, store, take, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, mark},
@@ -69,7 +69,7 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         store::open(task, inode, device, assets);
     }
     // Of a carrier only as much comes out as was put in, so that the floor decides.
-    if kind < OBJECT_CARRIER { hold::spread_of(task, assets) } else { 0 }
+    if kind < OBJECT_CARRIER { hold::spread_of(task, assets & !take::CANARY) } else { 0 }
 }
 
 /// Tells the agent what it opened.

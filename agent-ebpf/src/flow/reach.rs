@@ -70,7 +70,7 @@ extern "C" fn flow_hold_gone(actor: u64, kind: u32) -> u64 {
 pub(crate) fn on_end(assets: u64) {
     if let Some(word) = SHARED.get_ptr_mut(SHARED_GONE) {
         // SAFETY: a word of an array map.
-        unsafe { join(word, assets) };
+        unsafe { join(word, assets & !take::CANARY) };
     }
 }
 
@@ -170,7 +170,7 @@ fn give(to: Task, from: Task, bytes: u64) -> Option<u64> {
     // SAFETY: the row stays valid until the program ends.
     let spreads = unsafe {
         add(&raw mut (*row).taken, bytes);
-        if (*row).taken >= PROPAGATION_FLOOR.load() { hold::spread(row, assets) } else { 0 }
+        if (*row).taken >= PROPAGATION_FLOOR.load() { hold::spread(row, assets & !take::CANARY) } else { 0 }
     };
     wake();
     Some(spreads)

@@ -6,13 +6,13 @@ use crate::{
     maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, shared},
 };
 use agent_ebpf::{
-    CANARY_ASSET, DEV_ASSET, FLOORS, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE, OBJECT_STORE,
-    ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
+    CANARY_ASSET, DEV_ASSET, FLOORS, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE,
+    OBJECT_STORE, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
 };
 
 /// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
 /// was would hold it.
-const CANARY: u64 = 1 << CANARY_ASSET;
+pub(super) const CANARY: u64 = 1 << CANARY_ASSET;
 
 /// Sums beyond this say no more, and must not wrap.
 const ENOUGH: u64 = 1 << 62;
