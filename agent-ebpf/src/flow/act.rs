@@ -2,7 +2,7 @@
 
 use agent_ebpf::{
     HolderKey, LOSS_ACTS_FULL, SHARED_ACTS,
-    acts::{ACT_CORE_DUMP, ActKey, ActValue},
+    acts::{ACT_CORE_DUMP, ActValue},
 };
 
 use super::{hold, now, wake};

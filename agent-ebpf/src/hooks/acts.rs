@@ -329,9 +329,10 @@ fn ordered(call: Call) -> Option<u32> {
     match call.argument(1) & 0xffff_ffff {
         LOOP_SET_FD | LOOP_CHANGE_FD | NBD_SET_SOCK => backed(call, argument),
         // struct loop_config begins with the descriptor.
-        // SAFETY: the helper checks the address.
         LOOP_CONFIGURE => {
-            backed(call, u64::from(unsafe { bpf_probe_read_user(argument as *const u32) }.ok()?))
+            // SAFETY: the helper checks the address.
+            let backing = unsafe { bpf_probe_read_user(argument as *const u32) }.ok()?;
+            backed(call, u64::from(backing));
         }
         DM_TABLE_LOAD => store::on_mapped(call.task, call.file(call.argument(0))?),
         // struct move_extent: reserved, donor_fd, orig_start, donor_start, len, moved_len (blocks, of a page at most).

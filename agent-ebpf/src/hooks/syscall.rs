@@ -72,10 +72,8 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     match acts::WHICH[number as usize] {
         acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64),
         acts::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
-        acts::CONTROLS => {
-            if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 {
-                acts::moved();
-            }
+        acts::CONTROLS if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 => {
+            acts::moved();
         }
         _ => {}
     }
