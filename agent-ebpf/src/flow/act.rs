@@ -8,7 +8,7 @@ use agent_ebpf::{
 use super::{hold, now, wake};
 use crate::{
     kernel::Task,
-    maps::{ACT_SCRATCH, ACTS, SHARED, add, join, lose},
+    maps::{ACT_SCRATCH, ACTS, PROPAGATION_FLOOR, SHARED, add, join, lose},
 };
 
 const NOBODY: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
@@ -34,12 +34,15 @@ pub(crate) fn changed() {
     }
 }
 
-/// The kernel has written the memory of `task`, a holder, into a core dump.
+/// The kernel has written the memory of `task`, a holder, into a core dump: an act unless it holds no more than a line that it read
+/// from another holder, or than the arguments that it was executed with.
 #[inline(always)]
 pub(crate) fn dumped(task: Task) {
-    if let Some((_, row)) = hold::held(task) {
-        // SAFETY: the row stays valid until the program ends.
-        note_against(task, task, ACT_CORE_DUMP, unsafe { (*row).assets });
+    let Some((key, row)) = hold::held(task) else { return };
+    // SAFETY: the row stays valid until the program ends.
+    let (assets, taken, before) = unsafe { ((*row).spreads, (*row).taken, (*row).parent.tgid) };
+    if assets != 0 && (before != key.tgid || taken >= PROPAGATION_FLOOR.load()) {
+        note_against(task, task, ACT_CORE_DUMP, assets);
     }
 }
 

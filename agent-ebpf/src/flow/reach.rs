@@ -134,12 +134,15 @@ fn reach(actor: Task, victim: Task, kind: u32, bytes: u64) -> Option<u64> {
     let (_, row) = hold::held(victim)?;
     // SAFETY: the row stays valid until the program ends.
     let (assets, parent, own_bytes) =
-        unsafe { ((*row).assets, &(*row).parent, (*row).taken > (*row).inherited) };
+        unsafe { ((*row).spreads, &(*row).parent, (*row).taken > (*row).inherited) };
     // A child that has only what it was forked with: the actor had all of it before.
     if !own_bytes && *parent == actor.holder_key()? {
         return None;
     }
-    act::note_against(actor, victim, kind, assets);
+    // Who only read a line from a holder holds nothing worth an act; the bytes count all the same.
+    if assets != 0 {
+        act::note_against(actor, victim, kind, assets);
+    }
     Some(flow_give(actor.0, victim.0, bytes))
 }
 
