@@ -57,7 +57,9 @@ enum Chore {
     #[command(after_help = "Example: sudo -E cargo xtask score")]
     Score(score::Args),
     /// What the agent costs: with and without it, in interleaved rounds (as root)
-    #[command(after_help = "Example: sudo -E cargo xtask bench --quick -o json")]
+    #[command(
+        after_help = "Example: sudo -E cargo xtask bench --quick -o json; without root: cargo xtask bench --engine"
+    )]
     Bench(bench::Args),
     /// Reduce a kernel's BTF to a fixture: what the table of fields and the hooks look for, a few KB
     #[command(after_help = btf_fixture::EXAMPLE)]

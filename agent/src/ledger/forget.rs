@@ -49,22 +49,24 @@ impl Default for Limits {
 
 impl Ledger {
     /// Sweeps every few seconds of event time, and whenever a limit is passed.
-    pub(super) fn sweep_if_due(&mut self) {
+    pub(super) fn is_sweep_due(&self) -> bool {
         let full = self.holders.len() > self.limits.holders
             || self.carriers.len() > self.limits.carriers
             || self.flows > self.limits.flows
             || self.intakes > self.limits.intakes
             || self.sinks.len() > self.limits.sinks;
-        if full || self.now.0.saturating_sub(self.swept.0) >= SWEEP {
-            self.swept = self.now;
-            self.drop_exited();
-            self.drop_empty_carriers();
-            self.evict_holders();
-            self.evict_carriers();
-            self.fold_flows();
-            self.fold_intakes();
-            self.drop_sinks();
-        }
+        full || self.now.0.saturating_sub(self.swept.0) >= SWEEP
+    }
+
+    pub(super) fn sweep(&mut self) {
+        self.swept = self.now;
+        self.drop_exited();
+        self.drop_empty_carriers();
+        self.evict_holders();
+        self.evict_carriers();
+        self.fold_flows();
+        self.fold_intakes();
+        self.drop_sinks();
     }
 
     fn drop_exited(&mut self) {

@@ -28,10 +28,13 @@ mod tests;
 mod view;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
+
+// Looked up a dozen times for an event: a quicker hash than the standard one, with a random seed too.
+use foldhash::HashMap;
 
 use self::{
     domain::Domain,
@@ -74,6 +77,8 @@ pub struct Ledger {
     /// Entries of all [`Holder::flows`] and of all [`Holder::sources`], for the limits.
     flows: usize,
     intakes: usize,
+    /// Where the bytes of each record went that the last event made; see [`Ledger::trace`].
+    emitted: Vec<Option<SinkKey>>,
     /// What changed since it was last asked for; `None` when nobody asks.
     journal: Option<Journal>,
     /// What an earlier ledger was told is told again: conclusions that are known already do not grow by it.
@@ -191,24 +196,28 @@ impl Ledger {
             small: BTreeMap::new(),
             followed: AssetSet::default(),
             assets: BTreeMap::new(),
-            sinks: HashMap::new(),
-            holders: HashMap::new(),
-            carriers: HashMap::new(),
-            egress: HashMap::new(),
+            sinks: HashMap::default(),
+            holders: HashMap::default(),
+            carriers: HashMap::default(),
+            egress: HashMap::default(),
             loss: Loss::new(),
             now: BootNs::default(),
             swept: BootNs::default(),
             flows: 0,
             intakes: 0,
+            emitted: Vec::new(),
             journal: None,
             restoring: false,
         }
     }
 
     /// Takes one statement of the sensor and appends what grew because of it: at most one take record for each (holder,
-    /// asset) and one flow record for each (holder, asset, domain), takes first. A repeated event appends nothing.
+    /// asset) and one flow record for each (holder, asset, domain), takes first. A repeated event appends nothing. Their lineage is
+    /// for [`Ledger::trace`] to find: few are ever looked at, and finding it costs more than all the rest.
     pub fn apply(&mut self, event: Event, out: &mut Vec<Record>) {
         let mut grown = Grown::default();
+        let first = out.len();
+        self.emitted.clear();
         match event {
             Event::Process { holder, process } => {
                 let holder = self.holders.entry(holder).or_default();
@@ -253,7 +262,19 @@ impl Ledger {
             }
         }
         self.emit(grown, out);
-        self.sweep_if_due();
+        if self.is_sweep_due() {
+            // What is forgotten now cannot be followed later.
+            out[first..].iter_mut().enumerate().for_each(|(nth, record)| self.trace(nth, record));
+            self.emitted.clear();
+            self.sweep();
+        }
+    }
+
+    /// Fills in the way that the bytes of a record took: of the `nth` that the last [`Ledger::apply`] appended, from 0.
+    pub fn trace(&self, nth: usize, record: &mut Record) {
+        if let Some(&sink) = self.emitted.get(nth) {
+            record.lineage = Arc::new(self.lineage(record.holder, record.asset.id, sink));
+        }
     }
 
     /// What was lost so far at every stage that reports here; empty when nothing was.
@@ -353,39 +374,41 @@ impl Ledger {
     }
 
     /// Turns growth into records, takes first.
-    fn emit(&self, grown: Grown, out: &mut Vec<Record>) {
+    fn emit(&mut self, grown: Grown, out: &mut Vec<Record>) {
         for ((id, asset), bytes) in grown.takes {
-            out.extend(self.record(RecordKind::Take, id, asset, None, bytes));
+            self.say(RecordKind::Take, id, asset, None, bytes, out);
         }
         for ((id, asset, domain), bytes) in grown.flows {
             let sink =
                 self.holders.get(&id).and_then(|h| h.reach.get(&(asset, domain))).map(|reach| reach.sink);
-            out.extend(self.record(RecordKind::Flow, id, asset, sink, bytes));
+            self.say(RecordKind::Flow, id, asset, sink, bytes, out);
         }
     }
 
-    fn record(
-        &self,
+    fn say(
+        &mut self,
         kind: RecordKind,
         id: HolderId,
         asset: AssetId,
         sink: Option<SinkKey>,
         bytes: u64,
-    ) -> Option<Record> {
-        let holder = self.holders.get(&id)?;
-        Some(Record {
+        out: &mut Vec<Record>,
+    ) {
+        let (Some(holder), Some(asset)) = (self.holders.get(&id), self.assets.get(&asset)) else { return };
+        out.push(Record {
             kind,
             at: self.now,
-            asset: Arc::clone(self.assets.get(&asset)?),
+            asset: Arc::clone(asset),
             holder: id,
             process: self.process(id),
             sink: sink.map(|key| self.sink(key)),
             bytes,
             act: None,
             victim: None,
-            listed: holder.listed.contains(asset),
-            lineage: Arc::new(self.lineage(id, asset, sink)),
-        })
+            listed: holder.listed.contains(asset.id),
+            lineage: Arc::default(),
+        });
+        self.emitted.push(sink);
     }
 
     fn process(&self, id: HolderId) -> Arc<Process> {

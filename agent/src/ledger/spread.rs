@@ -3,9 +3,10 @@
 //! A work list of single contributions ("pulls"). All values only grow and are clamped, so it ends; cycles of processes
 //! that chat over pipes could make it end late, which [`MOST_PULLS`] prevents. Must not know when things are forgotten.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use agent_ebpf::UNCOUNTED;
+use foldhash::{HashMap, HashSet};
 
 use super::{FLOORS, Ledger, carrier_of, domain::Domain};
 use crate::event::{AssetId, HolderId, ObjectId, SinkKey, Source};
@@ -33,9 +34,12 @@ pub(super) struct Grown {
 impl Ledger {
     /// Recomputes `pulls` and all that depends on them.
     pub(super) fn spread(&mut self, pulls: Vec<Pull>, grown: &mut Grown) {
+        if pulls.is_empty() {
+            return;
+        }
         let mut waiting: HashSet<Pull> = pulls.iter().copied().collect();
         let mut queue = VecDeque::from(pulls);
-        let mut times: HashMap<Pull, u32> = HashMap::new();
+        let mut times: HashMap<Pull, u32> = HashMap::default();
         let mut next = Vec::new();
         while let Some(pull) = queue.pop_front() {
             waiting.remove(&pull);

@@ -61,6 +61,8 @@ impl Scene {
         self.now += 1;
         let from = self.records.len();
         self.ledger.apply(event, &mut self.records);
+        let said = self.records[from..].iter_mut().enumerate();
+        said.for_each(|(nth, record)| self.ledger.trace(nth, record));
         self.records[from..].to_vec()
     }
 

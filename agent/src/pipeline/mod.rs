@@ -199,9 +199,16 @@ impl Pipeline {
             records.clear();
         }
         self.moved |= !records.is_empty();
-        for record in records.drain(..) {
+        for (nth, mut record) in records.drain(..).enumerate() {
             self.metrics.add_record(&record);
+            let first = self.matches.len();
             self.engine.observe(&record, &mut self.matches);
+            if self.matches.len() > first {
+                self.ledger.trace(nth, &mut record);
+                self.matches[first..]
+                    .iter_mut()
+                    .for_each(|one| one.record.lineage.clone_from(&record.lineage));
+            }
         }
         self.records = records;
         if self.matches.is_empty() {

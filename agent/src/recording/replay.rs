@@ -112,9 +112,16 @@ struct Replay {
 
 impl Replay {
     fn judge(&mut self, now: BootNs) {
-        for record in self.records.drain(..) {
+        for (nth, mut record) in self.records.drain(..).enumerate() {
             self.done.records += 1;
+            let first = self.matches.len();
             self.engine.observe(&record, &mut self.matches);
+            if self.matches.len() > first {
+                self.ledger.trace(nth, &mut record);
+                self.matches[first..]
+                    .iter_mut()
+                    .for_each(|one| one.record.lineage.clone_from(&record.lineage));
+            }
         }
         if self.matches.is_empty() {
             return;

@@ -1,10 +1,7 @@
 //! A sum, or a number of different values, over a sliding window of time. It must not know whose bytes they are, nor any clock: time is what the
 //! caller says.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use crate::event::BootNs;
 
@@ -25,44 +22,46 @@ pub(crate) const MAX_DISTINCT: usize = 4096;
 pub(crate) struct Window {
     /// Length of a bucket in ns.
     bucket: u64,
-    /// Index (time / length) and bytes of the buckets that have any, oldest first.
-    buckets: VecDeque<(u64, u64)>,
+    /// Index (time / length) of the newest bucket that anything was added to.
+    newest: u64,
+    /// The buckets that anything was added to: bit n stands for the one that is n before the newest.
+    present: u64,
+    /// What was added to each of these, oldest first.
+    sums: Vec<u64>,
     sum: u64,
 }
 
 impl Window {
     pub(crate) fn new(over: Duration) -> Self {
         let over = u64::try_from(over.as_nanos()).unwrap_or(u64::MAX);
-        Self { bucket: over.div_ceil(BUCKETS).max(1), buckets: VecDeque::new(), sum: 0 }
+        Self { bucket: over.div_ceil(BUCKETS).max(1), newest: 0, present: 0, sums: Vec::new(), sum: 0 }
     }
 
     /// Adds bytes. What comes late (the kernel's queues are drained one after the other) goes into the newest bucket: it
     /// is then counted for longer than it should, never for shorter.
     pub(crate) fn add(&mut self, at: BootNs, bytes: u64) {
         let index = self.index(at);
-        match self.buckets.back_mut() {
-            Some((newest, sum)) if *newest >= index => *sum = sum.saturating_add(bytes),
-            _ => self.buckets.push_back((index, bytes)),
-        }
-        self.sum = self.sum.saturating_add(bytes);
-        self.forget(at);
+        self.put(index, bytes);
+        self.forget(index);
     }
 
     /// The sum at a time.
     pub(crate) fn sum(&mut self, now: BootNs) -> u64 {
-        self.forget(now);
+        self.forget(self.index(now));
         self.sum
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.present == 0
     }
 
     /// Its buckets, oldest first: the last nanosecond of each, on the clock of this boot (below zero: before it), and
     /// the sum.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (i64, u64)> {
-        self.buckets.iter().map(|(index, sum)| {
-            let end = (index + 1).saturating_mul(self.bucket).saturating_sub(1);
+        let places = (0..=BUCKETS).rev().filter(|before| self.present >> before & 1 == 1);
+        places.zip(&self.sums).map(|(before, sum)| {
+            let index = self.newest.saturating_sub(before);
+            let end = index.saturating_add(1).saturating_mul(self.bucket).saturating_sub(1);
             (end.cast_signed().saturating_sub(BEFORE_BOOT.cast_signed()), *sum)
         })
     }
@@ -73,29 +72,60 @@ impl Window {
         let shifted = end.saturating_add(BEFORE_BOOT.cast_signed());
         // So long ago that no window reaches it.
         let Ok(shifted) = u64::try_from(shifted) else { return };
-        let index = (shifted / self.bucket).min(self.index(now));
-        match self.buckets.back_mut() {
-            Some((newest, known)) if *newest >= index => *known = known.saturating_add(sum),
-            _ => self.buckets.push_back((index, sum)),
-        }
-        self.sum = self.sum.saturating_add(sum);
+        let now = self.index(now);
+        self.put((shifted / self.bucket).min(now), sum);
         self.forget(now);
+    }
+
+    /// Adds to a bucket, or to the newest if that is later.
+    fn put(&mut self, index: u64, bytes: u64) {
+        if self.is_empty() {
+            self.newest = index;
+        }
+        let ahead = index.saturating_sub(self.newest);
+        match self.sums.last_mut() {
+            Some(last) if ahead == 0 => *last = last.saturating_add(bytes),
+            _ => {
+                self.forget(index);
+                // What is as far ahead as a number has bits leaves nothing behind it.
+                let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+                self.present = self.present.checked_shl(ahead).unwrap_or(0) | 1;
+                self.newest = index;
+                self.make_room();
+                self.sums.push(bytes);
+            }
+        }
+        self.sum = self.sum.saturating_add(bytes);
+    }
+
+    /// For one more; for exactly as many as there can be at the end, where doubling would take half as many again.
+    fn make_room(&mut self) {
+        const MOST: usize = BUCKETS as usize + 1;
+        if self.sums.len() == self.sums.capacity() {
+            self.sums.reserve_exact(self.sums.len().min(MOST.saturating_sub(self.sums.len())).max(1));
+        }
     }
 
     const fn index(&self, at: BootNs) -> u64 {
         at.0.saturating_add(BEFORE_BOOT) / self.bucket
     }
 
-    fn forget(&mut self, now: BootNs) {
-        let oldest = self.index(now).saturating_sub(BUCKETS);
-        if self.buckets.front().is_none_or(|(index, _)| *index >= oldest) {
+    /// Forgets what is too old when `now` is the index of the time.
+    fn forget(&mut self, now: u64) {
+        let Some(most) = BUCKETS.checked_sub(now.saturating_sub(self.newest)) else {
+            self.present = 0;
+            self.sums.clear();
+            self.sum = 0;
+            return;
+        };
+        let kept = self.present & ((2 << most) - 1);
+        if kept == self.present {
             return;
         }
-        while self.buckets.front().is_some_and(|(index, _)| *index < oldest) {
-            self.buckets.pop_front();
-        }
+        self.sums.drain(..(self.present & !kept).count_ones() as usize);
+        self.present = kept;
         // Summed anew instead of subtracted, for a sum that was saturated cannot be taken back.
-        self.sum = self.buckets.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+        self.sum = self.sums.iter().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
     }
 }
 
@@ -229,7 +259,7 @@ mod tests {
                 let sum = window.sum(BootNs(now));
                 prop_assert!(sum >= reference(&added, now, over));
                 prop_assert!(sum <= reference(&added, now, over + window.bucket));
-                prop_assert!(window.buckets.len() as u64 <= BUCKETS + 1);
+                prop_assert!(window.sums.len() as u64 <= BUCKETS + 1);
             }
         }
 

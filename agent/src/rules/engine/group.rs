@@ -32,22 +32,24 @@ pub(super) struct Group {
     pub(super) is_matching: bool,
     contributors: Vec<Contributor>,
     /// Contributors that had to make room.
-    forgotten: u64,
+    forgotten: u32,
 }
 
 /// What a sum measures beside bytes.
 #[derive(Debug)]
 pub(super) enum Tally {
     Bytes,
-    Count(Window),
-    Distinct(Distinct),
+    // Boxed, because most sums are of bytes.
+    Count(Box<Window>),
+    Distinct(Box<Distinct>),
 }
 
 #[derive(Debug)]
 struct Contributor {
     holder: HolderId,
     process: Arc<Process>,
-    window: Window,
+    /// `None` while all that is in the group's window is his.
+    window: Option<Box<Window>>,
 }
 
 impl Group {
@@ -56,8 +58,8 @@ impl Group {
             bytes: Window::new(sum.over),
             tally: match sum.measure {
                 Measure::Bytes(_) => Tally::Bytes,
-                Measure::Count => Tally::Count(Window::new(sum.over)),
-                Measure::Distinct(_) => Tally::Distinct(Distinct::new(sum.over)),
+                Measure::Count => Tally::Count(Box::new(Window::new(sum.over))),
+                Measure::Distinct(_) => Tally::Distinct(Box::new(Distinct::new(sum.over))),
             },
             largest: 0,
             asset: Arc::clone(asset),
@@ -70,16 +72,12 @@ impl Group {
     }
 
     /// Goes on as the group of another record: its window stays and nobody was told of it yet.
-    pub(super) fn handed_to(self, record: &Record) -> Self {
-        Self {
-            asset: Arc::clone(&record.asset),
-            first_at: record.at,
-            last_at: record.at,
-            is_matching: false,
-            contributors: Vec::new(),
-            forgotten: 0,
-            ..self
-        }
+    pub(super) fn hand_to(&mut self, record: &Record) {
+        self.asset.clone_from(&record.asset);
+        (self.first_at, self.last_at) = (record.at, record.at);
+        self.is_matching = false;
+        self.contributors.clear();
+        self.forgotten = 0;
     }
 
     /// Counts a record. Contributors that make room for others lose their names, never their bytes, and stay counted: that is
@@ -93,6 +91,7 @@ impl Group {
         }
         let growth = if record.kind == RecordKind::Act { 0 } else { record.bytes };
         self.largest = self.largest.max(record.bytes - growth);
+        self.contribute(sum, record, growth);
         self.bytes.add(record.at, growth);
         match (&mut self.tally, sum.measure) {
             (Tally::Count(window), _) => window.add(record.at, 1),
@@ -109,27 +108,41 @@ impl Group {
         self.asset.clone_from(&record.asset);
         self.first_at = self.first_at.min(record.at);
         self.last_at = self.last_at.max(record.at);
-        self.contribute(sum, record, growth);
     }
 
+    /// Before the growth is in the group's own window.
     fn contribute(&mut self, sum: &Sum, record: &Record, growth: u64) {
         if let Some(known) = self.contributors.iter_mut().find(|known| known.holder == record.holder) {
-            known.window.add(record.at, growth);
-            known.process.clone_from(&record.process);
+            if let Some(window) = &mut known.window {
+                window.add(record.at, growth);
+            }
+            if !Arc::ptr_eq(&known.process, &record.process) {
+                known.process.clone_from(&record.process);
+            }
             return;
+        }
+        let (holder, process) = (record.holder, Arc::clone(&record.process));
+        if self.bytes.is_empty() {
+            self.contributors.reserve_exact(1);
+            self.contributors.push(Contributor { holder, process, window: None });
+            return;
+        }
+        for known in &mut self.contributors {
+            known.window.get_or_insert_with(|| Box::new(self.bytes.clone()));
         }
         if self.contributors.len() >= MAX_CONTRIBUTORS {
             let sums = self.contributors.iter_mut().enumerate();
-            let smallest = sums.map(|(at, known)| (known.window.sum(record.at), at)).min();
+            let of =
+                |known: &mut Contributor| known.window.as_mut().map_or(0, |window| window.sum(record.at));
+            let smallest = sums.map(|(at, known)| (of(known), at)).min();
             if let Some((sum, at)) = smallest {
                 self.contributors.swap_remove(at);
-                self.forgotten += u64::from(sum > 0);
+                self.forgotten = self.forgotten.saturating_add(u32::from(sum > 0));
             }
         }
-        let mut window = Window::new(sum.over);
+        let mut window = Box::new(Window::new(sum.over));
         window.add(record.at, growth);
-        let process = Arc::clone(&record.process);
-        self.contributors.push(Contributor { holder: record.holder, process, window });
+        self.contributors.push(Contributor { holder, process, window: Some(window) });
     }
 
     /// The bytes of the window, at most the asset's size where that is known.
@@ -154,17 +167,23 @@ impl Group {
     }
 
     pub(super) fn contributors(&mut self, now: BootNs) -> Contributors {
-        self.contributors.retain_mut(|known| {
-            known.window.sum(now);
-            !known.window.is_empty()
+        let all = self.bytes.sum(now);
+        let is_empty = self.bytes.is_empty();
+        self.contributors.retain_mut(|known| match &mut known.window {
+            Some(window) => {
+                window.sum(now);
+                !window.is_empty()
+            }
+            None => !is_empty,
         });
+        let sum = |known: &mut Contributor| known.window.as_mut().map_or(all, |window| window.sum(now));
         let mut top: Vec<_> = self
             .contributors
             .iter_mut()
-            .map(|known| (known.holder, Arc::clone(&known.process), known.window.sum(now)))
+            .map(|known| (known.holder, Arc::clone(&known.process), sum(known)))
             .collect();
         top.sort_by(|a, b| b.2.cmp(&a.2).then(a.0.cmp(&b.0)));
-        let count = self.forgotten + top.len() as u64;
+        let count = u64::from(self.forgotten) + top.len() as u64;
         top.truncate(TOP_CONTRIBUTORS);
         Contributors { count, top }
     }

@@ -2,6 +2,8 @@
 //! or above a line is reported with the exact value, and how that is written is decided elsewhere.
 
 mod group;
+mod index;
+mod key;
 mod rows;
 mod state;
 #[cfg(test)]
@@ -10,7 +12,10 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 pub use self::rows::Row;
-use self::state::{Scratch, State};
+use self::{
+    index::{Candidates, Index},
+    state::{Scratch, State},
+};
 use super::{
     RuleSet,
     exception::ExceptionFacts,
@@ -86,8 +91,9 @@ pub struct Resolved {
 #[derive(Debug)]
 pub struct Engine {
     rules: Arc<RuleSet>,
-    /// Indexes of the rules for each event kind, by its place in [`RecordKind::ALL`]; rules that are off are in none.
-    by_kind: [Vec<usize>; RecordKind::ALL.len()],
+    /// For each event kind, by its place in [`RecordKind::ALL`]; rules that are off are in none.
+    by_kind: [Index; RecordKind::ALL.len()],
+    candidates: Candidates,
     /// For each rule.
     states: Vec<State>,
     scratch: Scratch,
@@ -97,7 +103,8 @@ impl Engine {
     #[must_use]
     pub fn new(rules: Arc<RuleSet>) -> Self {
         Self {
-            by_kind: RecordKind::ALL.map(|kind| indexes(&rules, kind)),
+            by_kind: RecordKind::ALL.map(|kind| Index::new(&rules, kind)),
+            candidates: Candidates::default(),
             states: rules.rules().iter().map(|rule| State::new(rule)).collect(),
             scratch: Scratch::default(),
             rules,
@@ -144,7 +151,8 @@ impl Engine {
     /// Counts a record and pushes a match for every rule that has a sum at or above its lowest line after it. Allocates
     /// nothing for a rule that does not match.
     pub fn observe(&mut self, record: &Record, matches: &mut Vec<Match>) {
-        for &index in &self.by_kind[record.kind as usize] {
+        self.by_kind[record.kind as usize].candidates(record, &mut self.candidates);
+        for index in self.candidates.iter() {
             self.states[index].observe(&self.rules.rules()[index], record, &mut self.scratch, matches);
         }
     }
@@ -178,11 +186,4 @@ impl Engine {
             state.reopen(rule, matched, now);
         }
     }
-}
-
-/// The indexes of the rules that look at a kind of event.
-fn indexes(rules: &RuleSet, kind: RecordKind) -> Vec<usize> {
-    let all = rules.rules().iter().enumerate();
-    let is_on = |rule: &super::Rule| rule.looks_at(kind) && rule.facts.mode != Mode::Off;
-    all.filter(|(_, rule)| is_on(rule)).map(|(index, _)| index).collect()
 }

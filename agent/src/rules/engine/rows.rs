@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     group::{Group, Tally},
-    state::{Key, MAX_GROUPS, State},
+    key::Key,
+    state::{MAX_GROUPS, State},
 };
 use crate::{
     event::{Asset, AssetId, AssetKind, BootNs},
@@ -67,7 +68,7 @@ fn row(rule: &str, sum: &str, key: &Key, group: &Group) -> Row {
     Row {
         rule: rule.to_owned(),
         sum: sum.to_owned(),
-        key: key.clone(),
+        key: key.parts().map(str::to_owned).collect(),
         asset: group.asset.name.clone(),
         asset_bytes: group.asset.bytes,
         first_at: group.first_at.0,
@@ -105,12 +106,12 @@ pub(super) fn import(
             if !fits || groups.len() >= MAX_GROUPS {
                 return None;
             }
-            match groups.entry(row.key.clone()) {
+            match groups.entry(Key::of(row.key.iter().map(String::as_str))) {
                 // A row that stands there twice is not counted twice.
                 Entry::Occupied(_) => None,
                 Entry::Vacant(vacant) => {
                     let group = Group::new(sum, &Arc::new(asset(&row)), BootNs(0));
-                    vacant.insert(fill(group, row, shift_ns, now));
+                    vacant.insert(Box::new(fill(group, row, shift_ns, now)));
                     Some(())
                 }
             }

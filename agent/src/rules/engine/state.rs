@@ -3,7 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Crossed, Match, Resolved, group::Group};
+use foldhash::fast::RandomState;
+
+use super::{Crossed, Match, Resolved, group::Group, key::Key};
 use crate::{
     event::{BootNs, Record},
     rules::{
@@ -25,17 +27,18 @@ pub(super) const OTHERS: &str = "(others)";
 /// Most combinations of one sequence's `by` values. Beyond them the one that came least far makes room.
 const MAX_PROGRESS: usize = 4096;
 
-/// The id of an exception, or nothing, and then the values of fields.
-pub(super) type Key = Vec<String>;
+/// By key. Its hash is quick and has a random seed; at most a few thousand keys are kept, so that whoever finds some that
+/// collide gains little.
+pub(super) type ByKey<T> = HashMap<Key, T, RandomState>;
 
 #[derive(Debug)]
 pub(super) struct State {
     /// For each sum of the rule, its groups.
-    pub(super) sums: Vec<HashMap<Key, Group>>,
+    pub(super) sums: Vec<ByKey<Box<Group>>>,
     /// For each combination of a sequence's values and each of its steps but the last: when the latest run that came so
     /// far began.
-    progress: HashMap<Key, Vec<Option<BootNs>>>,
-    findings: HashMap<Key, Finding>,
+    progress: ByKey<Vec<Option<BootNs>>>,
+    findings: ByKey<Finding>,
 }
 
 /// An identity that somebody was told of.
@@ -70,9 +73,9 @@ struct Reached {
 impl State {
     pub(super) fn new(rule: &Rule) -> Self {
         Self {
-            sums: rule.sums.iter().map(|_| HashMap::new()).collect(),
-            progress: HashMap::new(),
-            findings: HashMap::new(),
+            sums: rule.sums.iter().map(|_| ByKey::default()).collect(),
+            progress: ByKey::default(),
+            findings: ByKey::default(),
         }
     }
 
@@ -93,13 +96,13 @@ impl State {
             return;
         }
         let exception = rule.exception_for(record);
-        write_key(exception, &rule.group_by, record, &mut scratch.identity);
-        if self.findings.len() >= FLOOD && !self.findings.contains_key(scratch.identity.as_slice()) {
+        scratch.identity.write(exception, &rule.group_by, record);
+        if self.findings.len() >= FLOOD && !self.findings.contains_key(&scratch.identity) {
             fold(&rule.group_by, &mut scratch.identity);
         }
         // It had fallen below every line, and is only open because it was told lately.
         let had_fallen =
-            self.findings.get(scratch.identity.as_slice()).is_some_and(|finding| finding.matching.is_empty());
+            self.findings.get(&scratch.identity).is_some_and(|finding| finding.matching.is_empty());
         let mut most: Option<Reached> = None;
         for (at, sum) in rule.sums.iter().enumerate() {
             let Some((severity, value, line)) = self.count(at, sum, exception, record, scratch) else {
@@ -124,17 +127,11 @@ impl State {
         record: &Record,
         scratch: &mut Scratch,
     ) -> Option<(Severity, u64, u64)> {
-        write_key(exception, &sum.by, record, &mut scratch.key);
-        if !self.sums[at].contains_key(scratch.key.as_slice()) {
-            let group = if self.sums[at].len() < MAX_GROUPS {
-                Group::new(sum, &record.asset, record.at)
-            } else {
-                scratch.evicted += 1;
-                self.take_smallest(at, record).unwrap_or_else(|| Group::new(sum, &record.asset, record.at))
-            };
-            self.sums[at].insert(scratch.key.clone(), group);
+        scratch.key.write(exception, &sum.by, record);
+        if !self.sums[at].contains_key(&scratch.key) {
+            self.make_group(at, sum, record, scratch);
         }
-        let group = self.sums[at].get_mut(scratch.key.as_slice())?;
+        let group = self.sums[at].get_mut(&scratch.key)?;
         group.add(sum, record);
         let value = group.value(record.at);
         // A sum that fell below its line since the last match stays marked: `expire` resolves it.
@@ -143,29 +140,41 @@ impl State {
         Some((severity, value, line))
     }
 
+    fn make_group(&mut self, at: usize, sum: &Sum, record: &Record, scratch: &mut Scratch) {
+        let new = || Box::new(Group::new(sum, &record.asset, record.at));
+        let group = if self.sums[at].len() < MAX_GROUPS {
+            new()
+        } else {
+            scratch.evicted += 1;
+            self.take_smallest(at, record).unwrap_or_else(new)
+        };
+        self.sums[at].insert(scratch.key.clone(), group);
+    }
+
     /// Takes the group with the smallest value out and gives its window to the group of this record. Whoever floods the
     /// rule with groups thus raises sums and never resets one: the sum of the newcomer can be too large, but not too
     /// small.
-    fn take_smallest(&mut self, at: usize, record: &Record) -> Option<Group> {
+    fn take_smallest(&mut self, at: usize, record: &Record) -> Option<Box<Group>> {
         let smallest = self.sums[at].iter_mut().map(|(key, group)| (group.value(record.at), key)).min();
         let key = smallest.map(|(_, key)| key.clone())?;
-        let group = self.sums[at].remove(&key)?;
+        let mut group = self.sums[at].remove(&key)?;
         if group.is_matching {
             self.detach(at, &key);
         }
-        Some(group.handed_to(record))
+        group.hand_to(record);
+        Some(group)
     }
 
     /// Notes that the identity in `scratch` stands on the group of a sum, whose key is there too.
     fn attach(&mut self, at: usize, rule: &Rule, now: BootNs, scratch: &mut Scratch) {
-        if !self.findings.contains_key(scratch.identity.as_slice()) {
+        if !self.findings.contains_key(&scratch.identity) {
             if self.findings.len() >= MAX_FINDINGS {
                 scratch.evicted += 1;
                 self.resolve_stillest(rule, now, &mut scratch.resolved);
             }
             self.findings.insert(scratch.identity.clone(), Finding::default());
         }
-        if let Some(finding) = self.findings.get_mut(scratch.identity.as_slice())
+        if let Some(finding) = self.findings.get_mut(&scratch.identity)
             && !finding.matching.iter().any(|(sum, key)| *sum == at && *key == scratch.key)
         {
             finding.matching.push((at, scratch.key.clone()));
@@ -191,17 +200,17 @@ impl State {
         had_fallen: bool,
         scratch: &mut Scratch,
     ) -> Option<Match> {
-        let finding = self.findings.get_mut(scratch.identity.as_slice())?;
+        let finding = self.findings.get_mut(&scratch.identity)?;
         finding.last_at = record.at;
-        finding.folded += u64::from(scratch.identity.iter().any(|value| value == OTHERS));
+        finding.folded += u64::from(scratch.identity.values().any(|value| value == OTHERS));
         let folded = finding.folded;
         let is_raised = finding.told.is_none_or(|(severity, _)| most.severity > severity);
         if is_raised {
             finding.told = Some((most.severity, record.at));
         }
         let sum = &rule.sums[most.sum];
-        write_key(exception, &sum.by, record, &mut scratch.key);
-        let group = self.sums[most.sum].get_mut(scratch.key.as_slice())?;
+        scratch.key.write(exception, &sum.by, record);
+        let group = self.sums[most.sum].get_mut(&scratch.key)?;
         let bound_bytes = group.bound(record.at);
         Some(Match {
             rule: Arc::clone(&rule.facts),
@@ -239,7 +248,7 @@ impl State {
         if !(0..=last).any(holds) {
             return false;
         }
-        write_key(None, &sequence.by, record, &mut scratch.key);
+        scratch.key.write(None, &sequence.by, record);
         let mut completed = false;
         // From the last step down, so that one record never takes two steps.
         for at in (0..=last).rev().filter(|at| holds(*at)) {
@@ -315,9 +324,9 @@ impl State {
 
     /// Goes on with a finding of an earlier engine.
     pub(super) fn reopen(&mut self, rule: &Rule, matched: &Match, now: BootNs) {
-        let exception = matched.exception.as_ref().map_or_else(String::new, |exception| exception.id.clone());
-        let key: Key =
-            std::iter::once(exception).chain(matched.group.iter().map(|(_, value)| value.clone())).collect();
+        let exception = matched.exception.as_ref().map_or("", |exception| &exception.id);
+        let values = matched.group.iter().map(|(_, value)| value.as_str());
+        let key = Key::of(std::iter::once(exception).chain(values));
         let mut matching = Vec::new();
         for (at, (sum, groups)) in rule.sums.iter().zip(&mut self.sums).enumerate() {
             let is_same =
@@ -390,46 +399,28 @@ impl State {
     }
 
     pub(super) fn group_count(&self) -> usize {
-        self.sums.iter().map(HashMap::len).sum()
+        self.sums.iter().map(ByKey::len).sum()
     }
 }
 
 fn resolution(rule: &Rule, key: &Key, at: BootNs) -> Resolved {
     Resolved {
         rule: Arc::clone(&rule.facts),
-        exception: key.first().filter(|id| !id.is_empty()).cloned(),
+        exception: key.exception().map(str::to_owned),
         group: labels(&rule.group_by, key),
         at,
     }
 }
 
-/// Writes the exception and the values of fields; an absent one is empty.
-fn write_key(exception: Option<&Arc<Exception>>, fields: &[&'static Field], record: &Record, key: &mut Key) {
-    key.resize_with(fields.len() + 1, String::new);
-    let (first, values) = key.split_at_mut(1);
-    first[0].clear();
-    if let Some(exception) = exception {
-        first[0].push_str(&exception.facts.id);
-    }
-    for (field, text) in fields.iter().zip(values) {
-        text.clear();
-        if let Some(value) = (field.get)(record) {
-            value.write_to(text);
-        }
-    }
-}
-
 /// Makes one identity of many: only the exception and the asset stay apart.
 fn fold(fields: &[&'static Field], identity: &mut Key) {
-    for (field, value) in fields.iter().zip(identity.iter_mut().skip(1)) {
-        if field.name != "asset.name" {
-            OTHERS.clone_into(value);
-        }
-    }
+    let values = fields.iter().zip(identity.values());
+    let folded = values.map(|(field, value)| if field.name == "asset.name" { value } else { OTHERS });
+    *identity = Key::of(identity.parts().take(1).chain(folded));
 }
 
-fn labels(fields: &[&'static Field], key: &[String]) -> Vec<(&'static str, String)> {
-    fields.iter().zip(key.iter().skip(1)).map(|(field, text)| (field.name, text.clone())).collect()
+fn labels(fields: &[&'static Field], key: &Key) -> Vec<(&'static str, String)> {
+    fields.iter().zip(key.values()).map(|(field, text)| (field.name, text.to_owned())).collect()
 }
 
 fn share(bound: u64, asset_bytes: u64) -> f64 {
