@@ -146,6 +146,46 @@ fn a_flood_of_groups_resets_no_sum() {
 }
 
 #[test]
+fn the_smallest_sum_makes_room_the_newcomer_takes_it_over_and_each_is_counted() {
+    let mut engine = Engine::new(rule_set("alert", RULE));
+    let groups = u64::try_from(MAX_GROUPS).expect("it fits");
+    for n in 1..=groups {
+        assert!(observe(&mut engine, &flow(100, &format!("9:{n}"), 1, n * 1000)).is_none());
+    }
+    assert_eq!((engine.group_count(), engine.evicted()), (MAX_GROUPS, 0));
+    for n in 1..=500 {
+        // Each takes the place of the one before, which is the smallest now, and its 1000 bytes.
+        assert!(observe(&mut engine, &flow(100, &format!("8:{n}"), 1, 1)).is_none());
+        assert_eq!((engine.group_count(), engine.evicted()), (MAX_GROUPS, n));
+        let smallest = engine.export().iter().map(|row| row.bytes[0].1).min();
+        assert_eq!(smallest, Some((1000 + n).min(2000)));
+    }
+    // All that the flood did to the others: nothing.
+    let found = observe(&mut engine, &flow(100, &format!("9:{groups}"), 1, MIB - groups * 1000));
+    assert_eq!(found.expect("the exact line").bound_bytes, MIB);
+}
+
+#[test]
+fn a_flood_of_sequences_ends_none_that_came_further() {
+    let rule = "    match: {asset.name: llm}
+    sequence:
+      by: [process.pid]
+      over: 1h
+      steps: [{match: {sink.device: '1:1'}}, {match: {sink.device: '1:2'}}, {match: {sink.device: '1:3'}}]
+    group_by: [asset.name]
+";
+    let mut engine = Engine::new(rule_set("alert", rule));
+    for device in ["1:1", "1:2"] {
+        assert!(observe(&mut engine, &flow(100, device, 7, 1)).is_none());
+    }
+    for pid in 1000..7000 {
+        assert!(observe(&mut engine, &flow(101, "1:1", pid, 1)).is_none());
+    }
+    assert_eq!(engine.evicted(), 6001 - 4096);
+    observe(&mut engine, &flow(102, "1:3", 7, 1)).expect("the last step of the one that came furthest");
+}
+
+#[test]
 fn a_reload_keeps_sums_and_resolves_what_is_gone() {
     let mut engine = Engine::new(rule_set("alert", RULE));
     observe(&mut engine, &flow(100, "8:16", 1, 2 * MIB)).expect("a match");
