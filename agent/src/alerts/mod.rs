@@ -6,6 +6,7 @@
 mod chain;
 mod ocsf;
 mod own;
+mod read;
 mod render;
 mod saved;
 mod schema;
@@ -22,12 +23,13 @@ use bytes::Bytes;
 pub use self::{
     chain::{Head, read as read_head, read_anchor},
     own::{Fault, RULE as OWN_RULE},
+    read::{Detail, Told, ToldException, ToldLine},
     render::render,
     saved::{Unfinished, unfinished},
     schema::{DetectionFinding, FindingInfo},
     seal::{SealKey, Seed},
     verify::{Broken, Verified, Verifier, verify},
-    words::{human_bytes, printable},
+    words::{destination, human_bytes, percent, printable},
 };
 use crate::{
     event::{BootNs, Loss, Process},

@@ -25,7 +25,8 @@ pub fn human_bytes(bytes: u64) -> String {
 }
 
 /// `0.15 %`, with enough digits that a small share is not 0.
-pub(super) fn percent(share: f64) -> String {
+#[must_use]
+pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent >= 10.0 {
         format!("{percent:.0} %")
@@ -132,7 +133,8 @@ pub(super) fn how_much(matched: &Match) -> String {
 }
 
 /// `uncontrolled file /mnt/usb/model (exfat on 8:16, removable)`.
-pub(super) fn destination(sink: &Sink) -> String {
+#[must_use]
+pub fn destination(sink: &Sink) -> String {
     let noun = match sink.kind {
         SinkKind::File => "file",
         SinkKind::BlockDevice => "block device",
@@ -149,19 +151,19 @@ pub(super) fn destination(sink: &Sink) -> String {
         Control::Unmetered => "unmetered ",
     };
     let name = sink.path.as_deref().or(sink.peer.as_deref()).or(sink.channel.as_deref()).map(printable);
-    let device = sink.device.as_deref();
+    let device = sink.device.as_deref().map(printable);
     let mut notes = Vec::new();
-    match (sink.kind, sink.fstype.as_deref(), device) {
+    match (sink.kind, sink.fstype.as_deref(), &device) {
         (SinkKind::File, Some(fstype), Some(device)) => {
             notes.push(format!("{} on {device}", printable(fstype)))
         }
-        (_, _, Some(device)) if name.is_some() => notes.push(device.to_owned()),
+        (_, _, Some(device)) if name.is_some() => notes.push(device.clone()),
         _ => {}
     }
     if sink.removable == Some(true) {
         notes.push("removable".to_owned());
     }
-    let name = name.or_else(|| device.map(str::to_owned)).unwrap_or_else(|| "without a name".to_owned());
+    let name = name.or(device).unwrap_or_else(|| "without a name".to_owned());
     let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
     format!("{control}{noun} {name}{notes}")
 }

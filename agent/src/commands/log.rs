@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A line of an alert log is some kilobytes; a longer one is none.
-const LONGEST_LINE: u64 = 4 << 20;
+pub(super) const LONGEST_LINE: u64 = 4 << 20;
 const LARGEST_SEED: u64 = 4096;
 /// It found something: the log does not hold.
 const FOUND: u8 = 1;
@@ -262,7 +262,7 @@ fn read_seed(path: &Path) -> Result<Seed, (u8, String)> {
 
 /// Gives each line without its line feed until `take` wants no more. A last line without one was cut, and so was one that
 /// is no UTF-8 or too long: they are given as far as they go, and are no alerts.
-fn lines(path: &Path, mut take: impl FnMut(&str) -> bool) -> io::Result<()> {
+pub(super) fn lines(path: &Path, mut take: impl FnMut(&str) -> bool) -> io::Result<()> {
     let mut reader = BufReader::new(File::open(path)?);
     let mut line = Vec::new();
     loop {
@@ -280,7 +280,7 @@ fn lines(path: &Path, mut take: impl FnMut(&str) -> bool) -> io::Result<()> {
     }
 }
 
-fn complain(code: u8, message: &str) -> u8 {
+pub(super) fn complain(code: u8, message: &str) -> u8 {
     // When standard error is closed there is nobody to tell; the exit code still says it.
     let _ = writeln!(io::stderr().lock(), "weighbridge: {message}");
     debug_assert!(code != INTERNAL, "our own mistakes are reported elsewhere");

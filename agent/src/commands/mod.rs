@@ -2,6 +2,7 @@
 
 mod check;
 mod doctor;
+mod explain;
 mod inventory;
 mod log;
 mod recording;
@@ -43,8 +44,8 @@ const INTERNAL: u8 = 70;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to print: text for people, json for programs. Without it `rules` prints text on a terminal and json off it, and
-    /// every other command prints text.
+    /// What to print: text for people, json for programs. Without it `rules` and `explain` print text on a terminal and json off
+    /// it, and every other command prints text.
     #[arg(short, long, global = true, value_enum)]
     output: Option<Output>,
 }
@@ -148,6 +149,21 @@ enum Command {
         after_help = "Example: weighbridge rules lint /etc/weighbridge/rules.d && weighbridge rules test /etc/weighbridge/rules.d"
     )]
     Rules(rules::Command),
+    /// Say what an alert means: the way of the bytes, who moved them, which line was crossed, why no exception held, and the
+    /// exception that could be written.
+    #[command(
+        after_help = "Exit codes: 0 ok, 2 no such alert, 3 rules that are wrong or a line that is none, 4 a log that cannot be read.\n\n\
+                      Example: weighbridge explain wb-0001-46b6afef06f55e71977910f87003539d --log alerts.ndjson"
+    )]
+    Explain {
+        /// The uid of a finding or of a line, the number of a line, or - for a line on standard input.
+        alert: String,
+        /// The alert log, or several parts of it; without any, the one that the configuration names.
+        #[arg(short, long = "log", value_name = "FILE")]
+        logs: Vec<PathBuf>,
+        #[command(flatten)]
+        from: rules::RulesFrom,
+    },
     /// Verify and show the alert log, and make the key that seals it.
     #[command(subcommand)]
     Log(log::Log),
@@ -181,9 +197,9 @@ pub fn main() -> ExitCode {
             doctor::doctor(output, colour)
         }
         Command::Inventory { config } => inventory::inventory(config, output),
-        Command::Rules(command) => {
-            let by_default = if io::stdout().is_terminal() { Output::Text } else { Output::Json };
-            rules::run(command, cli.output.unwrap_or(by_default), colour)
+        Command::Rules(command) => rules::run(command, cli.output.unwrap_or_else(by_terminal), colour),
+        Command::Explain { alert, logs, from } => {
+            explain::explain(alert, logs, from, cli.output.unwrap_or_else(by_terminal), colour)
         }
         Command::Status { config } => status::status(config, output, colour),
         Command::Tail { config } => status::tail(config, output, io::stdout().is_terminal()),
@@ -199,6 +215,11 @@ pub fn main() -> ExitCode {
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };
     ExitCode::from(code)
+}
+
+/// Text for whoever looks, JSON for a pipe.
+fn by_terminal() -> Output {
+    if io::stdout().is_terminal() { Output::Text } else { Output::Json }
 }
 
 fn agent(config: &Path, options: Options, output: Output) -> u8 {

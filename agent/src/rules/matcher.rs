@@ -40,7 +40,12 @@ pub(super) enum Test {
 impl Matcher {
     /// Whether every condition holds. Allocates nothing.
     pub(crate) fn matches(&self, record: &Record) -> bool {
-        self.0.iter().all(|condition| match condition {
+        self.0.iter().all(|condition| Self::one(condition, record))
+    }
+
+    /// Whether one condition holds.
+    pub(super) fn one(condition: &Condition, record: &Record) -> bool {
+        match condition {
             Condition::Field { field, test, negated, when_absent } => match ((field.get)(record), test) {
                 (value, Test::Exists(wanted)) => value.is_some() == *wanted,
                 (Some(value), test) => test.holds(value) != *negated,
@@ -49,7 +54,7 @@ impl Matcher {
             Condition::Any(matchers) => matchers.iter().any(|matcher| matcher.matches(record)),
             Condition::All(matchers) => matchers.iter().all(|matcher| matcher.matches(record)),
             Condition::None(matchers) => !matchers.iter().any(|matcher| matcher.matches(record)),
-        })
+        }
     }
 }
 

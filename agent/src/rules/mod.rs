@@ -24,6 +24,7 @@ mod shape_parse;
 mod table;
 mod testing;
 mod tuning;
+mod weigh;
 mod window;
 
 pub use engine::{Contributors, Crossed, Engine, Match, Resolved, Row};
@@ -34,3 +35,4 @@ pub use saved::TimeLine;
 pub use set::RuleSet;
 pub use table::FIELDS;
 pub use testing::{TestOutcome, run_tests};
+pub use weigh::Weighed;

@@ -4,7 +4,7 @@ mod diff;
 mod lint;
 mod sarif;
 mod show;
-mod table;
+pub(super) mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -33,10 +33,10 @@ pub(super) struct From {
 pub(super) struct RulesFrom {
     /// A file or directory of rules, any number of times; without any, those that the configuration names.
     #[arg(short, long = "rules", value_name = "PATH")]
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
     /// The configuration file, for when no `--rules` are given.
     #[arg(short, long, default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
+    pub(super) config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -153,7 +153,7 @@ pub(super) fn run(command: &Command, output: Output, colour: bool) -> u8 {
 }
 
 /// Loads rules from paths, or from those of a configuration when there are none.
-fn load_paths(paths: &[PathBuf], config: &Path) -> Result<RuleSet, Failure> {
+pub(super) fn load_paths(paths: &[PathBuf], config: &Path) -> Result<RuleSet, Failure> {
     let invalid = |faults| Failure::Invalid { file: config.to_owned(), faults };
     if !paths.is_empty() {
         return RuleSet::load(paths, today()).map_err(invalid);

@@ -3,11 +3,11 @@
 use crate::rules::{Mode, Severity};
 
 /// Text in a colour, if there are any.
-pub(super) fn paint(colour: bool, code: &str, text: &str) -> String {
+pub(in crate::commands) fn paint(colour: bool, code: &str, text: &str) -> String {
     if colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-pub(super) const fn severity_code(severity: Severity) -> &'static str {
+pub(in crate::commands) const fn severity_code(severity: Severity) -> &'static str {
     match severity {
         Severity::Informational => "2",
         Severity::Low => "36",
