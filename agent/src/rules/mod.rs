@@ -34,5 +34,7 @@ pub use rule::{Mode, Rule, RuleFacts, Severity, Status};
 pub use saved::TimeLine;
 pub use set::RuleSet;
 pub use table::FIELDS;
+pub(crate) use table::peer_address;
 pub use testing::{TestOutcome, run_tests};
 pub use weigh::Weighed;
+pub(crate) use window::Window;

@@ -450,7 +450,7 @@ fn base_name(path: &str) -> &str {
 
 /// The address in `203.0.113.9:443/tcp`, `[2001:db8::1]:443/udp` or `203.0.113.9`. An IPv4 address that IPv6 carries is
 /// the IPv4 one: it is the same peer.
-fn peer_address(peer: &str) -> Option<IpAddr> {
+pub(crate) fn peer_address(peer: &str) -> Option<IpAddr> {
     let host = match peer.rsplit_once('/') {
         Some((endpoint, _)) => endpoint.rsplit_once(':')?.0,
         None => peer,

@@ -4,6 +4,7 @@ mod diff;
 mod lint;
 mod sarif;
 mod show;
+mod suggest;
 pub(super) mod table;
 
 use std::path::{Path, PathBuf};
@@ -106,6 +107,16 @@ pub(super) enum Command {
         /// The other one.
         after: PathBuf,
     },
+    /// Propose reader lists, controlled networks and egress budgets from recordings, each with its evidence; applies nothing. Exit
+    /// code 1 when a recording is damaged.
+    #[command(
+        after_help = "Example: weighbridge rules suggest monday.wbrec tuesday.wbrec -o text > proposals.yaml"
+    )]
+    Suggest {
+        /// Recordings of `weighbridge record`.
+        #[arg(required = true)]
+        recordings: Vec<PathBuf>,
+    },
     /// Say in plain words when a rule fires, when it stays silent, and what to do then.
     #[command(after_help = "Example: weighbridge rules explain WB-0003")]
     Explain {
@@ -136,6 +147,7 @@ pub(super) fn run(command: &Command, output: Output, colour: bool) -> u8 {
         Command::Explain { id, from } => with(&from.paths, &from.config, output, |set| {
             find(set, id, |rule| show::explain(set, rule, output, colour))
         }),
+        Command::Suggest { recordings } => suggest::suggest(recordings, output),
         Command::Diff { before, after } => diff::diff(before, after, output, colour),
         Command::Fields { on, markdown: true } if on.is_none() => {
             print(&reference::fields_markdown());
