@@ -64,6 +64,22 @@ pub(super) fn tail(config: &Path, output: Output, is_terminal: bool) -> u8 {
     })
 }
 
+/// What the running agent says of itself now.
+///
+/// # Errors
+/// In words, when it cannot be asked.
+pub(super) fn ask(config: &Path) -> Result<Snapshot, (u8, String)> {
+    let config = crate::config::load(config).map_err(|faults| (INVALID, yaml::render(&faults, false)))?;
+    let away = |error: String| (UNREACHABLE, error);
+    let mut lines = watch(&config.state_dir, "status").map_err(|error| away(error.to_string()))?;
+    let line = match lines.next() {
+        Some(line) => line.map_err(|error| away(format!("the agent went away: {error}")))?,
+        None => return Err(away("the agent ended, or does not let this user look".to_owned())),
+    };
+    let not_ours = |error| format!("the agent's answer makes no sense, is it of another version? {error}");
+    serde_json::from_str(&line).map_err(|error| (INTERNAL, not_ours(error)))
+}
+
 fn look(config: &Path, word: &str, mut show: impl FnMut(&str) -> Result<(), serde_json::Error>) -> u8 {
     let config = match crate::config::load(config) {
         Ok(config) => config,
@@ -127,6 +143,16 @@ fn screen(now: &Snapshot, colour: bool) -> String {
     line("assets", format!("{}, {}", now.assets.len(), human_bytes(total)));
     line("findings", format!("{}; {} lines written", list(&now.open, "none open"), now.sequence));
     line("rules", format!("{}, set {}", now.rules, now.rules_digest.get(..12).unwrap_or_default()));
+    let dear: Vec<String> = now
+        .rule_seconds
+        .iter()
+        .filter(|(_, seconds)| *seconds > 0.0)
+        .take(3)
+        .map(|(rule, seconds)| format!("{} {seconds:.3} s", printable(rule)))
+        .collect();
+    if !dear.is_empty() {
+        line("dearest", dear.join(", "));
+    }
     line("lost", list(&now.loss, "nothing"));
     for (hook, reason) in &now.missing_hooks {
         line("no hook", format!("{}: {}", printable(hook), printable(reason)));
@@ -184,6 +210,7 @@ mod tests {
             missing_hooks: vec![],
             rules: 10,
             rules_digest: "ab".repeat(32),
+            rule_seconds: vec![("WB-0003".to_owned(), 1.25), ("WB-0001".to_owned(), 0.0)],
             sequence: 240,
             open: vec![("critical".to_owned(), 1), ("low".to_owned(), 0)],
             assets: vec![crate::status::AssetRow {
@@ -211,6 +238,7 @@ mod tests {
         assets    1, 1.0 GiB
         findings  1 critical; 240 lines written
         rules     10, set abababababab
+        dearest   WB-0003 1.250 s
         lost      nothing
 
         holders (1)

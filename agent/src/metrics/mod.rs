@@ -16,8 +16,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use self::process::ProcessMetrics;
@@ -79,6 +79,7 @@ pub struct Metrics {
     events_lost: IntCounterVec,
     event_latency: Histogram,
     rule_matches: IntCounterVec,
+    rule_seconds: CounterVec,
     alerts: IntCounterVec,
     alerts_active: IntGaugeVec,
     rules_loaded: IntGaugeVec,
@@ -161,6 +162,11 @@ impl Metrics {
                 "rule_matches_total",
                 "Matches of rules, by what became of them.",
                 &["rule_id", "outcome"],
+            )?,
+            rule_seconds: make.seconds(
+                "rule_seconds_total",
+                "Time that a rule took, estimated from samples.",
+                &["rule_id"],
             )?,
             alerts: make.counters(
                 "alerts_total",
@@ -308,6 +314,12 @@ impl Metrics {
         for severity in Severity::ALL {
             count(&self.alerts, &[&id, severity.as_str()], 0);
         }
+        spend(&self.rule_seconds, &[&id], Duration::ZERO);
+    }
+
+    /// A rule took so much longer, see [`crate::rules::Engine::take_costs`].
+    pub fn add_rule_time(&self, rule: &str, took: Duration) {
+        spend(&self.rule_seconds, &[&self.rule_label(rule)], took);
     }
 
     /// An asset was registered, or its size changed.
@@ -475,6 +487,12 @@ impl Maker<'_> {
         Ok(metric)
     }
 
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
+        let metric = CounterVec::new(options(name, help), labels)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         let metric = IntCounter::with_opts(options(name, help))?;
         self.registry.register(Box::new(metric.clone()))?;
@@ -516,6 +534,13 @@ fn options(name: &str, help: &str) -> Opts {
 fn count(family: &IntCounterVec, labels: &[&str], by: u64) {
     match family.get_metric_with_label_values(labels) {
         Ok(child) => child.inc_by(by),
+        Err(error) => tracing::error!("a metric was not counted: {error}"),
+    }
+}
+
+fn spend(family: &CounterVec, labels: &[&str], took: Duration) {
+    match family.get_metric_with_label_values(labels) {
+        Ok(child) => child.inc_by(took.as_secs_f64()),
         Err(error) => tracing::error!("a metric was not counted: {error}"),
     }
 }

@@ -78,6 +78,7 @@ fn every_child_exists_before_anything_happens() {
     zero("flow_bytes_total", Control::ALL.len());
     zero("egress_bytes_total", Control::ALL.len());
     zero("rule_matches_total", 2 * Outcome::ALL.len());
+    zero("rule_seconds_total", 2);
     zero("alerts_total", 2 * Severity::ALL.len());
     zero("alerts_active", Severity::ALL.len());
     zero("events_lost_total", STAGES.len());
@@ -156,4 +157,18 @@ fn a_reload_replaces_the_rule_set() {
         scrape.keys().filter(|name| name.starts_with("weighbridge_rules_info")).collect();
     assert_eq!(info, [r#"weighbridge_rules_info{digest="new",pack="core"}"#]);
     assert_eq!(scrape[r#"weighbridge_rules_loaded{mode="alert"}"#], 0.0);
+}
+
+#[test]
+fn the_time_of_rules_adds_up_and_rules_beyond_the_room_share_a_child() {
+    let metrics = metrics();
+    for rule in 0..MOST_RULES {
+        metrics.know_rule(&format!("TEST-{rule:04}"));
+    }
+    for rule in ["TEST-0000", "TEST-0000", "MORE-0001", "MORE-0002"] {
+        metrics.add_rule_time(rule, Duration::from_millis(250));
+    }
+    let scrape = scrape(&metrics);
+    assert_eq!(scrape["weighbridge_rule_seconds_total{rule_id=\"TEST-0000\"}"], 0.5);
+    assert_eq!(scrape["weighbridge_rule_seconds_total{rule_id=\"other\"}"], 0.5);
 }

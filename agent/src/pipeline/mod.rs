@@ -246,6 +246,8 @@ impl Pipeline {
         }
         let alerts = self.alerts.tick(now);
         self.send(alerts);
+        let metrics = &self.metrics;
+        self.engine.take_costs(|rule, took| metrics.add_rule_time(rule, took));
         self.metrics.set_active(&self.alerts.active());
         self.metrics.set_sequence(self.alerts.head().seq);
         self.metrics.set_sinks(&self.sinks.counts());

@@ -34,6 +34,7 @@ impl Pipeline {
             missing_hooks: self.standing.missing_hooks.clone(),
             rules: rules.rules().len(),
             rules_digest: rules.digest().to_owned(),
+            rule_seconds: self.rule_seconds(),
             sequence: self.alerts.head().seq,
             open: active.iter().map(|(severity, count)| (severity.as_str().to_owned(), *count)).collect(),
             assets: self
@@ -74,6 +75,13 @@ impl Pipeline {
             flow_count,
             loss: self.loss().into_iter().map(|(stage, count)| (stage.to_owned(), count)).collect(),
         }
+    }
+
+    fn rule_seconds(&self) -> Vec<(String, f64)> {
+        let mut all: Vec<(String, f64)> =
+            self.engine.costs().map(|(rule, took)| (rule.to_owned(), took.as_secs_f64())).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all
     }
 }
 

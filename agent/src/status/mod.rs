@@ -29,6 +29,9 @@ pub struct Snapshot {
     pub missing_hooks: Vec<(String, String)>,
     pub rules: usize,
     pub rules_digest: String,
+    /// Seconds that each rule took since it was first loaded, an estimate, the dearest first.
+    #[serde(default)]
+    pub rule_seconds: Vec<(String, f64)>,
     /// Lines in the chain of alerts.
     pub sequence: u64,
     /// Findings that are open, by severity.

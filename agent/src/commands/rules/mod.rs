@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{DEFAULT_CONFIG, OK, Output, USAGE, fail, print};
+use super::{DEFAULT_CONFIG, OK, Output, USAGE, fail, print, status};
 use crate::{
     event::RecordKind,
     pipeline::{Failure, today},
@@ -69,6 +69,9 @@ pub(super) enum Command {
     List {
         #[command(flatten)]
         from: From,
+        /// Ask the running agent of the configuration what each rule has cost it.
+        #[arg(long)]
+        live: bool,
     },
     /// Print a rule as it is in force, with its overrides in place.
     #[command(after_help = "Example: weighbridge rules show WB-0001 --rules /usr/share/weighbridge/rules")]
@@ -135,8 +138,15 @@ pub(super) fn run(command: &Command, output: Output, colour: bool) -> u8 {
         Command::Test { from } => {
             with(&from.paths, &from.config, output, |set| lint::test(set, output, colour))
         }
-        Command::List { from } => {
-            with(&from.paths, &from.config, output, |set| show::list(set, output, colour))
+        Command::List { from, live } => {
+            let live = match live.then(|| status::ask(&from.config)).transpose() {
+                Ok(live) => live,
+                Err((code, why)) => {
+                    eprintln!("error: {why}");
+                    return code;
+                }
+            };
+            with(&from.paths, &from.config, output, |set| show::list(set, live.as_ref(), output, colour))
         }
         Command::Coverage { from } => {
             with(&from.paths, &from.config, output, |set| show::coverage(set, output, colour))

@@ -9,14 +9,29 @@ use super::{
     table::{self, Cell, mode_code, paint, plain, severity_code},
 };
 use crate::{
+    alerts::printable,
     event::RecordKind,
     rules::{Exception, FIELDS, Mode, Rule, RuleSet, Severity, explain::kind_words, reference},
+    status::Snapshot,
     yaml::format_duration,
 };
 
-pub(super) fn list(set: &RuleSet, output: Output, colour: bool) -> u8 {
+/// `live`: what the running agent says of itself.
+pub(super) fn list(set: &RuleSet, live: Option<&Snapshot>, output: Output, colour: bool) -> u8 {
+    let seconds = |rule: &Rule| {
+        let mut known = live?.rule_seconds.iter();
+        known.find(|(id, _)| *id == rule.facts.id).map(|(_, seconds)| *seconds)
+    };
+    if let Some(live) = live.filter(|live| live.rules_digest != set.digest()) {
+        eprintln!("warning: the agent runs another set of rules, {}", printable(&live.rules_digest));
+    }
     if output == Output::Json {
-        let rules: Vec<Value> = set.rules().iter().map(|rule| rule_json(rule)).collect();
+        let mut rules: Vec<Value> = set.rules().iter().map(|rule| rule_json(rule)).collect();
+        if live.is_some() {
+            for (value, rule) in rules.iter_mut().zip(set.rules()) {
+                value["seconds"] = json!(seconds(rule));
+            }
+        }
         let exceptions: Vec<Value> = set.exceptions().iter().map(|one| exception_json(set, one)).collect();
         let overrides: Vec<Value> = set
             .overrides()
@@ -34,18 +49,25 @@ pub(super) fn list(set: &RuleSet, output: Output, colour: bool) -> u8 {
         .map(|rule| {
             let (fires, silent) = rule.test_counts();
             let facts = &rule.facts;
-            vec![
+            let took = live.map(|_| seconds(rule).map_or_else(String::new, |took| format!("{took:.3} s")));
+            let first = vec![
                 plain(&facts.id),
                 (facts.mode.as_str().to_owned(), mode_code(facts.mode)),
                 (highest(rule).as_str().to_owned(), severity_code(highest(rule))),
                 plain(rule.on.as_str()),
                 plain(format!("{fires}+{silent}")),
                 plain(rule.exceptions.len().to_string()),
-                plain(&facts.title),
-            ]
+            ];
+            first.into_iter().chain(took.map(plain)).chain([plain(&facts.title)]).collect()
         })
         .collect();
-    print(&table::render(&["id", "mode", "up to", "on", "tests", "exceptions", "title"], &rows, colour));
+    let cost = live.map(|_| "took");
+    let header: Vec<&str> = ["id", "mode", "up to", "on", "tests", "exceptions"]
+        .into_iter()
+        .chain(cost)
+        .chain(["title"])
+        .collect();
+    print(&table::render(&header, &rows, colour));
     let left = |expires| match set.days_left(expires) {
         _ if !set.holds(expires) => ("expired".to_owned(), "31"),
         days @ 0..=14 => (format!("{days} days"), "33"),

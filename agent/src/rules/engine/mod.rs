@@ -1,6 +1,7 @@
 //! Evaluates rules: one record in, the matches it makes out. It must not know alerts: every record that leaves a sum at
 //! or above a line is reported with the exact value, and how that is written is decided elsewhere.
 
+mod cost;
 mod group;
 mod index;
 mod key;
@@ -13,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use self::rows::Row;
 use self::{
+    cost::Costs,
     index::{Candidates, Index},
     state::{Scratch, State},
 };
@@ -87,7 +89,8 @@ pub struct Resolved {
     pub at: BootNs,
 }
 
-/// Evaluates a rule set. The only clock is what records and [`Engine::expire`] say.
+/// Evaluates a rule set. The only clock is what records and [`Engine::expire`] say; what rules cost is measured beside it and
+/// decides nothing.
 #[derive(Debug)]
 pub struct Engine {
     rules: Arc<RuleSet>,
@@ -97,6 +100,7 @@ pub struct Engine {
     /// For each rule.
     states: Vec<State>,
     scratch: Scratch,
+    costs: Costs,
 }
 
 impl Engine {
@@ -107,6 +111,7 @@ impl Engine {
             candidates: Candidates::default(),
             states: rules.rules().iter().map(|rule| State::new(rule)).collect(),
             scratch: Scratch::default(),
+            costs: Costs::new(rules.rules().len()),
             rules,
         }
     }
@@ -117,6 +122,7 @@ impl Engine {
     pub fn replace_rules(&mut self, rules: Arc<RuleSet>, now: BootNs) {
         let old = std::mem::replace(self, Self::new(rules));
         self.scratch = old.scratch;
+        self.costs.inherit(&self.rules, &old.rules, old.costs);
         for (before, state) in old.rules.rules().iter().zip(old.states) {
             let is_heir =
                 |after: &Arc<super::Rule>| after.facts.id == before.facts.id && after.facts.mode != Mode::Off;
@@ -152,8 +158,24 @@ impl Engine {
     /// nothing for a rule that does not match.
     pub fn observe(&mut self, record: &Record, matches: &mut Vec<Match>) {
         self.by_kind[record.kind as usize].candidates(record, &mut self.candidates);
+        let is_timed = self.costs.is_due();
         for index in self.candidates.iter() {
-            self.states[index].observe(&self.rules.rules()[index], record, &mut self.scratch, matches);
+            let mut judge =
+                || self.states[index].observe(&self.rules.rules()[index], record, &mut self.scratch, matches);
+            if is_timed { self.costs.time(index, judge) } else { judge() }
+        }
+    }
+
+    /// What each rule has cost since it was first loaded: an estimate from samples, without what the choice of rules for a
+    /// record costs all of them together.
+    pub fn costs(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.rules.rules().iter().zip(self.costs.all()).map(|(rule, cost)| (rule.facts.id.as_str(), cost))
+    }
+
+    /// The same, as far as it was not taken yet.
+    pub fn take_costs(&mut self, mut take: impl FnMut(&str, Duration)) {
+        for (rule, cost) in self.rules.rules().iter().zip(self.costs.take()) {
+            take(&rule.facts.id, cost);
         }
     }
 
