@@ -12,19 +12,13 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use serde_json::Value;
 use tests::lab::alert::{Alert, findings};
 
-use crate::world::{Scene, Test, size, unsettled};
+use crate::world::{Scene, Test, size};
 
 pub(crate) const TESTS: &[Test] = &[
     ("pair_fires_escalates_resolves", alertmanager::pair_fires_escalates_resolves),
     ("one_instance_down", alertmanager::one_instance_down),
     ("both_down_for_a_while", alertmanager::both_down_for_a_while),
-    ("lying_instance", |w| {
-        unsettled(
-            w,
-            "what was re-sent to an instance that lies can come once more after what followed",
-            alertmanager::lying_instance,
-        )
-    }),
+    ("lying_instance", alertmanager::lying_instance),
     ("webhook", lines::webhook),
     ("journald", lines::journald),
     ("full_disk", lines::full_disk),
