@@ -3,6 +3,7 @@
 //! Whatever is down, slow or wrong: every alert arrives, in its order, and none that the alert log does not hold.
 
 mod alertmanager;
+mod fleet;
 mod lines;
 mod log;
 mod prometheus;
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sealed_log", log::sealed),
     ("rules_and_example", prometheus::rules_and_example),
     ("metrics", prometheus::metrics),
+    ("fleet", fleet::fleet),
 ];
 
 /// How long an alert stays firing at an instance: longer than the wait and the interval of the lab's Alertmanager.

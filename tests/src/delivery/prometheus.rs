@@ -10,7 +10,7 @@ use std::{
 use super::expect_ok;
 use crate::world::World;
 
-fn repository() -> PathBuf {
+pub(super) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository").to_owned()
 }
 
@@ -38,7 +38,7 @@ pub(super) fn rules_and_example(w: &mut World) {
     scene.run(Command::new("amtool").arg("check-config").arg(repository().join("deploy/alertmanager.yml")));
 }
 
-/// `promtool check metrics` finds nothing, and the rules ask for no metric that the agent does not have.
+/// `promtool check metrics` finds nothing, and neither rules nor dashboard ask for a metric that the agent does not have.
 pub(super) fn metrics(w: &mut World) {
     World::needs("promtool");
     let mut scene = w.scene();
@@ -56,8 +56,9 @@ pub(super) fn metrics(w: &mut World) {
 
     let have: BTreeSet<String> =
         expect_ok(scene.agent().metrics()).into_iter().map(|sample| sample.name).collect();
-    for file in rule_files() {
-        let text = fs::read_to_string(&file).expect("the rules can be read");
+    let dashboard = repository().join("deploy/grafana/weighbridge.json");
+    for file in rule_files().into_iter().chain([dashboard]) {
+        let text = fs::read_to_string(&file).expect("the file can be read");
         for (at, _) in text.match_indices("weighbridge_") {
             // What a recording rule makes has a colon before it.
             let before = text[..at].chars().next_back();

@@ -6,12 +6,14 @@
 pub mod agent;
 pub mod alert;
 pub mod alertmanager;
+pub mod fleet;
 pub mod guard;
 pub mod hook;
 mod http;
 pub mod metrics;
 pub mod outside;
 pub mod process;
+pub mod prometheus;
 pub mod volume;
 pub mod weights;
 
