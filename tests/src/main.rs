@@ -34,12 +34,13 @@ use serde_json::{Value, json};
 use crate::world::{Run, Skipped, Test, World};
 
 const USAGE: &str = "\
-usage: e2e [--list] [--agent PATH] [--report FILE] [FILTER…]
+usage: e2e [--list] [--agent PATH] [--package PATH] [--report FILE] [FILTER…]
 
 Runs the tests whose name contains one of the filters, or all. As root. What failed runs a second time at the end; what passes
 then is listed with what it failed with at first.
   --list          print the names and run nothing
   --agent PATH    the weighbridge binary; default: the release build beside this one
+  --package PATH  the Debian package to try; without one its test is skipped
   --report FILE   write one JSON line per test to FILE
 example: e2e --report /run/e2e.ndjson techniques::tools";
 
@@ -73,6 +74,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("looking", looking::TESTS),
     ("life::away", life::away::TESTS),
     ("life::service", life::service::TESTS),
+    ("life::package", life::package::TESTS),
     ("life::state", life::state::TESTS),
     ("bad_input", bad_input::TESTS),
     ("delivery", delivery::TESTS),
@@ -101,6 +103,7 @@ struct Ran {
 struct Options {
     list: bool,
     agent: Option<PathBuf>,
+    package: Option<PathBuf>,
     report: Option<PathBuf>,
     filters: Vec<String>,
 }
@@ -141,13 +144,14 @@ fn main() -> ExitCode {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let mut options = Self { list: false, agent: None, report: None, filters: Vec::new() };
+        let mut options = Self { list: false, agent: None, package: None, report: None, filters: Vec::new() };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} wants a path"));
             match argument.as_str() {
                 "--list" => options.list = true,
                 "--agent" => options.agent = Some(PathBuf::from(value()?)),
+                "--package" => options.package = Some(PathBuf::from(value()?)),
                 "--report" => options.report = Some(PathBuf::from(value()?)),
                 flag if flag.starts_with('-') => bail!("unknown flag {flag}"),
                 filter => options.filters.push(filter.to_owned()),
@@ -177,7 +181,9 @@ fn run(options: &Options) -> Result<ExitCode> {
         .map(|path| File::create(path).with_context(|| format!("cannot write the report {}", path.display())))
         .transpose()?;
     let mut world = if rustix::process::geteuid().is_root() {
-        Some(World::new(agent_binary(options.agent.clone())?).context("cannot set up the lab")?)
+        let package = options.package.as_ref().map(|path| path.canonicalize()).transpose();
+        let package = package.context("there is no such package")?;
+        Some(World::new(agent_binary(options.agent.clone())?, package).context("cannot set up the lab")?)
     } else {
         None
     };

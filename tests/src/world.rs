@@ -82,6 +82,8 @@ pub(crate) struct World {
     /// After the volumes: fields are dropped in their order, and the scratch directory goes last.
     pub(crate) lab: Lab,
     pub(crate) binary: PathBuf,
+    /// The Debian package under test, if one was given.
+    pub(crate) package: Option<PathBuf>,
     fitness: Option<Fitness>,
     scenes: u32,
 }
@@ -118,12 +120,12 @@ impl World {
     ///
     /// # Errors
     /// When a volume or the outside cannot be made.
-    pub(crate) fn new(binary: PathBuf) -> Result<Self> {
+    pub(crate) fn new(binary: PathBuf, package: Option<PathBuf>) -> Result<Self> {
         let lab = Lab::enter()?;
         let controlled = Volume::ext4(&lab, "controlled", 2 * GIB)?;
         let uncontrolled = Volume::ext4(&lab, "uncontrolled", 2 * GIB)?;
         let outside = Outside::new()?;
-        Ok(Self { lab, controlled, uncontrolled, outside, binary, fitness: None, scenes: 0 })
+        Ok(Self { lab, controlled, uncontrolled, outside, binary, package, fitness: None, scenes: 0 })
     }
 
     /// A scene whose agent does not run yet.

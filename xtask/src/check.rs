@@ -126,12 +126,10 @@ fn advisories() -> Result<Outcome> {
     ran(command)
 }
 
-const NO_DENY: &str = "cargo-deny is not installed (`cargo install cargo-deny --locked`)";
+const NO_DENY: &str = "cargo-deny is not installed (`cargo xtask setup --tools`, which takes long)";
 
 fn has_deny() -> bool {
-    let mut command = shell::cargo();
-    command.args(["deny", "--version"]);
-    command.output().is_ok_and(|output| output.status.success())
+    setup::cargo_has("deny")
 }
 
 fn ran(command: Command) -> Result<Outcome> {

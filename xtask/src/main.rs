@@ -7,6 +7,9 @@ mod btf_fixture;
 mod build;
 mod check;
 mod demo;
+#[cfg(test)]
+mod deploy_tests;
+mod dist;
 mod libtest;
 mod score;
 mod setup;
@@ -64,6 +67,9 @@ enum Chore {
     /// Reduce a kernel's BTF to a fixture: what the table of fields and the hooks look for, a few KB
     #[command(after_help = btf_fixture::EXAMPLE)]
     BtfFixture(btf_fixture::Args),
+    /// Build the Debian package, and the list of what the binary is made of (CycloneDX)
+    #[command(after_help = "Example: cargo xtask dist --out packages")]
+    Dist(dist::Args),
     // A further chore is a file beside this one, a line here and a line in `main`.
 }
 
@@ -76,6 +82,7 @@ fn main() -> ExitCode {
         Chore::Demo => demo::run(),
         Chore::Score(args) => score::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Dist(args) => dist::run(&args),
         Chore::BtfFixture(args) => btf_fixture::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -58,6 +58,10 @@ const TEST_TOOLS: [(&str, &str, &str); 26] = [
     ("promtool", "prometheus", "checks the metrics and the rules for Prometheus in tests"),
 ];
 
+/// Versions of cargo's own tools that were tried with this tree.
+const AUDITABLE: &str = "0.7.7";
+const DENY: &str = "0.20.2";
+
 /// What those packages start on a machine with systemd, and nobody asked for here.
 const TEST_SERVICES: [&str; 2] = ["prometheus.service", "prometheus-alertmanager.service"];
 
@@ -66,6 +70,9 @@ pub(crate) struct Args {
     /// Only report what is missing, change nothing; exit 4 when something is
     #[arg(long)]
     check: bool,
+    /// Also build what makes and judges a release, cargo-auditable and cargo-deny: a quarter of an hour
+    #[arg(long)]
+    tools: bool,
 }
 
 /// The error of a machine that lacks something which could not be installed; `main` turns it into exit code 4.
@@ -96,6 +103,12 @@ enum Cure {
 
 /// Runs the chore and reports what is there.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.tools && !args.check {
+        ensure()?;
+        for (word, version) in [("auditable", AUDITABLE), ("deny", DENY)] {
+            ensure_tool(word, version)?;
+        }
+    }
     let needs = survey_for_tests();
     if needs.is_empty() {
         let toolchain = toolchain::find()?;
@@ -131,6 +144,33 @@ pub(crate) fn ensure_for_tests() -> Result<()> {
         eprintln!("warning: {error:#}\n  the tests that need these programs are skipped");
     }
     Ok(())
+}
+
+/// What `dist` calls first: what a build needs, and the tool that writes the list of dependencies into the binary.
+pub(crate) fn ensure_for_dist() -> Result<()> {
+    ensure()?;
+    ensure_tool("auditable", AUDITABLE)
+}
+
+/// A command of cargo's that others wrote, built from source when it is missing.
+fn ensure_tool(word: &str, version: &str) -> Result<()> {
+    if cargo_has(word) {
+        return Ok(());
+    }
+    let name = format!("cargo-{word}");
+    eprintln!(
+        "missing: {name}; setup will build version {version} into cargo's bin directory (some minutes)"
+    );
+    let mut command = shell::cargo();
+    command.args(["install", &name, "--version", version, "--locked"]);
+    shell::quietly(&format!("building {name}"), command).context(Unfit)
+}
+
+/// Whether cargo knows a command, such as `deny`.
+pub(crate) fn cargo_has(word: &str) -> bool {
+    let mut command = shell::cargo();
+    command.args([word, "--version"]);
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 fn survey_for_tests() -> Vec<Need> {

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    UNFIT, build,
+    UNFIT, build, dist,
     libtest::{Reader, Tally},
     setup, shell,
 };
@@ -152,7 +152,15 @@ pub(crate) fn live(binary: &Path, filters: &[&str]) -> Result<Live> {
     }
     let mut command = shell::cargo();
     command.args(["run", "--release", "--locked", "--quiet", "-p", "tests", "--bin", "e2e", "--"]);
-    command.arg("--agent").arg(binary).arg("--report").arg(&report).args(filters);
+    command.arg("--agent").arg(binary).arg("--report").arg(&report);
+    // Where a package cannot be made its test is skipped, and says so.
+    match dist::make(binary, &shell::target_dir()?.join("package")) {
+        Ok(made) => {
+            command.arg("--package").arg(made.package);
+        }
+        Err(error) => eprintln!("warning: no package to test: {error:#}"),
+    }
+    command.args(filters);
     let succeeded = shell::aloud(command)?;
     Ok(Live { succeeded, report: fs::read_to_string(&report).ok(), path: report })
 }

@@ -5,6 +5,7 @@ mod doctor;
 mod explain;
 mod inventory;
 mod log;
+mod manual;
 mod recording;
 mod rules;
 mod status;
@@ -39,7 +40,7 @@ const INTERNAL: u8 = 70;
     name = "weighbridge",
     version,
     after_help = "Exit codes: 0 ok, 1 found something, 2 usage, 3 configuration or rules invalid, 4 kernel, permissions or \
-                  host unfit, 5 agent not reachable, 70 internal.\n\nExample: weighbridge check --config /etc/weighbridge/agent.yaml && weighbridge run"
+                  host unfit, 5 agent not reachable, 70 internal.\n\nExample: weighbridge check --config /etc/weighbridge/weighbridge.yaml && weighbridge run"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -56,12 +57,12 @@ enum Output {
     Json,
 }
 
-const DEFAULT_CONFIG: &str = "/etc/weighbridge/agent.yaml";
+const DEFAULT_CONFIG: &str = "/etc/weighbridge/weighbridge.yaml";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Weigh until SIGTERM or SIGINT; prints `ready` on standard error once every hook has proved itself.
-    #[command(after_help = "Example: weighbridge run --config /etc/weighbridge/agent.yaml")]
+    #[command(after_help = "Example: weighbridge run --config /etc/weighbridge/weighbridge.yaml")]
     Run {
         /// The configuration file.
         #[arg(short, long, default_value = DEFAULT_CONFIG)]
@@ -168,7 +169,7 @@ enum Command {
     #[command(subcommand)]
     Log(log::Log),
     /// Remove what an agent with `pin: true` left in the kernel; nothing weighs on then.
-    #[command(after_help = "Example: weighbridge unload --config /etc/weighbridge/agent.yaml")]
+    #[command(after_help = "Example: weighbridge unload --config /etc/weighbridge/weighbridge.yaml")]
     Unload {
         /// Only what belongs to the agent of this configuration; without it, the pins of every agent that does not run.
         #[arg(short, long)]
@@ -177,6 +178,9 @@ enum Command {
     /// The child of the self-test: moves a file into another and into a socket.
     #[command(hide = true)]
     Canary { path: PathBuf, copy: PathBuf },
+    /// Write manual pages and shell completions into a folder, for a package.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 /// Runs the command line.
@@ -212,6 +216,7 @@ pub fn main() -> ExitCode {
         }
         Command::Log(command) => log::log(command, output),
         Command::Unload { config } => unload::unload(config.as_deref(), output),
+        Command::Manual { dir } => manual::manual(dir),
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),
     };
     ExitCode::from(code)

@@ -2,6 +2,7 @@
 //! renamed, replaced or grow, the agent's start and end.
 
 pub(crate) mod away;
+pub(crate) mod package;
 mod reload;
 pub(crate) mod service;
 pub(crate) mod state;

@@ -65,7 +65,7 @@ pub(super) enum Command {
         from: From,
     },
     /// List the rules that are in force, their lines, and the exceptions and overrides with the days that they have left.
-    #[command(after_help = "Example: weighbridge rules list --config /etc/weighbridge/agent.yaml")]
+    #[command(after_help = "Example: weighbridge rules list --config /etc/weighbridge/weighbridge.yaml")]
     List {
         #[command(flatten)]
         from: From,

@@ -32,6 +32,15 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Whose directory or file it is, where that is what stands against it: the agent's own, when the agent runs as that user.
+    #[must_use]
+    pub const fn foreign(&self) -> Option<u32> {
+        match self {
+            Self::ForeignDirectory { uid, .. } | Self::ForeignFile { uid, .. } => Some(*uid),
+            _ => None,
+        }
+    }
+
     /// A disk that is full or broken can be mended while the agent runs; a place that is wrong cannot.
     pub(super) fn may_pass(&self) -> bool {
         let Self::Io { source, .. } = self else { return false };
