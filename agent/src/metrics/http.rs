@@ -23,10 +23,17 @@ use super::Metrics;
 
 const MOST_CONNECTIONS: usize = 16;
 const MOST_HEADER_BYTES: usize = 8 << 10;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From accept to the last byte of the answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// From accept to the end of the request's head.
+    head: Duration,
+    /// From accept to the last byte of the answer.
+    all: Duration,
+}
+
+const PATIENCE: Patience = Patience { head: Duration::from_secs(10), all: Duration::from_secs(30) };
 
 /// How long to wait when no connection can be accepted, such as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -117,6 +124,15 @@ impl Listener {
     /// # Errors
     /// When the listener cannot be handed to the runtime.
     pub async fn serve(self, metrics: Arc<Metrics>, readiness: Readiness) -> io::Result<Infallible> {
+        self.serve_within(PATIENCE, metrics, readiness).await
+    }
+
+    async fn serve_within(
+        self,
+        patience: Patience,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+    ) -> io::Result<Infallible> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         // Dropping the set with this future ends the connections too.
@@ -140,12 +156,12 @@ impl Listener {
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
+                    .header_read_timeout(patience.head)
                     .max_buf_size(MOST_HEADER_BYTES)
                     .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), service);
                 // A client that goes away or sends no HTTP is its own affair.
-                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                let _ = tokio::time::timeout(patience.all, connection).await;
                 drop(permit);
             });
         }
@@ -197,6 +213,13 @@ mod tests {
 
     /// Runs `test` against a real server on loopback.
     fn with_server<F: Future<Output = ()>>(test: impl FnOnce(SocketAddr, Readiness) -> F) {
+        with_patience(PATIENCE, test);
+    }
+
+    fn with_patience<F: Future<Output = ()>>(
+        patience: Patience,
+        test: impl FnOnce(SocketAddr, Readiness) -> F,
+    ) {
         let info = BuildInfo { version: "0.1.0", commit: "", kernel_release: "6.12.0" };
         let metrics = Arc::new(Metrics::new(&info).unwrap());
         let readiness = Readiness::new("the canary was not seen");
@@ -205,7 +228,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
-                end = listener.serve(metrics, readiness.clone()) => panic!("the server ended: {end:?}"),
+                end = listener.serve_within(patience, metrics, readiness.clone()) => panic!("the server ended: {end:?}"),
                 () = test(address, readiness.clone()) => {}
             }
         });
@@ -293,6 +316,82 @@ mod tests {
             drop(idle);
             late.read_to_string(&mut answer).await.unwrap();
             assert!(answer.ends_with("alive\n"), "{answer}");
+        });
+    }
+
+    const IMPATIENT: Patience =
+        Patience { head: Duration::from_millis(200), all: Duration::from_millis(400) };
+    /// For what ends by itself within [`IMPATIENT`], on a busy machine.
+    const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+    /// Reads until the server hangs up, in whatever way.
+    async fn hung_up(stream: &mut TcpStream) -> Vec<u8> {
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(ENDS_WITHIN, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the server does not hang up");
+        answer
+    }
+
+    #[test]
+    fn a_head_that_trickles_is_hung_up_on() {
+        with_patience(IMPATIENT, |address, _| async move {
+            let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+            let trickle = async {
+                writer.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").await.unwrap();
+                // A byte now and then keeps a connection alive that is only watched for silence.
+                while writer.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(ENDS_WITHIN, async {
+                tokio::join!(trickle, async {
+                    let _ = reader.read_to_end(&mut answer).await;
+                })
+            });
+            assert!(ended.await.is_ok(), "the server does not hang up");
+            assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        });
+    }
+
+    #[test]
+    fn a_body_is_never_waited_for() {
+        with_patience(IMPATIENT, |address, _| async move {
+            for length in ["content-length: 1000000000000", "transfer-encoding: chunked"] {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let request = format!("POST /metrics HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let answer = hung_up(&mut stream).await;
+                assert!(answer.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&answer));
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_http_is_hung_up_on() {
+        with_patience(IMPATIENT, |address, _| async move {
+            for odd in [&b"\x16\x03\x01\x02\0\x01"[..], b"GET", b"\r\n\r\n\r\n", &[0xff; 4096]] {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(odd).await.unwrap();
+                assert!(!hung_up(&mut stream).await.starts_with(b"HTTP/1.1 200"));
+            }
+        });
+    }
+
+    /// Many times more than are served at once, all of them silent: they are hung up on in turn, and a scrape gets through.
+    #[test]
+    fn a_crowd_that_says_nothing_does_not_keep_a_scrape_out() {
+        with_patience(IMPATIENT, |address, _| async move {
+            let mut crowd = Vec::new();
+            for _ in 0..4 * MOST_CONNECTIONS {
+                crowd.push(TcpStream::connect(address).await.unwrap());
+            }
+            let scrape = ask(address, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+            let (status, ..) = tokio::time::timeout(ENDS_WITHIN, scrape).await.expect("its turn comes");
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            for mut one in crowd {
+                hung_up(&mut one).await;
+            }
         });
     }
 
