@@ -6,8 +6,8 @@ use crate::{
     maps::{add_shared, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM,
-    ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_CARRIER, OBJECT_FILE,
+    OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.

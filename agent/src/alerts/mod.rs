@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 pub use self::{
     chain::{Head, read as read_head, read_anchor},
-    own::{Fault, RULE as OWN_RULE},
+    own::{DRILL, Fault, RULE as OWN_RULE},
     read::{Detail, Told, ToldException, ToldLine},
     render::render,
     saved::{Unfinished, unfinished},
@@ -189,6 +189,28 @@ impl Alerts {
         let alert = self.context.write(&mut open, Activity::Create, now);
         self.open.insert(identity, open);
         vec![alert]
+    }
+
+    /// A drill: a finding that opens and closes at once. Its uid, and its two lines.
+    pub fn drill(
+        &mut self,
+        severity: Severity,
+        agent: &Arc<Process>,
+        now: BootNs,
+        loss: &Loss,
+    ) -> (String, Vec<Alert>) {
+        let mut open = Open {
+            first_ms: self.context.wall_ms(now),
+            written_at: now,
+            written_severity: severity,
+            stale: false,
+            said: Some(own::DRILL_TEXT.to_owned()),
+            loss: loss.clone(),
+            matched: own::drill(severity, agent, now),
+        };
+        let alerts =
+            [Activity::Create, Activity::Close].map(|activity| self.context.write(&mut open, activity, now));
+        (alerts[0].finding.finding_info.uid.clone(), alerts.into())
     }
 
     /// A fault is over.

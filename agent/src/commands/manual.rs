@@ -49,8 +49,9 @@ fn page(command: &Command, pages: &Path) -> io::Result<()> {
         .render(&mut text)?;
     fs::write(pages.join(format!("{name}.{SECTION}")), text)?;
     // What clap adds to explain the others explains itself.
-    let shown = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
-    shown.map(|below| page(below, pages)).collect()
+    let mut shown =
+        command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
+    shown.try_for_each(|below| page(below, pages))
 }
 
 #[cfg(test)]

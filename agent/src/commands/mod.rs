@@ -2,6 +2,7 @@
 
 mod check;
 mod doctor;
+mod drill;
 mod explain;
 mod inventory;
 mod log;
@@ -9,6 +10,7 @@ mod manual;
 mod recording;
 mod rules;
 mod status;
+mod top;
 mod unload;
 
 use std::{
@@ -112,6 +114,20 @@ enum Command {
         #[arg(short, long, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Send a marked test alert through every sink of the running agent, and say which of them took it; ends with 1 when one did
+    /// not. Nothing else happens.
+    #[command(after_help = "Example: weighbridge drill --severity critical")]
+    Drill {
+        /// The configuration file of the agent that runs.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The severity that it is to have.
+        #[arg(short, long, value_enum, default_value_t = drill::Grade::High)]
+        severity: drill::Grade,
+        /// How long to wait for the sinks.
+        #[arg(long, value_name = "TIME", value_parser = yaml::parse_duration, default_value = "30s")]
+        wait: Duration,
+    },
     /// Write down what the ledger is told on this host, to judge rules by later; raises nothing, and may run beside the agent.
     #[command(
         after_help = "Example: weighbridge record --config agent.yaml --for 1h --hide-names monday.wbrec"
@@ -207,7 +223,8 @@ pub fn main() -> ExitCode {
         }
         Command::Status { config } => status::status(config, output, colour),
         Command::Tail { config } => status::tail(config, output, io::stdout().is_terminal()),
-        Command::Top { config } => status::top(config, output, io::stdout().is_terminal(), colour),
+        Command::Top { config } => status::top(config, output, io::stdout().is_terminal()),
+        Command::Drill { config, severity, wait } => drill::drill(config, *severity, *wait, output),
         Command::Record { config, hide_names, length, file } => {
             recording::record(config, file.clone(), *hide_names, *length, output)
         }

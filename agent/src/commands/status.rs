@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{INTERNAL, INVALID, OK, Output, UNREACHABLE, print};
 use crate::{
     alerts::{human_bytes, printable},
-    status::{FlowRow, HolderRow, Snapshot, watch},
+    status::{FlowRow, HolderRow, Snapshot, Watch, watch},
     yaml,
 };
 
@@ -26,16 +26,16 @@ pub(super) fn status(config: &Path, output: Output, colour: bool) -> u8 {
     })
 }
 
-/// The same once a second until it is interrupted; JSON lines off a terminal.
-pub(super) fn top(config: &Path, output: Output, is_terminal: bool, colour: bool) -> u8 {
+/// The same as it moves, on a terminal; off one a line of JSON each second.
+pub(super) fn top(config: &Path, output: Output, is_terminal: bool) -> u8 {
+    if output == Output::Text && is_terminal {
+        return match lines(config, "top") {
+            Ok(lines) => super::top::run(lines),
+            Err(code) => code,
+        };
+    }
     look(config, "top", |line| {
-        if output == Output::Json || !is_terminal {
-            print(line);
-            return Ok(());
-        }
-        // Home, and clear what is below: no flicker, and nothing of the last picture stays.
-        let text = screen(&serde_json::from_str(line)?, colour);
-        print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
+        print(line);
         Ok(())
     })
 }
@@ -80,20 +80,22 @@ pub(super) fn ask(config: &Path) -> Result<Snapshot, (u8, String)> {
     serde_json::from_str(&line).map_err(|error| (INTERNAL, not_ours(error)))
 }
 
+/// Asks the agent of this configuration. The error is the exit code; why was said.
+pub(super) fn lines(config: &Path, word: &str) -> Result<Watch, u8> {
+    let config = crate::config::load(config).map_err(|faults| {
+        eprint!("{}", yaml::render(&faults, false));
+        INVALID
+    })?;
+    watch(&config.state_dir, word).map_err(|error| {
+        eprintln!("error: {error}");
+        UNREACHABLE
+    })
+}
+
 fn look(config: &Path, word: &str, mut show: impl FnMut(&str) -> Result<(), serde_json::Error>) -> u8 {
-    let config = match crate::config::load(config) {
-        Ok(config) => config,
-        Err(faults) => {
-            eprint!("{}", yaml::render(&faults, false));
-            return INVALID;
-        }
-    };
-    let lines = match watch(&config.state_dir, word) {
+    let lines = match lines(config, word) {
         Ok(lines) => lines,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return UNREACHABLE;
-        }
+        Err(code) => return code,
     };
     let mut seen = false;
     for line in lines {
@@ -185,7 +187,7 @@ fn screen(now: &Snapshot, colour: bool) -> String {
 }
 
 /// `3 d 4 h`, `12 m 7 s`.
-fn since(seconds: i64) -> String {
+pub(super) fn since(seconds: i64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours) {
         (0, 0) => format!("{minutes} m {} s", seconds % 60),
@@ -232,6 +234,7 @@ mod tests {
             flows: vec![],
             flow_count: 0,
             loss: vec![],
+            sinks: vec![],
         };
         insta::assert_snapshot!(screen(&now, false), @r#"
         weighbridge 0.1.0  pid 812  up 3 h 12 m  sensor syscall

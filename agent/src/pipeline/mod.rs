@@ -235,6 +235,12 @@ impl Pipeline {
     pub(crate) fn tick(&mut self, now: BootNs) {
         self.watch_sinks(now);
         self.keep_key(now);
+        if let Some(drill) = self.status.drill() {
+            let (finding, alerts) = self.alerts.drill(drill.severity, &self.agent, now, &self.loss());
+            tracing::info!(finding, "a drill was asked for");
+            self.send(alerts);
+            drill.answer(finding);
+        }
         for holder in self.identities.hashed() {
             self.introduce(holder, now);
         }

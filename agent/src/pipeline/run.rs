@@ -558,6 +558,7 @@ fn metrics(prepared: &Prepared) -> Result<Metrics, Failure> {
     let metrics = Metrics::new(&info).context("a metric is defined twice")?;
     metrics.set_rule_set(&prepared.rules);
     metrics.know_rule(alerts::OWN_RULE);
+    metrics.know_rule(alerts::DRILL);
     Ok(metrics)
 }
 

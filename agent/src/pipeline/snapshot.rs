@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::Pipeline;
 use crate::{
     event::{Sink, SinkKind},
-    status::{AssetRow, FlowRow, HolderRow, Snapshot},
+    status::{AssetRow, FlowRow, HolderRow, SinkRow, Snapshot},
 };
 
 /// Rows of each kind in a snapshot.
@@ -74,6 +74,17 @@ impl Pipeline {
                 .collect(),
             flow_count,
             loss: self.loss().into_iter().map(|(stage, count)| (stage.to_owned(), count)).collect(),
+            sinks: self
+                .sinks
+                .places()
+                .into_iter()
+                .map(|(name, counts, trouble)| SinkRow {
+                    name,
+                    sent: counts.sent,
+                    waiting: counts.backlog,
+                    trouble: trouble.map(|trouble| trouble.why).unwrap_or_default(),
+                })
+                .collect(),
         }
     }
 

@@ -125,6 +125,22 @@ impl Sinks {
         ]
     }
 
+    /// Every place that alerts go to, by the name that people know it by, with what it did and what stands in its way.
+    #[must_use]
+    pub fn places(&self) -> Vec<(String, Counts, Option<Trouble>)> {
+        let files = self
+            .files
+            .iter()
+            .map(|file| (format!("file {}", file.path().display()), file.counts(), file.trouble()));
+        let instances = self
+            .alertmanagers
+            .iter()
+            .map(|one| (one.name().to_owned(), one.status().counts(), one.status().trouble()));
+        let relays = self.webhooks.iter().chain(&self.journald);
+        let relays = relays.map(|one| (one.name().to_owned(), one.status().counts(), one.status().trouble()));
+        files.chain(instances).chain(relays).collect()
+    }
+
     /// Waits until every line is in every file; false if that takes longer than `patience` in all.
     #[must_use]
     pub fn flush(&self, patience: Duration) -> bool {

@@ -1,7 +1,8 @@
 //! A window into the running agent: a read-only Unix socket that root and the agent's own user can look through.
 //!
 //! `server` is the agent's end, `client` the commands'. What is said is a [`Snapshot`] once a second, or the alert lines as
-//! they are written. Nothing can be changed through it, and nobody who looks can slow the agent down.
+//! they are written. Nothing can be changed through it, and nobody who looks can slow the agent down. One thing can be asked for: a
+//! drill, at most one every ten seconds, which says of itself that it is one.
 
 mod client;
 mod server;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     client::{Unreachable, Watch, watch},
-    server::{Status, serve},
+    server::{Drill, Status, serve},
 };
 
 /// Name of the socket in the state directory.
@@ -43,6 +44,21 @@ pub struct Snapshot {
     pub flow_count: usize,
     /// By stage; empty when nothing was.
     pub loss: Vec<(String, u64)>,
+    /// Where alerts go.
+    #[serde(default)]
+    pub sinks: Vec<SinkRow>,
+}
+
+/// One file, instance or address that alerts go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkRow {
+    /// The kind, then the place: `file /var/log/weighbridge/alerts.ndjson`.
+    pub name: String,
+    /// Alerts delivered since the agent started, and alerts that wait.
+    pub sent: u64,
+    pub waiting: u64,
+    /// What stands in the way; empty when nothing does.
+    pub trouble: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

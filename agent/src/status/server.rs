@@ -1,16 +1,23 @@
 //! The agent's end of the window. One word is read from whoever connects, then only written.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, broadcast, watch},
+    sync::{Semaphore, broadcast, oneshot, watch},
     time::timeout,
 };
 
 use super::{SOCKET, Snapshot};
+use crate::rules::Severity;
 
 const MOST_CONNECTIONS: usize = 16;
 /// To say what is wanted, and to take a line that is written.
@@ -18,13 +25,37 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Alert lines that wait for one who looks on; what is beyond is skipped, and said.
 const MOST_LINES: usize = 1024;
 /// Longest word that is asked.
-const WORD: usize = 16;
+const WORD: usize = 32;
+/// Between two drills: what is asked for here must not drown what is real.
+const DRILL_EVERY: Duration = Duration::from_secs(10);
 
 /// What can be seen. Cheap to share.
 #[derive(Clone, Debug)]
 pub struct Status {
     snapshots: Arc<watch::Sender<Bytes>>,
     lines: broadcast::Sender<Bytes>,
+    drills: Arc<Mutex<Drills>>,
+}
+
+/// A drill that somebody asked for.
+#[derive(Debug)]
+pub struct Drill {
+    pub severity: Severity,
+    asker: oneshot::Sender<String>,
+}
+
+impl Drill {
+    /// Tells who asked the uid of its finding.
+    pub fn answer(self, finding: String) {
+        // Whoever went away does not matter.
+        let _ = self.asker.send(finding);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Drills {
+    waiting: Option<Drill>,
+    last: Option<Instant>,
 }
 
 impl Default for Status {
@@ -32,6 +63,7 @@ impl Default for Status {
         Self {
             snapshots: Arc::new(watch::Sender::new(Bytes::new())),
             lines: broadcast::Sender::new(MOST_LINES),
+            drills: Arc::default(),
         }
     }
 }
@@ -52,6 +84,24 @@ impl Status {
             }
             Err(error) => tracing::error!(%error, "a snapshot cannot be written"),
         }
+    }
+
+    /// The drill that somebody waits for.
+    #[must_use]
+    pub fn drill(&self) -> Option<Drill> {
+        self.drills.lock().unwrap_or_else(PoisonError::into_inner).waiting.take()
+    }
+
+    /// Asks for one; `None` when the last one is too fresh.
+    fn ask(&self, severity: Severity) -> Option<oneshot::Receiver<String>> {
+        let mut drills = self.drills.lock().unwrap_or_else(PoisonError::into_inner);
+        if drills.last.is_some_and(|last| last.elapsed() < DRILL_EVERY) {
+            return None;
+        }
+        let (asker, answer) = oneshot::channel();
+        drills.last = Some(Instant::now());
+        drills.waiting = Some(Drill { severity, asker });
+        Some(answer)
     }
 
     /// Shows an alert line.
@@ -109,11 +159,31 @@ async fn answer(mut stream: UnixStream, status: &Status) -> io::Result<()> {
             more => read += more,
         }
     }
-    match word[..read].trim_ascii_end() {
+    let word = word[..read].trim_ascii_end();
+    if let Some(severity) = word.strip_prefix(b"drill ") {
+        let line = drill(status, severity).await.to_string() + "\n";
+        return timeout(PATIENCE, stream.write_all(line.as_bytes())).await?;
+    }
+    match word {
         b"status" => snapshots(stream, status, 1).await,
         b"top" => snapshots(stream, status, u64::MAX).await,
         b"tail" => alerts(stream, status).await,
         _ => timeout(PATIENCE, stream.write_all(b"{\"error\":\"say status, top or tail\"}\n")).await?,
+    }
+}
+
+/// What is answered to who asks for a drill of this severity.
+async fn drill(status: &Status, severity: &[u8]) -> serde_json::Value {
+    let Some(severity) = Severity::ALL.into_iter().find(|known| known.as_str().as_bytes() == severity) else {
+        return serde_json::json!({"error": "no such severity"});
+    };
+    let Some(answer) = status.ask(severity) else {
+        let seconds = DRILL_EVERY.as_secs();
+        return serde_json::json!({"error": format!("the last drill is less than {seconds} s ago, try again")});
+    };
+    match timeout(PATIENCE, answer).await {
+        Ok(Ok(finding)) => serde_json::json!({"finding": finding}),
+        _ => serde_json::json!({"error": "the agent is too busy for a drill, try again"}),
     }
 }
 
@@ -176,6 +246,25 @@ mod tests {
         }
         status.alert(&Bytes::from_static(b"{\"n\":1}\n"));
         assert_eq!(told.await.unwrap(), "{\"n\":1}\n");
+    }
+
+    #[tokio::test]
+    async fn a_drill_is_told_its_finding_and_the_next_must_wait() {
+        let status = Status::default();
+        let asked = status.clone();
+        let answer = tokio::spawn(async move { drill(&asked, b"high").await });
+        let drill_asked = loop {
+            match status.drill() {
+                Some(drill) => break drill,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(drill_asked.severity, Severity::High);
+        drill_asked.answer("uid".to_owned());
+        assert_eq!(answer.await.unwrap(), serde_json::json!({"finding": "uid"}));
+        assert!(drill(&status, b"low").await["error"].is_string(), "a second one right after it");
+        assert!(status.drill().is_none());
+        assert_eq!(drill(&status, b"deadly").await, serde_json::json!({"error": "no such severity"}));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Whatever is down, slow or wrong: every alert arrives, in its order, and none that the alert log does not hold.
 
 mod alertmanager;
+mod drill;
 mod fleet;
 mod lines;
 mod log;
@@ -27,6 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("rules_and_example", prometheus::rules_and_example),
     ("metrics", prometheus::metrics),
     ("fleet", fleet::fleet),
+    ("drill_reaches_every_sink", drill::drill_reaches_every_sink),
+    ("drill_says_what_does_not_take_it", drill::drill_says_what_does_not_take_it),
 ];
 
 /// How long an alert stays firing at an instance: longer than the wait and the interval of the lab's Alertmanager.
