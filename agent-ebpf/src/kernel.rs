@@ -357,6 +357,12 @@ impl File {
         if id == inode.number()? & 0xffff_ffff { Some((id, fold(namespace))) } else { None }
     }
 
+    /// What its kind keeps behind it: of a descriptor of a BPF object, the object.
+    #[inline(always)]
+    pub(crate) fn private_data(self) -> Option<u64> {
+        pointer(self.0, &FILE_PRIVATE_DATA)
+    }
+
     /// The socket behind it; only for an inode of kind `S_IFSOCK`.
     #[inline(always)]
     pub(crate) fn socket(self) -> Option<Sock> {

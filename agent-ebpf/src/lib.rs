@@ -8,9 +8,11 @@
 pub const ABI: u32 = 1;
 
 pub mod acts;
+pub mod egress;
 pub mod fields;
 pub mod requests;
 pub mod syscalls;
+pub mod tamper;
 
 /// Most assets that one agent can protect: one bit each in a set of 64, of which the last is the canary's.
 pub const MAX_ASSETS: usize = 63;
@@ -147,7 +149,21 @@ pub struct HolderValue {
     pub spreads: u64,
     /// [`SHARED_LOOK`] when user space was last told that rows of this holder grew.
     pub told: u64,
+    /// Bytes taken that found no room in `TAKES`, or of files that found none in `OBJECTS`: of any of `assets`.
+    pub taken_beyond: u64,
+    /// Bytes put into files, devices and processes that found no room in `FLOWS`, or into carriers that found none in
+    /// `OBJECTS`, so that who reads them is not followed: they count as gone.
+    pub put_beyond: u64,
+    /// The same for peers.
+    pub sent_beyond: u64,
 }
+
+/// Stands for all processes that found no room in `HOLDERS`: what they take and put is summed in this one row, which user
+/// space makes at the start.
+pub const OVERFLOW: HolderKey = HolderKey { tgid: 0, exec: 1, start: 0 };
+
+/// Added to `taken_beyond` for a file of an asset whose reads will not be counted: more than any file has.
+pub const ALL_OF_IT: u64 = 1 << 50;
 
 /// (source → holder).
 #[repr(C)]
@@ -486,16 +502,24 @@ pub const MARK_SHARED: u8 = 8;
 pub const MARK_SPACE: u8 = 16;
 /// One of its threads replaced or closed a descriptor that a call of another was using.
 pub const MARK_RACED: u8 = 32;
+/// Counted under [`OVERFLOW`] for as long as it lives.
+pub const MARK_OVERFLOW: u8 = 64;
 /// `PID_MAX_LIMIT` of 64-bit kernels, so that no two live processes share a mark.
 pub const MARKS: usize = 1 << 22;
 
 /// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
 pub const LOSSES: [(&str, &str); 14] = [
     ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
-    ("holders_full", "bytes taken by processes that found no room in HOLDERS"),
-    ("takes_full", "bytes taken that found no room in TAKES"),
-    ("flows_full", "bytes put that found no room in FLOWS"),
-    ("objects_full", "protected files or carriers that found no room in OBJECTS"),
+    ("holders_full", "processes that found no room in HOLDERS; their bytes are counted together"),
+    (
+        "takes_full",
+        "bytes taken that found no room in TAKES; they count for every asset that their holder touched",
+    ),
+    ("flows_full", "bytes put that found no room in FLOWS; they count as gone to a place that nobody listed"),
+    (
+        "objects_full",
+        "protected files or carriers that found no room in OBJECTS; such a file counts as taken whole, and what goes into such a carrier as gone",
+    ),
     ("processes_full", "process identities that found no room in PROCESSES"),
     ("read_failed", "a kernel structure could not be read"),
     ("walk_too_deep", "a path deeper than the walk; taken for protected where its filesystem is"),

@@ -8,6 +8,8 @@ use agent_ebpf::{
     NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS,
     SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
     acts::{ActKey, ActValue, ReachKey, StoreValue},
+    egress::{PeerKey, PeerValue, REST, SCALE_WORDS, SUMS},
+    tamper::{TAMPERED_WORDS, TamperKey, TamperValue},
 };
 use aya_ebpf::{
     Global,
@@ -127,6 +129,41 @@ pub(crate) static IMAGES: HashMap<HolderKey, ProcessFact> = HashMap::with_max_en
 #[map]
 pub(crate) static SINKS: HashMap<SinkKey, SinkFact> = HashMap::with_max_entries(1 << 15, NO_PREALLOC);
 
+/// What was done against the agent (us; user space removes old rows).
+#[map]
+pub(crate) static TAMPERS: HashMap<TamperKey, TamperValue> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
+
+#[map]
+pub(crate) static TAMPERED: Array<u64> = Array::with_max_entries(TAMPERED_WORDS, 0);
+
+/// The agent's own BPF objects, by the address of the kernel's structure: descriptors of it that it showed (us).
+#[map]
+pub(crate) static OWN_OBJECTS: HashMap<u64, u32> = HashMap::with_max_entries(1 << 10, NO_PREALLOC);
+
+/// Files that the agent depends on (user space).
+#[map]
+pub(crate) static OWN_FILES: HashMap<ObjectKey, u32> = HashMap::with_max_entries(1 << 10, NO_PREALLOC);
+
+/// What the whole host sent, by remote address (us; user space takes rows out).
+#[map]
+pub(crate) static PEERS: HashMap<PeerKey, PeerValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// The same by network, for addresses that found no room.
+#[map]
+pub(crate) static NETWORKS: HashMap<PeerKey, PeerValue> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
+
+/// The same for networks that found no room: there is one word for each first byte (us; user space the second row).
+#[map]
+pub(crate) static REST_OF: Array<[u64; REST]> = Array::with_max_entries(SUMS, 0);
+
+/// Sums of the host-wide scale (us; user space the second row).
+#[map]
+pub(crate) static SCALE: Array<[u64; SCALE_WORDS]> = Array::with_max_entries(SUMS, 0);
+
+/// 0 or 1: the half of `PEERS` and `NETWORKS` that packets are counted in (user space).
+#[map]
+pub(crate) static HALF: Array<u64> = Array::with_max_entries(1, 0);
+
 #[map]
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);
 
@@ -138,6 +175,9 @@ pub(crate) static LOSSES_OF: PerCpuArray<[u64; LOSSES.len()]> = PerCpuArray::wit
 
 #[map]
 pub(crate) static PROCESS_SCRATCH: PerCpuArray<ProcessFact> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static HOLDER_SCRATCH: PerCpuArray<HolderValue> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static OBJECT_SCRATCH: PerCpuArray<ObjectFact> = PerCpuArray::with_max_entries(1, 0);

@@ -68,6 +68,13 @@ pub const GETFD: u8 = 26;
 /// (fd, …): the kernel reads all of the file.
 pub const LOAD: u8 = 27;
 
+/// Something that can be done against the agent; told apart by number.
+pub const TAMPER: u8 = 64;
+
+/// Numbers of [`TAMPER`] in the 64-bit ABI; all others set a clock.
+pub const BPF: usize = 321;
+pub const PRLIMIT: usize = 302;
+
 /// The 64-bit ABI.
 pub const CALLS_64: [u8; TABLE] = table(&[
     (0, READ),           // read
@@ -153,6 +160,12 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (250, CHANNEL),      // keyctl
     (463, CHANNEL),      // setxattrat
     (464, CHANNEL),      // getxattrat
+    (164, TAMPER),       // settimeofday
+    (227, TAMPER),       // clock_settime
+    (305, TAMPER),       // clock_adjtime
+    (159, TAMPER),       // adjtimex
+    (PRLIMIT, TAMPER),
+    (BPF, TAMPER),
 ]);
 
 /// The 32-bit ABI.

@@ -164,6 +164,14 @@ pub enum SinkKey {
     Unmetered,
 }
 
+impl SinkKey {
+    /// Files and devices that found no room to be told apart.
+    pub const FILE_BEYOND: Self = Self::File(ObjectId { dev: Dev(0), ino: 0, generation: 0 });
+    /// Peers that found no room to be told apart.
+    pub const PEER_BEYOND: Self =
+        Self::Peer { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port: 0, proto: Proto::Other(0) };
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Proto {
     Tcp,
@@ -404,12 +412,25 @@ pub enum Event {
     Flow { holder: HolderId, sink: SinkKey, assets: AssetSet, bytes: u64, at: BootNs },
     /// `holder` did something that matters by itself, whatever bytes moved; `assets` are those that it touched.
     Act { holder: HolderId, act: Act, assets: AssetSet, at: BootNs },
-    /// This host has sent `bytes` in all to a remote address, whoever sent them; control says whether it is a listed one.
-    Egress { peer: IpAddr, control: Control, bytes: u64, at: BootNs },
+    /// This host has sent `bytes` more, whoever sent them; control says whether the place is a listed one. The only count that
+    /// is a growth: applied twice, it counts twice.
+    Egress { to: Remote, control: Control, bytes: u64, at: BootNs },
     /// The process is gone and all its bytes were reported.
     Exit { holder: HolderId, at: BootNs },
     /// Something was lost.
     Loss(Loss),
+}
+
+/// Where the host sent something, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remote {
+    Address(IpAddr),
+    /// Some addresses with these leading bits: there were too many to tell them apart.
+    Network(IpAddr, u8),
+    /// Packets whose address could not be read.
+    Unread,
+    /// Bytes that network interfaces sent and that no packet of a socket explains.
+    Unattributed,
 }
 
 /// An act: no bytes are counted, that it happened is what rules want to know.
@@ -446,6 +467,7 @@ pub enum ActKind {
     RawMemory,
     RawSocket,
     Signalled,
+    Ended,
     Stopped,
     LinksTouched,
     PinsTouched,
@@ -484,7 +506,7 @@ impl ActClass {
 }
 
 /// Every act: the word that rules use, and its class.
-pub const ACTS: [(ActKind, &str, ActClass); 31] = [
+pub const ACTS: [(ActKind, &str, ActClass); 32] = [
     (ActKind::Ptrace, "ptrace", ActClass::Reach),
     (ActKind::ProcessVmRead, "process_vm_readv", ActClass::Reach),
     (ActKind::ProcessVmWrite, "process_vm_writev", ActClass::Reach),
@@ -506,6 +528,7 @@ pub const ACTS: [(ActKind, &str, ActClass); 31] = [
     (ActKind::RawMemory, "raw_memory", ActClass::Channel),
     (ActKind::RawSocket, "raw_socket", ActClass::Channel),
     (ActKind::Signalled, "signalled", ActClass::Tamper),
+    (ActKind::Ended, "ended", ActClass::Tamper),
     (ActKind::Stopped, "stopped", ActClass::Tamper),
     (ActKind::LinksTouched, "links_touched", ActClass::Tamper),
     (ActKind::PinsTouched, "pins_touched", ActClass::Tamper),

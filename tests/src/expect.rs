@@ -472,6 +472,13 @@ impl Scene<'_> {
         self.settle(expected, |alert| alert.rule() == "WB-0007");
     }
 
+    /// The same where the test changed the agent's own files.
+    pub(crate) fn expect_beside_changes(self, expected: &[Expected]) {
+        self.settle(expected, |alert| {
+            alert.rule() == "WB-0010" && ["files_changed", "rules_refused"].contains(&alert.text("/act/kind"))
+        });
+    }
+
     /// Whatever happened so far is somebody's daily work: nothing may have been raised that is medium or worse.
     pub(crate) fn expect_no_incident(mut self) {
         self.mark();
@@ -497,6 +504,8 @@ impl Scene<'_> {
         let mut faults = shape_faults(&alerts);
         let mut rest: Vec<Alert> =
             findings(&alerts).into_iter().filter(|alert| alert.alarms() && alert.asset() != MARKER).collect();
+        // Every scene ends its agent.
+        rest.retain(|alert| alert.rule() != "WB-0011" && !(self.starts > 1 && is_of_the_time_between(alert)));
         for one in expected {
             one.score(&alerts);
             match rest.iter().position(|alert| one.concerns(alert)) {
@@ -521,6 +530,18 @@ impl Scene<'_> {
         self.mark();
         self.expect(&[]);
     }
+}
+
+/// What an agent says of the end of the one before it, and of what the test did before it was started again.
+fn is_of_the_time_between(alert: &Alert) -> bool {
+    let target = alert.text("/act/target");
+    alert.rule() == "WB-0010"
+        && match alert.text("/act/kind") {
+            "restarted" => true,
+            "signalled" => target == "SIGKILL",
+            "links_touched" | "maps_touched" | "files_changed" => target.ends_with("while no agent ran"),
+            _ => false,
+        }
 }
 
 /// WB-0003 sums what the other rules found of an asset, so what it says follows from what was expected of them. Takes its
@@ -653,8 +674,12 @@ fn summary(alert: &Alert) -> String {
         ("", peer) => peer,
         (path, _) => path,
     };
+    let act = match (alert.text("/act/kind"), alert.text("/act/target")) {
+        ("", _) => String::new(),
+        (kind, target) => format!(" {kind} {target}"),
+    };
     format!(
-        "{} {} {} {} bytes of {} by {} to {sink}",
+        "{} {} {}{act} {} bytes of {} by {} to {sink}",
         alert.rule(),
         alert.text("/mode"),
         alert.text("/severity"),

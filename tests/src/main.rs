@@ -12,6 +12,7 @@ mod lab_checks;
 mod life;
 mod looking;
 mod moves;
+mod pressure;
 mod score;
 mod sharers;
 mod techniques;
@@ -66,6 +67,9 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::reach", techniques::reach::TESTS),
     ("techniques::below", techniques::below::TESTS),
     ("techniques::channels", techniques::channels::TESTS),
+    ("techniques::host_egress", techniques::host_egress::TESTS),
+    ("techniques::tamper", techniques::tamper::TESTS),
+    ("pressure", pressure::TESTS),
     ("benign", benign::TESTS),
     ("benign::training", benign::training::TESTS),
     ("benign::operations", benign::operations::TESTS),

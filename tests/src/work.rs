@@ -3,7 +3,7 @@
 //! `getppid N`, `read N FILE` (1 byte), `pread N FILE` (4 KiB) print nanoseconds per call; `load-mmap FILE…`,
 //! `load-read FILE…` (1 MiB) and `load-direct FILE…` (`O_DIRECT`, 1 MiB) print nanoseconds for all files;
 //! `weights DIR SHARDS BYTES` makes a model; `part SOURCE DESTINATION BYTES` copies so many bytes and prints the boot
-//! time at which the last write was started.
+//! time at which the last write was started; `forks SECONDS` forks and reaps for so long and prints how often.
 
 use std::{
     fs::{File, OpenOptions},
@@ -44,6 +44,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
             Weights::safetensors(Path::new(dir), shards, bytes, 1).map(drop)
         }
         ["part", source, destination, bytes] => part(source, destination, bytes.parse().context("BYTES")?),
+        ["forks", seconds] => forks(seconds.parse().context("SECONDS")?),
         _ => bail!("unknown work: {}", arguments.join(" ")),
     }
 }
@@ -60,6 +61,27 @@ fn per_call<T>(count: &str, mut call: impl FnMut() -> rustix::io::Result<T>) -> 
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(count));
     }
     println!("{best:.2}");
+    Ok(())
+}
+
+fn forks(seconds: u64) -> Result<()> {
+    let end = Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut count = 0_u64;
+    while Instant::now() < end {
+        // SAFETY: this process has one thread, and the child only exits.
+        match unsafe { libc::fork() } {
+            // SAFETY: ends the child at once, without handlers.
+            0 => unsafe { libc::_exit(0) },
+            child if child > 0 => {
+                let mut status = 0;
+                // SAFETY: `status` outlives the call.
+                unsafe { libc::waitpid(child, &raw mut status, 0) };
+                count += 1;
+            }
+            _ => bail!("cannot fork: {}", std::io::Error::last_os_error()),
+        }
+    }
+    println!("{count}");
     Ok(())
 }
 

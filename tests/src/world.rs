@@ -104,6 +104,8 @@ pub(crate) struct Scene<'w> {
     pub(crate) binary: Option<PathBuf>,
     marker: Weights,
     agent: Option<Agent>,
+    /// How often the agent was started.
+    pub(crate) starts: u32,
     /// Taken back before the folders are removed.
     mounts: Vec<Undoing>,
     /// What must be equal to what: compared once the agent has ended.
@@ -181,6 +183,7 @@ impl World {
             binary: None,
             marker,
             agent: None,
+            starts: 0,
             mounts: Vec::new(),
             truth: RefCell::default(),
         })
@@ -220,6 +223,7 @@ impl World {
 impl Scene<'_> {
     /// Starts the agent and waits until it is ready.
     pub(crate) fn start(&mut self) {
+        self.starts += 1;
         let file = self.work.join("weighbridge.yaml");
         let agent =
             Agent::start(self.binary.as_ref().unwrap_or(&self.world.binary), self.config.clone(), &file);

@@ -154,10 +154,19 @@ pub(crate) const fn terminal(pair: u64) -> ObjectKey {
 #[inline(always)]
 pub(crate) fn feed(object: &ObjectKey, kind: u32, assets: u64, bytes: u64) {
     make(object, kind, assets);
-    if let Some(row) = OBJECTS.get_ptr_mut(object) {
-        // SAFETY: the row stays valid until the program ends.
-        unsafe { add(&raw mut (*row).fed, bytes) };
+    if !pour(object, bytes) {
+        // Who reads it cannot be followed.
+        hold::feed_beyond(bytes);
     }
+}
+
+/// Counts `bytes` into a carrier; whether it has a row.
+#[inline(always)]
+pub(crate) fn pour(object: &ObjectKey, bytes: u64) -> bool {
+    let Some(row) = OBJECTS.get_ptr_mut(object) else { return false };
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { add(&raw mut (*row).fed, bytes) };
+    true
 }
 
 /// As [`feed`], for what an open file stands for.

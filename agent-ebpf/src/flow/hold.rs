@@ -3,10 +3,11 @@
 use super::{now, process, row, wake};
 use crate::{
     kernel::Task,
-    maps::{HOLDERS, join, lose, mark, shared},
+    maps::{HOLDER_SCRATCH, HOLDERS, add, join, lose, mark, marks, shared},
 };
 use agent_ebpf::{
-    HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_WATCHED, SHARED_LOOK,
+    HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_OVERFLOW, MARK_WATCHED,
+    OVERFLOW, SHARED_LOOK,
 };
 
 const NO_PARENT: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
@@ -39,6 +40,10 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
         lose(LOSS_READ_FAILED, 1);
         return 0;
     };
+    if marks(key.tgid) & MARK_OVERFLOW != 0 {
+        overflow(key.tgid, assets, 0, 0);
+        return 0;
+    }
     if let Some(row) = HOLDERS.get_ptr_mut(&key) {
         // SAFETY: a row of a map that is not preallocated stays valid until the program ends.
         unsafe {
@@ -50,17 +55,7 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
         mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
         return 0;
     }
-    let value = HolderValue {
-        assets,
-        parent: NO_PARENT,
-        taken: 0,
-        inherited: 0,
-        since: now(),
-        ended: 0,
-        spreads: 0,
-        told: 0,
-    };
-    insert(&key, &value);
+    insert(&key, &NO_PARENT, assets, 0, 0);
     mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
     process::report(task);
     row::holder(&key);
@@ -130,35 +125,110 @@ pub(crate) unsafe fn moved(key: &HolderKey, row: *mut HolderValue) {
     wake();
 }
 
-/// The row of `task`'s process if it is a holder.
+/// The row that `task`'s process is counted in, if it is a holder.
 #[inline(always)]
 pub(crate) fn held(task: Task) -> Option<(HolderKey, *mut HolderValue)> {
-    let key = task.holder_key()?;
+    let mut key = task.holder_key()?;
+    if marks(key.tgid) & MARK_OVERFLOW != 0 {
+        key = OVERFLOW;
+    }
     Some((key, HOLDERS.get_ptr_mut(&key)?))
 }
 
 /// Makes `child` a holder of all that `parent` holds, with at most `inherited` of its bytes.
 #[inline(always)]
 pub(crate) fn inherit(parent: &HolderKey, child: &HolderKey, row: &HolderValue, inherited: u64) {
-    let value = HolderValue {
-        assets: row.assets,
-        taken: inherited,
-        parent: *parent,
-        inherited,
-        since: now(),
-        ended: 0,
-        spreads: row.spreads,
-        told: 0,
-    };
-    insert(child, &value);
+    inherit_of(parent, child, row.assets, row.spreads, inherited);
 }
 
+/// The same, of these assets.
 #[inline(always)]
-fn insert(key: &HolderKey, value: &HolderValue) {
+pub(crate) fn inherit_of(parent: &HolderKey, child: &HolderKey, assets: u64, spreads: u64, inherited: u64) {
+    insert(child, parent, assets, inherited, spreads);
+}
+
+/// Makes a row. Its value is put together outside of the stack, which deeper calls need.
+#[inline(always)]
+fn insert(key: &HolderKey, parent: &HolderKey, assets: u64, inherited: u64, spreads: u64) {
+    if marks(key.tgid) & MARK_OVERFLOW != 0 {
+        overflow(key.tgid, assets, inherited, spreads);
+        return;
+    }
+    let Some(value) = HOLDER_SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's scratch; programs that use it do not nest. What is not written here stays zero for ever.
+    let inserted = unsafe {
+        (*value).assets = assets;
+        (*value).taken = inherited;
+        (*value).parent.tgid = parent.tgid;
+        (*value).parent.exec = parent.exec;
+        (*value).parent.start = parent.start;
+        (*value).inherited = inherited;
+        (*value).since = now();
+        (*value).spreads = spreads;
+        HOLDERS.insert(key, &*value, NOT_THERE)
+    };
     // -EEXIST is another thread's success.
-    if let Err(error) = HOLDERS.insert(key, value, NOT_THERE)
+    if let Err(error) = inserted
         && error != -17
     {
         lose(LOSS_HOLDERS_FULL, 1);
+        overflow(key.tgid, assets, inherited, spreads);
     }
+}
+
+/// From now on the process `tgid` is counted in the row that all share who found no room.
+#[inline(always)]
+fn overflow(tgid: u32, assets: u64, inherited: u64, spreads: u64) {
+    mark(tgid, MARK_OVERFLOW | MARK_HOLDER | MARK_WATCHED);
+    if let Some(row) = HOLDERS.get_ptr_mut(&OVERFLOW) {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe {
+            join(&raw mut (*row).assets, assets);
+            join(&raw mut (*row).spreads, spreads);
+            add(&raw mut (*row).taken, inherited);
+            add(&raw mut (*row).taken_beyond, inherited);
+            moved(&OVERFLOW, row);
+        }
+    }
+}
+
+/// Counts what `holder` put somewhere that has no row. A process without a row, whose mapping will count once it holds
+/// something, shares the row of all who found no room.
+#[inline(always)]
+pub(crate) fn put_beyond(holder: &HolderKey, is_peer: bool, bytes: u64) {
+    let mut key = holder;
+    if HOLDERS.get_ptr(key).is_none() {
+        overflow(holder.tgid, 0, 0, 0);
+        key = &OVERFLOW;
+    }
+    if let Some(row) = HOLDERS.get_ptr_mut(key) {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe {
+            if is_peer {
+                add(&raw mut (*row).sent_beyond, bytes);
+            } else {
+                add(&raw mut (*row).put_beyond, bytes);
+            }
+            moved(key, row);
+        }
+    }
+}
+
+/// The same for the running process, and a carrier that has no row.
+#[inline(always)]
+pub(crate) fn feed_beyond(bytes: u64) {
+    flow_feed_beyond(bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_feed_beyond(bytes: u64) -> u32 {
+    if let Some((key, row)) = held(Task::current()) {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe {
+            add(&raw mut (*row).put_beyond, bytes);
+            moved(&key, row);
+        }
+    }
+    0
 }

@@ -7,7 +7,7 @@
 use super::{carrier, hold, put, take};
 use crate::{
     kernel::Task,
-    maps::{EXPOSED, MEMORY, MEMORY_SCRATCH, SHARED, add_shared, join, lose, mark, marks, shared},
+    maps::{self, EXPOSED, MEMORY, MEMORY_SCRATCH, SHARED, add_shared, join, lose, mark, marks, shared},
 };
 use agent_ebpf::{
     ALL_ASSETS, FlowKey, HolderKey, LOSS_MEMORY_FULL, MARK_HOLDER, MARK_MAPPED, MEMORY_OBJECTS, MEMORY_SLOTS,
@@ -190,15 +190,19 @@ extern "C" fn flow_expose_object(task: u64, index: u32) -> u32 {
     }
     let kind = if object.key.dev >= OURS { OBJECT_CHANNEL } else { OBJECT_CARRIER };
     // What it has room for is in it once, whoever reads it later; what passes through it meanwhile is linked.
-    if carrier::make(&object.key, kind, spreads) {
-        carrier::feed(&object.key, kind, spreads, object.bytes);
+    let bytes = if carrier::make(&object.key, kind, spreads) { object.bytes } else { 0 };
+    if !carrier::pour(&object.key, bytes) {
+        // It found no room, so that who reads it cannot be followed. That it counts each time does no harm: no more counts than
+        // was taken.
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { maps::add(&raw mut (*row).put_beyond, object.bytes) };
     }
     if kind == OBJECT_CARRIER {
         let key = FlowKey { holder, assets: ALL_ASSETS, sink: put::of_object(SINK_FILE, &object.key) };
         put::at_least(&key, object.bytes, u64::from(object.magic));
-        // SAFETY: the row stays valid until the program ends.
-        unsafe { hold::moved(&holder, row) };
     }
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
     0
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod send;
 pub(crate) mod space;
 pub(crate) mod store;
 pub(crate) mod take;
+pub(crate) mod tamper;
 pub(crate) mod unmetered;
 pub(crate) mod uring;
 

@@ -1,11 +1,11 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, hold, is_agent, object, reach, store, take, unmetered};
+use super::{carrier, hold, is_agent, object, reach, store, take, tamper, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
-    maps::{IDENTITIES_OF, mark},
+    maps::{IDENTITIES_OF, OBJECTS, add, mark},
 };
-use agent_ebpf::{IDENTITIES, Identity, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE};
+use agent_ebpf::{ALL_OF_IT, IDENTITIES, Identity, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE};
 
 /// Of a file that is not told to the agent: it asks by descriptors of its own.
 pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
@@ -18,6 +18,9 @@ pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
     let spreads = hold::spreads(task);
     carrier::adopt_file(file, spreads);
     unmetered::on_have(task, file, spreads);
+    if file.is_writable() && !is_agent(task, tgid) {
+        tamper::on_open_writable(file);
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -34,10 +37,15 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         identify(descriptor, inode);
         return 0;
     }
-    if let Some((_, object)) = object::protected(file, inode) {
+    if let Some((key, object)) = object::protected(file, inode) {
         if object.kind == OBJECT_FILE
             && let Some((_, row)) = hold::hold(task, object.assets)
         {
+            // It found no room, so that what is read from it will not be known for the asset's.
+            if OBJECTS.get_ptr(&key).is_none() {
+                // SAFETY: the row stays valid until the program ends.
+                unsafe { add(&raw mut (*row).taken_beyond, ALL_OF_IT) };
+            }
             // One call can take and put all of it.
             // SAFETY: the row stays valid until the program ends.
             return unsafe { hold::spread(row, object.assets) };

@@ -7,7 +7,7 @@ use crate::{
 };
 use agent_ebpf::{
     FACT_SINK, FlowKey, FlowValue, LOSS_FLOWS_FULL, LOSS_RING_FULL, ObjectKey, SINK_BLOCK, SINK_CHAR,
-    SINK_FILE, SINK_OTHER, SINK_PROCESS, SinkFact, SinkKey,
+    SINK_FILE, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkFact, SinkKey,
 };
 
 /// `task` wrote `bytes` into `file`; nothing happens unless its process is a holder.
@@ -143,6 +143,7 @@ pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
     let is_new = FLOWS.insert(key, &FlowValue { bytes: 0, last: 0, magic }, 1).is_ok();
     let Some(row) = FLOWS.get_ptr_mut(key) else {
         lose(LOSS_FLOWS_FULL, bytes);
+        hold::put_beyond(&key.holder, key.sink.kind == SINK_PEER, bytes);
         return;
     };
     if let Some((file, _)) = place {

@@ -5,8 +5,8 @@
 //! call takes or puts.
 
 use agent_ebpf::{
-    HolderKey, HolderValue, LOSS_SPACES_FULL, MARK_HOLDER, MARK_SPACE, MARK_WATCHED, SHARED_SPACES,
-    SharerValue, SpaceValue,
+    HolderKey, LOSS_SPACES_FULL, MARK_HOLDER, MARK_SPACE, MARK_WATCHED, SHARED_SPACES, SharerValue,
+    SpaceValue,
 };
 
 use super::{carrier, hold, process, row, wake};
@@ -159,17 +159,7 @@ fn bring_from_space(task: Task, tgid: u32) -> Option<u64> {
 fn inherit(task: Task, source: &HolderKey, assets: u64, spreads: u64, more: u64) -> Option<u64> {
     let key = task.holder_key()?;
     let Some(own) = HOLDERS.get_ptr_mut(&key) else {
-        let row = HolderValue {
-            assets,
-            taken: 0,
-            parent: NOBODY,
-            inherited: 0,
-            since: 0,
-            ended: 0,
-            spreads,
-            told: 0,
-        };
-        hold::inherit(source, &key, &row, more);
+        hold::inherit_of(source, &key, assets, spreads, more);
         mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
         process::report(task);
         row::holder(&key);

@@ -153,7 +153,7 @@ extern "C" fn flow_take_class(task: u64, file: u64, bytes: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) -> u64 {
     let Some((holder, row)) = hold::held(task) else {
-        lose(LOSS_HOLDERS_FULL, bytes);
+        lose(LOSS_HOLDERS_FULL, 1);
         return 0;
     };
     let source = if object.kind == OBJECT_FILE {
@@ -190,9 +190,13 @@ pub(crate) unsafe fn taken(
             0
         }
     };
-    count(key, bytes);
     // SAFETY: the caller's.
-    unsafe { hold::moved(&key.holder, row) };
+    unsafe {
+        if !count(key, bytes) {
+            add(&raw mut (*row).taken_beyond, bytes);
+        }
+        hold::moved(&key.holder, row);
+    }
     spreads
 }
 
@@ -203,23 +207,24 @@ fn is_too_much(bytes: u64) -> bool {
     shared(SHARED_SMALL) >= PROPAGATION_FLOOR.load() * FLOORS
 }
 
+/// Whether there was room.
 #[inline(always)]
-fn count(key: &TakeKey, bytes: u64) {
+fn count(key: &TakeKey, bytes: u64) -> bool {
     if TAKES.get_ptr(key).is_none() {
         if TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_ok() {
             row::take(key);
         } else if TAKES.get_ptr(key).is_none() {
             lose(LOSS_TAKES_FULL, bytes);
-            return;
+            return false;
         }
     }
-    if let Some(row) = TAKES.get_ptr_mut(key) {
-        // SAFETY: the row stays valid until the program ends; `last` is a hint, torn by nobody on 64-bit machines.
-        unsafe {
-            if (*row).bytes < ENOUGH {
-                add(&raw mut (*row).bytes, bytes);
-            }
-            (*row).last = now();
+    let Some(row) = TAKES.get_ptr_mut(key) else { return false };
+    // SAFETY: the row stays valid until the program ends; `last` is a hint, torn by nobody on 64-bit machines.
+    unsafe {
+        if (*row).bytes < ENOUGH {
+            add(&raw mut (*row).bytes, bytes);
         }
+        (*row).last = now();
     }
+    true
 }

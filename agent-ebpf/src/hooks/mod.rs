@@ -4,12 +4,14 @@ use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 
 pub(crate) mod acts;
 pub(crate) mod channel;
+pub(crate) mod egress;
 pub(crate) mod loopback;
 pub(crate) mod process;
 pub(crate) mod registers;
 pub(crate) mod scan;
 pub(crate) mod socket;
 pub(crate) mod syscall;
+pub(crate) mod tamper;
 pub(crate) mod uring;
 
 /// Word `index` of a program's context, as a plain number.

@@ -18,7 +18,7 @@ use super::{
     acts,
     channel::{attached, channelled},
     registers::{ORIG_AX, argument_32, argument_64},
-    word,
+    tamper, word,
 };
 use crate::{
     flow::{
@@ -125,6 +125,7 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::VM_READ
             | syscalls::VM_WRITE
             | syscalls::GETFD
+            | syscalls::TAMPER
     )
 }
 
@@ -214,6 +215,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::CONNECT => carrier::reach(task),
         syscalls::CHANNEL => channelled(&call, number),
         syscalls::ATTACH => attached(&call),
+        syscalls::TAMPER => tamper::called(&call, number),
         _ => {}
     }
 }

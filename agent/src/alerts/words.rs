@@ -97,6 +97,7 @@ pub(super) fn deed(act: &Act, victim: Option<&Process>) -> String {
         ActKind::RawMemory => "has the memory of the host open:",
         ActKind::RawSocket => "has a socket whose bytes are not counted:",
         ActKind::Signalled => "signalled the agent:",
+        ActKind::Ended => "ended the agent in the orderly way:",
         ActKind::Stopped => "stopped the agent:",
         ActKind::LinksTouched => "touched the agent's links:",
         ActKind::PinsTouched => "touched the agent's pins:",
@@ -105,7 +106,7 @@ pub(super) fn deed(act: &Act, victim: Option<&Process>) -> String {
         ActKind::ClockSet => "set the clock:",
         ActKind::HookSilent => "has a hook that is silent:",
         ActKind::Lost => "lost facts:",
-        ActKind::Restarted => "restarted the agent:",
+        ActKind::Restarted => "started the agent anew:",
         ActKind::RulesRefused => "keeps its old rules, for the new ones are wrong:",
     };
     let mut text = verb.to_owned();

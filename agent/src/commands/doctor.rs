@@ -39,6 +39,7 @@ fn hooks() -> Vec<Check> {
             let place = match report.hook.kind {
                 HookKind::Tracepoint | HookKind::TracepointAs(_) => "BTF tracepoint",
                 HookKind::Iterator(_) => "BPF iterator",
+                HookKind::Egress => "cgroup egress",
             };
             match &report.result {
                 Ok(()) => Check::ok(report.hook.name, format!("{place} loads")),

@@ -34,6 +34,23 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
     /// Bytes that a channel may carry before its readers count as holders (DESIGN §1).
     pub propagation_floor: u64,
+    /// Most rows of the kernel's maps.
+    pub limits: Limits,
+}
+
+/// Most rows of the kernel's maps; 0 for the built-in number. What finds no room is counted together, never dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes that hold something.
+    pub holders: u32,
+    /// (source, process) pairs.
+    pub takes: u32,
+    /// (process, sink) pairs.
+    pub flows: u32,
+    /// Protected files and carriers.
+    pub objects: u32,
+    /// Remote addresses of the host-wide scale.
+    pub peers: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 
 use agent_ebpf::MAX_ASSETS;
 
-use super::{AssetConfig, Config, Controlled, Placed, Reader, SensorChoice, SinkConfig};
+use super::{AssetConfig, Config, Controlled, Limits, Placed, Reader, SensorChoice, SinkConfig};
 use crate::{
     event::AssetKind,
     yaml::{self, Check, Diagnostic, Node, format_size},
@@ -24,6 +24,9 @@ const DEFAULT_ALERTS: &str = "/var/log/weighbridge/alerts.ndjson";
 const DEFAULT_PROPAGATION_FLOOR: u64 = 64 << 10;
 /// A larger floor would let a whole tier of the built-in rules pass through one channel unseen.
 const MAX_PROPAGATION_FLOOR: u64 = 1 << 20;
+/// Rows of a map of the kernel. The largest map would take some 6 GiB when it is full.
+const FEWEST_ROWS: u64 = 16;
+const MOST_ROWS: u64 = 1 << 24;
 /// Longest name of an asset; it becomes a label and a part of file names.
 const MAX_NAME: usize = 63;
 
@@ -131,6 +134,10 @@ impl ConfigReader<'_> {
             Some(node) => self.propagation_floor(node),
             None => Some(DEFAULT_PROPAGATION_FLOOR),
         };
+        let limits = match fields.get("limits") {
+            Some(node) => self.limits(node),
+            None => Some(Limits::default()),
+        };
         fields.done(&mut self.check);
         Some(Config {
             file: file.to_owned(),
@@ -143,6 +150,7 @@ impl ConfigReader<'_> {
             sensor: sensor?,
             sinks: sinks?,
             propagation_floor: propagation_floor?,
+            limits: limits?,
         })
     }
 
@@ -311,6 +319,29 @@ impl ConfigReader<'_> {
         }
         Some(floor)
     }
+
+    fn limits(&mut self, node: &Node) -> Option<Limits> {
+        let mut fields = self.check.fields(node, "`limits`")?;
+        let mut limits = Limits::default();
+        let keys: [(&'static str, &mut u32); 5] = [
+            ("holders", &mut limits.holders),
+            ("takes", &mut limits.takes),
+            ("flows", &mut limits.flows),
+            ("objects", &mut limits.objects),
+            ("peers", &mut limits.peers),
+        ];
+        let mut right = true;
+        for (key, limit) in keys {
+            let Some(node) = fields.get(key) else { continue };
+            let number = self.check.number(node, &format!("`{key}`"), FEWEST_ROWS, MOST_ROWS);
+            match number.and_then(|number| u32::try_from(number).ok()) {
+                Some(number) => *limit = number,
+                None => right = false,
+            }
+        }
+        fields.done(&mut self.check);
+        right.then_some(limits)
+    }
 }
 
 #[cfg(test)]
@@ -368,6 +399,7 @@ sinks:
                 path: Placed { value: "/var/log/weighbridge/alerts.ndjson".into(), line: 1, column: 1 },
             }],
             propagation_floor: 65_536,
+            limits: Limits::default(),
         };
         assert_eq!(config, expected);
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{Controlled, FilesystemSelector, Placed},
-    event::{Control, Dev, Proto, Sink, SinkKind},
+    event::{Control, Dev, Proto, Remote, Sink, SinkKind},
 };
 
 /// Filesystems by `super_block.s_magic`. The name is used where no mount tells a better one; the flag says that files
@@ -255,6 +255,23 @@ impl Classifier {
         let control = if listed { Control::Controlled } else { Control::Uncontrolled };
         let peer = format!("{}/{}", SocketAddr::new(ip, port), proto.as_str());
         Sink { peer: Some(peer), ..sink(SinkKind::Peer, control) }
+    }
+
+    /// Whether all of `to` is listed.
+    #[must_use]
+    pub fn remote(&self, to: Remote) -> Control {
+        let wanted = match to {
+            Remote::Address(ip) => Ok(IpNet::from(ip.to_canonical())),
+            Remote::Network(ip, prefix) => IpNet::new(ip, prefix).map(|network| network.trunc()),
+            Remote::Unread => return Control::Uncontrolled,
+            Remote::Unattributed => return Control::Unmetered,
+        };
+        match wanted {
+            Ok(wanted) if self.networks.iter().any(|network| network.contains(&wanted)) => {
+                Control::Controlled
+            }
+            _ => Control::Uncontrolled,
+        }
     }
 
     /// A block device written directly. Uncontrolled even when it stores a controlled filesystem: raw writes go where

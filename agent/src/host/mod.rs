@@ -20,6 +20,7 @@ pub mod control;
 pub mod doctor;
 pub mod format;
 pub mod hash;
+pub mod interfaces;
 pub mod inventory;
 mod ioctl;
 pub mod mounts;

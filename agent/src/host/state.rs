@@ -30,6 +30,9 @@ pub enum StateError {
     Locked { path: PathBuf, pid: Option<u32> },
 }
 
+/// Holds the boot id while an agent runs.
+const RUNNING: &str = "running";
+
 /// A state directory that only the agent's user can write.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -153,6 +156,31 @@ impl StateDir {
         written.map_err(failed("replace"))
     }
 
+    /// Notes that the agent runs now. Returns how the last one ended, unless it did in the orderly way ([`StateDir::end_run`]).
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn begin_run(&self) -> Result<Option<&'static str>, StateError> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let before = match self.read(RUNNING, 1024) {
+            Ok(None) => None,
+            Ok(Some(last)) if last == boot.as_bytes() => Some("the last agent was killed"),
+            // What is there and cannot be understood was not written by an agent that ended well.
+            Ok(Some(_)) | Err(_) => Some("the host went down while the last agent ran"),
+        };
+        self.replace(RUNNING, |file| file.write_all(boot.as_bytes()))?;
+        Ok(before)
+    }
+
+    /// The agent ends in the orderly way.
+    ///
+    /// # Errors
+    /// When the note of its start cannot be removed.
+    pub fn end_run(&self) -> Result<(), StateError> {
+        let path = self.path.join(RUNNING);
+        fs::remove_file(&path).map_err(|source| StateError::Io { what: "remove", path, source })
+    }
+
     /// Reads the file `name`; `None` when there is none.
     ///
     /// # Errors
@@ -188,6 +216,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn an_end_that_was_not_orderly_is_told_of() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&scratch.path().join("state")).unwrap();
+        assert_eq!(state.begin_run().unwrap(), None);
+        assert_eq!(state.begin_run().unwrap(), Some("the last agent was killed"));
+        state.end_run().unwrap();
+        assert_eq!(state.begin_run().unwrap(), None);
+        fs::write(state.path().join(RUNNING), "another boot").unwrap();
+        assert_eq!(state.begin_run().unwrap(), Some("the host went down while the last agent ran"));
+    }
 
     #[test]
     fn it_is_made_for_the_agent_alone() {

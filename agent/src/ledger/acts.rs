@@ -1,11 +1,9 @@
-//! Acts, and what the whole host sent: records that no bound stands behind. It must not know how either was noticed.
+//! Acts: records that no bound stands behind. It must not know how they were noticed.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use super::Ledger;
-use crate::event::{
-    Act, Asset, AssetId, AssetSet, Control, HolderId, Process, Record, RecordKind, Sink, SinkKind,
-};
+use crate::event::{Act, Asset, AssetId, AssetSet, HolderId, Record, RecordKind};
 
 impl Ledger {
     /// One record for each asset that the act touched; for one that touched none (against the agent itself), one with the
@@ -46,31 +44,6 @@ impl Ledger {
             listed,
             lineage: Arc::new(lineage),
         }
-    }
-
-    /// One record of the growth for each asset: what left could be any of them.
-    pub(super) fn egress(&mut self, peer: IpAddr, control: Control, bytes: u64, out: &mut Vec<Record>) {
-        let known = self.egress.entry(peer).or_insert(0);
-        let growth = bytes.saturating_sub(*known);
-        if growth == 0 {
-            return;
-        }
-        *known = bytes;
-        let sink = Sink { peer: Some(peer.to_string()), ..Sink::new(SinkKind::Peer, control) };
-        let sink = Arc::new(sink);
-        out.extend(self.assets.values().map(|asset| Record {
-            kind: RecordKind::Egress,
-            at: self.now,
-            asset: Arc::clone(asset),
-            holder: HolderId::HOST,
-            process: Arc::new(Process::host()),
-            sink: Some(Arc::clone(&sink)),
-            bytes: growth,
-            act: None,
-            victim: None,
-            listed: false,
-            lineage: Arc::new(Vec::new()),
-        }));
     }
 
     /// Whether `asset` is one of those that are registered.

@@ -19,6 +19,7 @@
 
 mod acts;
 mod domain;
+mod egress;
 mod forget;
 mod lineage;
 mod past;
@@ -29,7 +30,6 @@ mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -42,6 +42,7 @@ use self::{
     spread::{Grown, Pull},
 };
 pub use self::{
+    egress::HostEgress,
     forget::Limits,
     view::{FlowView, HolderView},
 };
@@ -67,8 +68,7 @@ pub struct Ledger {
     sinks: HashMap<SinkKey, KnownSink>,
     holders: HashMap<HolderId, Holder>,
     carriers: HashMap<ObjectId, Carrier>,
-    /// What the host has sent in all to each remote address.
-    egress: HashMap<IpAddr, u64>,
+    host: egress::Host,
     /// What events said was lost, and what this module had to evict.
     loss: Loss,
     /// The latest time that any event carried.
@@ -199,7 +199,7 @@ impl Ledger {
             sinks: HashMap::default(),
             holders: HashMap::default(),
             carriers: HashMap::default(),
-            egress: HashMap::default(),
+            host: egress::Host::default(),
             loss: Loss::new(),
             now: BootNs::default(),
             swept: BootNs::default(),
@@ -243,9 +243,9 @@ impl Ledger {
                 self.now = self.now.max(at);
                 self.act(holder, &act, assets, out);
             }
-            Event::Egress { peer, control, bytes, at } => {
+            Event::Egress { to, control, bytes, at } => {
                 self.now = self.now.max(at);
-                self.egress(peer, control, bytes, out);
+                self.egress(to, control, bytes, out);
             }
             Event::Exit { holder, at } => {
                 self.now = self.now.max(at);
@@ -349,6 +349,9 @@ impl Ledger {
         let growth = bytes - *known;
         *known = bytes;
         flow.at = now;
+        if let SinkKey::Peer { ip, .. } = key {
+            self.host.expect(ip, growth);
+        }
         // A set can hold more than what is registered: the sensor's own canary.
         let registered: Vec<AssetId> = set.iter().filter(|asset| self.assets.contains_key(asset)).collect();
         for &asset in &registered {

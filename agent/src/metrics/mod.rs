@@ -24,6 +24,7 @@ use self::process::ProcessMetrics;
 use crate::{
     alerts::Alert,
     event::{Asset, Control, Loss, Record, RecordKind, SinkKind},
+    ledger::HostEgress,
     rules::{Mode, RuleSet, Severity},
     sinks::{Counts, Sinks},
 };
@@ -90,6 +91,9 @@ pub struct Metrics {
     asset_bytes: IntGaugeVec,
     flow_bytes: IntCounterVec,
     egress_bytes: IntCounterVec,
+    host_egress_bytes: IntCounterVec,
+    host_egress_linked_bytes: IntCounterVec,
+    egress_unattributed: IntGauge,
     sink_sent: IntCounterVec,
     sink_failed: IntCounterVec,
     sink_backlog: IntGaugeVec,
@@ -201,6 +205,22 @@ impl Metrics {
                 "The part of flow_bytes_total that left the host: to a peer, a removable medium or an unmetered channel.",
                 &["asset", "control"],
             )?,
+            host_egress_bytes: make.counters(
+                "host_egress_bytes_total",
+                "Bytes of IP packets that any process of the host sent, headers and retransmissions included, by control of \
+                 where to; process is what stayed on the host.",
+                &["control"],
+            )?,
+            host_egress_linked_bytes: make.counters(
+                "host_egress_linked_bytes_total",
+                "The part of host_egress_bytes_total that processes sent which hold asset bytes.",
+                &["control"],
+            )?,
+            egress_unattributed: make.gauge(
+                "egress_unattributed_bytes",
+                "Bytes that network interfaces sent since the agent started and that no socket's packets explain, at least: \
+                 AF_PACKET, AF_XDP, and what is forwarded for virtual machines and others.",
+            )?,
             sink_sent: make.counters("sink_sent_total", "Alerts delivered.", &["sink"])?,
             sink_failed: make.counters(
                 "sink_failed_total",
@@ -259,9 +279,17 @@ impl Metrics {
             count(&metrics.rules_reloads, &[outcome], 0);
         }
         metrics.rules_reload_successful.set(1);
-        for probe in ["canary", "sys_exit", "sock_send_length", "sched_process_exec", "sched_process_exit"] {
+        for probe in [
+            "canary",
+            "sys_exit",
+            "sock_send_length",
+            "sched_process_exec",
+            "sched_process_exit",
+            "cgroup_skb_egress",
+        ] {
             count(&metrics.selftest_failed, &[probe], 0);
         }
+        metrics.set_host_egress(Control::ALL.map(|control| (control, HostEgress::default())));
         for severity in Severity::ALL {
             set(&metrics.alerts_active, &[severity.as_str()], 0);
         }
@@ -439,6 +467,19 @@ impl Metrics {
             dropped += counts.dropped;
         }
         raise(&self.events_lost, &["sink"], dropped);
+    }
+
+    /// Sums of what the whole host sent.
+    pub fn set_host_egress(&self, sums: impl IntoIterator<Item = (Control, HostEgress)>) {
+        for (control, sum) in sums {
+            raise(&self.host_egress_bytes, &[control.as_str()], sum.bytes);
+            raise(&self.host_egress_linked_bytes, &[control.as_str()], sum.linked);
+        }
+    }
+
+    /// Sum of what interfaces sent and nothing explains.
+    pub fn set_unattributed(&self, bytes: u64) {
+        self.egress_unattributed.set(gauge(bytes));
     }
 
     /// The number of the alert log's last line.

@@ -101,6 +101,20 @@ fn describe(
     magic: u64,
     path: Option<&FsPath>,
 ) -> Sink {
+    if key == SinkKey::FILE_BEYOND || key == SinkKey::PEER_BEYOND {
+        let sink = describe_known(classifier, registered, key, magic, None);
+        return Sink { channel: Some("overflow".to_owned()), ..sink };
+    }
+    describe_known(classifier, registered, key, magic, path)
+}
+
+fn describe_known(
+    classifier: &Classifier,
+    registered: &HashSet<ObjectId>,
+    key: SinkKey,
+    magic: u64,
+    path: Option<&FsPath>,
+) -> Sink {
     let text = path.filter(|path| !path.cut && !path.text.is_empty()).map(|path| path.text.as_str());
     match key {
         // The magic of every filesystem fits 32 bits.

@@ -92,6 +92,14 @@ impl Identities {
         process
     }
 
+    /// Who `holder` is, without keeping it: of a process that is no holder.
+    pub(super) fn look_up(&mut self, holder: HolderId) -> Arc<Process> {
+        match self.introduced.get(&holder) {
+            Some(known) => Arc::clone(&known.process),
+            None => Arc::new(self.describe(holder)),
+        }
+    }
+
     /// Holders whose executable was hashed since they were introduced.
     pub(super) fn hashed(&mut self) -> Vec<HolderId> {
         let hasher = &self.hasher;

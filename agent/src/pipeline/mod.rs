@@ -13,8 +13,10 @@ mod prepare;
 mod recorder;
 mod reload;
 mod run;
+mod scale;
 mod selftest;
 mod snapshot;
+mod tamper;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -32,8 +34,7 @@ pub use self::{
 use crate::{
     alerts::{Alert, Alerts, Fault},
     event::{
-        Act, ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey,
-        Source,
+        ActKind, Asset, AssetSet, BootNs, Event, HolderId, Loss, ObjectId, Process, Record, SinkKey, Source,
     },
     ledger::Ledger,
     metrics::{Metrics, Outcome},
@@ -59,6 +60,8 @@ pub struct Pipeline {
     kept: Option<u64>,
     sinks: Sinks,
     metrics: Arc<Metrics>,
+    scale: scale::Scale,
+    own: tamper::SelfCheck,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
     known: AssetSet,
     /// What lies below them.
@@ -211,6 +214,11 @@ impl Pipeline {
             }
         }
         self.records = records;
+        self.say(now);
+    }
+
+    /// Makes alerts of what matched.
+    fn say(&mut self, now: BootNs) {
         if self.matches.is_empty() {
             return;
         }
@@ -314,18 +322,13 @@ impl Pipeline {
     pub(crate) fn silent(&mut self, hook: &'static str, now: BootNs) {
         tracing::error!(hook, "a hook is silent: what moved since the last proof may not have been weighed");
         self.metrics.add_silent(hook);
-        self.tampered(ActKind::HookSilent, hook, now);
+        self.raise(HolderId::HOST, ActKind::HookSilent, Some(hook.to_owned()), now);
     }
 
     /// Somebody wrote into a map of the agent's: another process was to be taken for the agent.
     pub(crate) fn touched(&mut self, map: &'static str, now: BootNs) {
         tracing::error!(map, "another process was written down as the agent, and was not weighed until now");
-        self.tampered(ActKind::MapsTouched, map, now);
-    }
-
-    fn tampered(&mut self, kind: ActKind, target: &str, now: BootNs) {
-        let act = Act { kind, victim: None, target: Some(target.to_owned()) };
-        self.apply(Event::Act { holder: HolderId::HOST, act, assets: AssetSet::default(), at: now }, now);
+        self.raise(HolderId::HOST, ActKind::MapsTouched, Some(format!("map {map}")), now);
     }
 
     /// Mounts changed: what is controlled may have.

@@ -30,8 +30,10 @@ use super::{
     keeping::Held,
     recorder::Recorder,
     reload::Reload,
+    scale::Scale,
     selftest::SelfTest,
     snapshot::Standing,
+    tamper::{SelfCheck, own_files},
 };
 use crate::{
     alerts::{self, Alerts},
@@ -39,6 +41,7 @@ use crate::{
     event::{ActKind, AssetId, AssetSet, BootNs, HolderId, Process},
     host::{
         self,
+        cgroup::cgroup2_mount,
         hash::{HashQueue, Hasher},
         mounts::MountWatch,
         registry::{ChangeKind, Object, Registry},
@@ -49,7 +52,7 @@ use crate::{
         http::{Listener, Readiness},
     },
     rules::{Engine, Severity},
-    sensor::{Adopted, HookKind, Protection, Reading, SensedAct, Sensor, SensorError},
+    sensor::{Adopted, HookKind, Protection, Reading, SensedAct, Sensor, SensorError, Setup},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
 };
@@ -150,6 +153,8 @@ impl Agent {
         tokio::spawn(window);
         let length = options.record.as_ref().and_then(|record| record.length);
         let mut agent = Self::start(prepared, held, metrics, status, options)?;
+        // From here on what is sent is compared with what is counted.
+        agent.weigh_host()?;
         // What starting needed (the kernel's types, the programs, the first scan) goes back to the system.
         // SAFETY: gives free pages back, and touches no memory that is in use.
         unsafe { libc::malloc_trim(0) };
@@ -234,6 +239,8 @@ impl Agent {
             kept: None,
             sinks,
             metrics: Arc::clone(&metrics),
+            scale: Scale::new(),
+            own: SelfCheck::new(&own_files(&config)),
             known: AssetSet::default(),
             below: super::acts::Below::default(),
             protected: HashSet::new(),
@@ -256,7 +263,13 @@ impl Agent {
         metrics.set_asset_files(registry.files().len() as u64);
         let keep = held.keep(&config)?;
         let mut checkpoint = Checkpoint::open(&held.state, &host::facts().boot_id);
-        let mut sensor = Sensor::start(config.propagation_floor, keep).map_err(Unfit::from)?;
+        let setup = Setup {
+            propagation_floor: config.propagation_floor,
+            limits: config.limits,
+            cgroup: cgroup2_mount(pipeline.destinations.classifier().table())
+                .map(|mount| mount.point.clone()),
+        };
+        let mut sensor = Sensor::start(setup, keep).map_err(Unfit::from)?;
         match sensor.prove(held.state.path()) {
             Err(SensorError::Silent(hook)) if sensor.adopted().is_some_and(|adopted| !adopted.replaced) => {
                 pipeline.silent(hook, now);
@@ -273,6 +286,7 @@ impl Agent {
             let kind = match report.hook.kind {
                 HookKind::Tracepoint | HookKind::TracepointAs(_) => "tp_btf",
                 HookKind::Iterator(_) => "iter",
+                HookKind::Egress => "cgroup_skb",
             };
             metrics.set_probe(report.hook.name, kind, report.result.is_ok());
             if let Err(reason) = &report.result {
@@ -287,7 +301,7 @@ impl Agent {
             }
         }
         if let Some(adopted) = sensor.adopted() {
-            say_adopted(adopted);
+            say_adopted(adopted, &mut pipeline);
         }
         protect(&mut sensor, &mut pipeline, &config, &registry)?;
         let table = Arc::clone(pipeline.destinations.classifier().table());
@@ -299,6 +313,10 @@ impl Agent {
             sensor.unpin().map_err(Unfit::from)?;
         }
         registry.save(&held.state, &config).map_err(Unfit::from)?;
+        watch(&mut sensor, &config)?;
+        if let Some(how) = held.state.begin_run().map_err(Unfit::from)? {
+            pipeline.raise(HolderId::HOST, ActKind::Restarted, Some(how.to_owned()), self::now());
+        }
         let soon = Instant::now();
         Ok(Self {
             mounts: MountWatch::new().map_err(Unfit::from)?,
@@ -344,12 +362,14 @@ impl Agent {
                 }
                 self.deadline(tick_at)
             };
+            let sleeps = Instant::now();
             tokio::select! {
                 readable = time::timeout(wait, facts.readable()) => if let Ok(readable) = readable {
                     readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
                 },
                 _ = hangup.recv() => self.reload.request(),
             }
+            self.pipeline.slept(wait, sleeps.elapsed());
         }
     }
 
@@ -386,6 +406,9 @@ impl Agent {
             // What was mounted a moment ago is written to a moment later: its alert must say where.
             self.follow_mounts()?;
             self.pipeline.step(readings, now());
+        }
+        for tampering in self.sensor.tampered().map_err(Unfit::from)? {
+            self.pipeline.tampered(tampering, now());
         }
         self.scan_carriers()?;
         Ok(moved)
@@ -425,6 +448,14 @@ impl Agent {
 
     fn tick(&mut self) -> Result<(), Failure> {
         self.follow_mounts()?;
+        self.weigh_host()?;
+        let changed = self.sensor.changed_links().into_iter().map(|link| (ActKind::LinksTouched, link));
+        let removed = self.sensor.removed_pins().into_iter().map(|pin| (ActKind::PinsTouched, pin));
+        for (kind, what) in changed.chain(removed).collect::<Vec<_>>() {
+            let how = if kind == ActKind::PinsTouched { "was removed" } else { "changed" };
+            self.pipeline.raise(HolderId::HOST, kind, Some(format!("{what} {how}")), now());
+        }
+        self.pipeline.check_self(now());
         self.pipeline.tick(now());
         self.selftest.tick(&mut self.sensor, &mut self.pipeline, self.held.state.path(), &self.metrics);
         self.checkpoint
@@ -434,6 +465,14 @@ impl Agent {
             Some(error) => Err(anyhow::Error::from(error).into()),
             None => Ok(()),
         }
+    }
+
+    fn weigh_host(&mut self) -> Result<(), Failure> {
+        if let Some(totals) = self.sensor.host_totals().map_err(Unfit::from)? {
+            let sent = self.sensor.sent(now()).map_err(Unfit::from)?;
+            self.pipeline.weigh_host(&sent, totals, now());
+        }
+        Ok(())
     }
 
     /// Follows files that came, went, grew or were replaced.
@@ -487,6 +526,12 @@ impl Agent {
             if let Err(error) = self.look() {
                 tracing::error!(%error, "the last look failed");
             }
+            if let Err(error) = self.weigh_host() {
+                tracing::error!(%error, "the last look at what the host sent failed");
+            }
+        }
+        if let Err(error) = self.held.state.end_run() {
+            tracing::error!(%error, "the next start will say that this agent was killed");
         }
         // What no file has is not told of, and the next start tells of it again.
         if self.pipeline.flush(now(), PATIENCE)
@@ -513,8 +558,12 @@ async fn over(length: Option<Duration>) {
     }
 }
 
-fn say_adopted(adopted: &Adopted) {
+fn say_adopted(adopted: &Adopted, pipeline: &mut Pipeline) {
     tracing::info!(replaced = adopted.replaced, "goes on where an earlier agent stopped");
+    for hook in &adopted.gaps {
+        let target = format!("{hook} was detached while no agent ran");
+        pipeline.raise(HolderId::HOST, ActKind::LinksTouched, Some(target), now());
+    }
     if !adopted.gaps.is_empty() {
         tracing::error!(
             hooks = ?adopted.gaps,
@@ -547,6 +596,17 @@ fn protect(
             // Gone since it was registered; what comes in its place is found by its directory.
             Err(SensorError::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Unfit::from(error).into()),
+        }
+    }
+    Ok(())
+}
+
+/// From here on what others do to the agent's own objects and files is noticed.
+fn watch(sensor: &mut Sensor, config: &Config) -> Result<(), Failure> {
+    sensor.watch_self().map_err(Unfit::from)?;
+    for file in own_files(config).iter().filter(|file| file.path.is_file()) {
+        if let Err(error) = sensor.watch_file(&file.path) {
+            tracing::warn!(%error, "who writes into a file of the agent will not be known");
         }
     }
     Ok(())

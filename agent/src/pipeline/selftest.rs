@@ -55,6 +55,9 @@ impl SelfTest {
                 if matches!(sensor.is_exempt(), Ok(false)) {
                     pipeline.touched("SHARED", now());
                 }
+                if let Ok(Some(hook)) = sensor.silent_egress() {
+                    pipeline.silent(hook, now());
+                }
                 match sensor.send_canary(directory) {
                     Ok(canary) => self.canary = Some(canary),
                     Err(error) => {

@@ -20,7 +20,7 @@ use super::wire::{Entry, Header, Statement};
 use crate::event::{BootNs, Event};
 
 const MAGIC: [u8; 6] = *b"WBREC\0";
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const HASH: usize = 16;
 const HEAD: usize = 8 + HASH;
 /// A block is written once it has this many bytes, or is this old.
@@ -367,10 +367,10 @@ mod tests {
         assert_eq!(refused(b""), "r is no recording of Weighbridge: it does not start with WBREC");
         assert_eq!(
             refused(b"WBREC\0\x09\0rest"),
-            "r has format 9, and this version reads 2; use the version that recorded it"
+            "r has format 9, and this version reads 3; use the version that recorded it"
         );
         assert_eq!(
-            refused(b"WBREC\0\x02\0"),
+            refused(b"WBREC\0\x03\0"),
             "the head of the recording r is damaged: it ends before its header"
         );
     }

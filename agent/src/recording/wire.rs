@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{
     ACTS, Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId,
-    Loss, ObjectId, Process, Proto, Sink, SinkKey, SinkKind, Source,
+    Loss, ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
 };
 
 /// What the first block of a recording says.
@@ -56,7 +56,15 @@ enum Said {
     Exit { holder: Holder, at: u64 },
     Loss(Vec<(String, u64)>),
     Act { holder: Holder, kind: String, victim: Option<Holder>, target: Option<String>, assets: u64, at: u64 },
-    Egress { peer: IpAddr, control: u8, bytes: u64, at: u64 },
+    Egress { to: Far, control: u8, bytes: u64, at: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Far {
+    Address(IpAddr),
+    Network(IpAddr, u8),
+    Unread,
+    Unattributed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -178,8 +186,13 @@ impl Said {
                 assets: assets.0,
                 at: at.0,
             },
-            Event::Egress { peer, control, bytes, at } => Self::Egress {
-                peer: *peer,
+            Event::Egress { to, control, bytes, at } => Self::Egress {
+                to: match *to {
+                    Remote::Address(ip) => Far::Address(ip),
+                    Remote::Network(ip, prefix) => Far::Network(ip, prefix),
+                    Remote::Unread => Far::Unread,
+                    Remote::Unattributed => Far::Unattributed,
+                },
                 control: number_of(&Control::ALL, control),
                 bytes: *bytes,
                 at: at.0,
@@ -229,8 +242,13 @@ impl Said {
                 assets: AssetSet(assets),
                 at: BootNs(at),
             },
-            Self::Egress { peer, control, bytes, at } => Event::Egress {
-                peer,
+            Self::Egress { to, control, bytes, at } => Event::Egress {
+                to: match to {
+                    Far::Address(ip) => Remote::Address(ip),
+                    Far::Network(ip, prefix) => Remote::Network(ip, prefix),
+                    Far::Unread => Remote::Unread,
+                    Far::Unattributed => Remote::Unattributed,
+                },
                 control: *Control::ALL.get(usize::from(control))?,
                 bytes,
                 at: BootNs(at),

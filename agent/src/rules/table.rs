@@ -189,8 +189,8 @@ pub static FIELDS: [Field; 43] = [
     row(
         "sink.channel",
         FieldType::Text,
-        FLOW,
-        "pipe, unix, loopback, rdma, … for the kinds process and unmetered",
+        TO,
+        "pipe, unix, loopback, rdma, unattributed, overflow, … where that says more than the kind",
         |r| FieldValue::text(r.sink.as_ref()?.channel.as_deref()?),
         Some(|d, v| d.sink.channel = Some(v.to_text())),
     ),

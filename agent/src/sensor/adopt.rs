@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 25] = [
+pub(super) const MAPS: [&str; 34] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -42,6 +42,15 @@ pub(super) const MAPS: [&str; 25] = [
     "LOOPED",
     "IMAGES",
     "SINKS",
+    "TAMPERS",
+    "TAMPERED",
+    "OWN_OBJECTS",
+    "OWN_FILES",
+    "PEERS",
+    "NETWORKS",
+    "REST_OF",
+    "SCALE",
+    "HALF",
     "IDENTITIES_OF",
     "FACTS",
     "LOSSES_OF",

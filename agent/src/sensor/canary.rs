@@ -177,7 +177,8 @@ impl Sensor {
         let mut canary = self.send_canary(directory)?;
         let result = self.fly(&mut canary.child);
         self.end_canary(canary);
-        result
+        result?;
+        self.prove_egress()
     }
 
     /// A fresh file, never one that somebody put in its place, under the protection of an asset of its own.

@@ -16,6 +16,7 @@ use agent_ebpf as abi;
 use super::{
     SensorError,
     acts::Acts,
+    beyond::{self, Beyond},
     facts::{self, Fact, Row},
     maps::{Hash, Maps, Raw, row, rows},
     memory::Links,
@@ -68,6 +69,8 @@ struct Image {
     inherited: Option<u64>,
     takes: HashMap<abi::ObjectKey, u64>,
     flows: HashMap<(u64, abi::SinkKey), u64>,
+    /// What found no room for rows of its own.
+    beyond: Beyond,
 }
 
 impl Drain {
@@ -92,13 +95,20 @@ impl Drain {
             past.readings.push(facts::sink(&sink));
         }
         for (key, Raw(value)) in rows(&maps.holders, WALK)? {
-            self.images.entry(key).or_default().inherited = Some(value.inherited);
+            if beyond::waits(&key, &value) {
+                continue;
+            }
+            let image = self.images.entry(key).or_default();
+            image.inherited = Some(value.inherited);
+            image.beyond = Beyond::told(told, key, &value);
             past.readings.push(held(&key, &value));
         }
         let mut moved = Vec::new();
         for (key, Raw(value)) in rows(&maps.takes, WALK)? {
             let bytes = told.take(&key).min(value.bytes);
-            self.images.entry(key.holder).or_default().takes.insert(key.source, bytes);
+            let image = self.images.entry(key.holder).or_default();
+            image.takes.insert(key.source, bytes);
+            let bytes = bytes.saturating_add(image.beyond.on_top(&key.source));
             if bytes != 0 {
                 moved.push(taken(&key, bytes, &value));
             }
@@ -109,6 +119,9 @@ impl Drain {
             if bytes != 0 {
                 moved.push(put(&key, bytes, &value));
             }
+        }
+        for (key, image) in self.images.iter().filter(|(_, image)| !image.beyond.is_nothing()) {
+            image.beyond.tell(key, &image.takes, beyond::now(), &mut moved);
         }
         moved.sort_by_key(moved_at);
         past.readings.append(&mut moved);
@@ -121,8 +134,17 @@ impl Drain {
         let Some(told) = &mut self.told else { return Ok(()) };
         told.commit(
             conclusions,
-            |key| images.get(&key.holder)?.takes.get(&key.source).copied(),
-            |key| images.get(&key.holder)?.flows.get(&(key.assets, key.sink)).copied(),
+            |key| {
+                let image = images.get(&key.holder)?;
+                image.beyond.kept_take(&key.source).or_else(|| image.takes.get(&key.source).copied())
+            },
+            |key| {
+                let image = images.get(&key.holder)?;
+                image
+                    .beyond
+                    .kept_flow(&key.sink)
+                    .or_else(|| image.flows.get(&(key.assets, key.sink)).copied())
+            },
         )
     }
 
@@ -266,12 +288,16 @@ impl Drain {
         let Some(image) = self.images.get_mut(&key) else { return Ok(()) };
         // A mapping of a process that holds nothing (yet) says nothing.
         let Some(Raw(value)) = row(&maps.holders, key)? else { return Ok(()) };
+        if beyond::waits(&key, &value) {
+            return Ok(());
+        }
         if value.ended != 0 && !self.ended.contains(&key) {
             self.ended.push(key);
         }
         if image.inherited.replace(value.inherited) != Some(value.inherited) {
             readings.push(held(&key, &value));
         }
+        let beyond = Beyond::of(&value);
         for (&source, known) in &mut image.takes {
             let key = abi::TakeKey { holder: key, source };
             let Some(Raw(value)) = row(&maps.takes, key)? else { continue };
@@ -279,8 +305,18 @@ impl Drain {
                 if let Some(told) = &mut self.told {
                     told.read_take(key);
                 }
-                readings.push(taken(&key, value.bytes, &value));
+                // What found no room is told below too, on top of the row of its asset.
+                let bytes = value.bytes.saturating_add(beyond.on_top(&source));
+                readings.push(taken(&key, bytes, &value));
             }
+        }
+        if beyond != std::mem::replace(&mut image.beyond, beyond) && !beyond.is_nothing() {
+            if let Some(told) = &mut self.told {
+                let (take, flows) = Beyond::keys(key);
+                told.read_take(take);
+                flows.into_iter().for_each(|flow| told.read_flow(flow));
+            }
+            beyond.tell(&key, &image.takes, beyond::now(), readings);
         }
         for (&(assets, sink), known) in &mut image.flows {
             let key = abi::FlowKey { holder: key, assets, sink };
@@ -329,6 +365,13 @@ impl Drain {
             if let Some(told) = &mut self.told {
                 told.forget_flow(key)?;
             }
+        }
+        if let Some(told) = &mut self.told
+            && !image.beyond.is_nothing()
+        {
+            let (take, flows) = Beyond::keys(*key);
+            told.forget_take(take)?;
+            flows.into_iter().try_for_each(|flow| told.forget_flow(flow))?;
         }
         self.links.forget(key);
         absent_is_fine(maps.memory.remove(&Raw(*key)))?;

@@ -3,13 +3,16 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use agent_ebpf::fields::PROTOTYPES;
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{BtfTracePoint, Iter, ProgramError, links::FdLink},
+    maps::Map,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, ProgramError, links::FdLink,
+    },
 };
 use ring::digest;
 
@@ -21,6 +24,8 @@ use super::{
     log::{self, KernelLog},
     offsets,
 };
+
+use crate::config::Limits;
 
 /// The programs, built by `build.rs`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
@@ -60,6 +65,8 @@ pub enum HookKind {
     TracepointAs(&'static str),
     /// A BPF iterator over these.
     Iterator(&'static str),
+    /// Packets that leave through sockets of a cgroup.
+    Egress,
 }
 
 /// The hook that counts sends where it can; elsewhere `sys_exit` does.
@@ -73,8 +80,11 @@ const NAMES: &str = "io_uring_file_get";
 const ALTERNATIVES: [(&str, &str); 2] =
     [("io_uring_complete", "io_uring_complete_by_value"), ("io_uring_submit_req", "io_uring_submit_sqe")];
 
+/// The hook of the host-wide scale.
+pub(super) const EGRESS: &str = "cgroup_skb_egress";
+
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 17] = [
+pub const HOOKS: [Hook; 19] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
@@ -108,11 +118,13 @@ pub const HOOKS: [Hook; 17] = [
         false,
         "requests of io_uring that complete without an event are not seen",
     ),
+    tracepoint("signal_generate", false, "who sends signals to the agent"),
     iterator("scan_processes", "task", true, "processes older than the agent"),
     iterator("scan_files", "task_file", true, "descriptors older than the agent"),
     iterator("scan_marks", "task", true, "an end to watching processes"),
     iterator("scan_mappings", "task_vma", false, "mappings older than the agent"),
     tracepoint("sys_exit", true, "every system call"),
+    Hook { name: EGRESS, kind: HookKind::Egress, required: false, without: "what the whole host sends" },
 ];
 
 const fn tracepoint(name: &'static str, required: bool, without: &'static str) -> Hook {
@@ -152,8 +164,18 @@ pub(super) enum Purpose<'a> {
     Run(Option<&'a Keep>),
 }
 
+/// What the programs and maps are made for.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Bytes.
+    pub propagation_floor: u64,
+    pub limits: Limits,
+    /// The root of the cgroup2 hierarchy, whose sockets are weighed whoever they belong to; `None` when none is mounted.
+    pub cgroup: Option<PathBuf>,
+}
+
 /// Loads the programs into the kernel; attaches them too when they are to run.
-pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loaded, SensorError> {
+pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, SensorError> {
     raise_memlock();
     let raw = btf_of("vmlinux").map_err(SensorError::NoBtf)?;
     let kernel = Btf::parse(&raw).map_err(offsets::OffsetError::Btf)?;
@@ -175,7 +197,7 @@ pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loade
     ];
     let mut patched = digest::Context::new(&digest::SHA256);
     patched.update(OBJECT);
-    patched.update(&propagation_floor.to_ne_bytes());
+    patched.update(&setup.propagation_floor.to_ne_bytes());
     for (name, value) in globals.iter().chain(&offsets) {
         patched.update(name.as_bytes());
         patched.update(&value.to_ne_bytes());
@@ -189,10 +211,14 @@ pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loade
     loader
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::DISABLE)
-        .override_global("PROPAGATION_FLOOR", &propagation_floor, true)
+        .override_global("PROPAGATION_FLOOR", &setup.propagation_floor, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for (name, value) in globals.iter().chain(&offsets) {
         loader.override_global(name, value, true);
+    }
+    let sizes = sizes(&setup.limits);
+    for &(name, size) in &sizes {
+        loader.map_max_entries(name, size);
     }
     if let Purpose::Run(Some(keep)) = purpose {
         for name in adopt::MAPS {
@@ -200,6 +226,7 @@ pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loade
         }
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
+    say_other_sizes(&ebpf, &sizes);
     let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
     let mut running = Vec::new();
     let mut hooks = Vec::new();
@@ -207,7 +234,7 @@ pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loade
     for hook in HOOKS {
         let fitting = match hook.kind {
             HookKind::Tracepoint | HookKind::TracepointAs(_) => fits(&kernel, hook.name),
-            HookKind::Iterator(_) => Ok(()),
+            HookKind::Iterator(_) | HookKind::Egress => Ok(()),
         };
         let kept = adoption.as_mut().and_then(|adoption| adoption.link(hook));
         let result = match (fitting, kept) {
@@ -243,7 +270,7 @@ pub(super) fn load(propagation_floor: u64, purpose: Purpose<'_>) -> Result<Loade
             {
                 gaps.push(name);
             }
-            match attach(&mut ebpf, name).map_err(|error| reason(&error)) {
+            match attach(&mut ebpf, report.hook, setup.cgroup.as_deref()) {
                 Ok(link) => links.push(match keep {
                     Some(keep) => adopt::pin_link(keep, name, link)?,
                     None => link,
@@ -324,13 +351,69 @@ fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook) -> Result<(), ProgramError
             let program: &mut Iter = program.try_into()?;
             program.load(over, btf)
         }
+        HookKind::Egress => {
+            let program: &mut CgroupSkb = program.try_into()?;
+            program.load()
+        }
     }
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str) -> Result<FdLink, ProgramError> {
+fn attach(ebpf: &mut Ebpf, hook: Hook, cgroup: Option<&Path>) -> Result<FdLink, String> {
+    if hook.kind == HookKind::Egress {
+        return attach_egress(ebpf, hook.name, cgroup);
+    }
+    attach_tracepoint(ebpf, hook.name).map_err(|error| reason(&error))
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<FdLink, ProgramError> {
     let program: &mut BtfTracePoint = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
     let link = program.attach()?;
     Ok(program.take_link(link)?.into())
+}
+
+fn attach_egress(ebpf: &mut Ebpf, name: &str, cgroup: Option<&Path>) -> Result<FdLink, String> {
+    let root = cgroup.ok_or("no cgroup2 hierarchy is mounted: mount one, or boot with it")?;
+    let root = File::open(root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
+    let attached = || {
+        let program: &mut CgroupSkb = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        // A link always shares the cgroup with other programs; the flag that says so is refused for one.
+        let link = program.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+        program.take_link(link)
+    };
+    let link = attached().map_err(|error| reason(&error))?;
+    // Kernels before 5.7, which have no links of cgroups, do not run the other programs either.
+    link.try_into().map_err(|error| format!("the kernel has no link of it: {error}"))
+}
+
+/// The maps whose sizes are configured, where they are.
+fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
+    let mut sizes = vec![
+        ("HOLDERS", limits.holders),
+        ("TAKES", limits.takes),
+        ("FLOWS", limits.flows),
+        ("OBJECTS", limits.objects),
+        ("PEERS", limits.peers),
+        ("NETWORKS", limits.peers / 4),
+    ];
+    sizes.retain(|(_, size)| *size != 0);
+    sizes
+}
+
+/// A map that was pinned keeps the size that it was made with.
+fn say_other_sizes(ebpf: &Ebpf, wanted: &[(&'static str, u32)]) {
+    for (name, rows) in wanted {
+        if let Some(Map::HashMap(map)) = ebpf.map(name)
+            && let Ok(info) = map.info()
+            && info.max_entries() != *rows
+        {
+            tracing::warn!(
+                map = name,
+                rows = info.max_entries(),
+                configured = rows,
+                "a map that an earlier agent made keeps its size: `weighbridge unload` makes room for another"
+            );
+        }
+    }
 }
 
 /// The kernel's words without the verifier's, which fill pages: the first and the last of its lines say enough.

@@ -37,6 +37,10 @@ impl Abi for abi::ProcessFact {}
 impl Abi for abi::Memory {}
 impl Abi for abi::SinkKey {}
 impl Abi for abi::SinkFact {}
+impl Abi for abi::egress::PeerKey {}
+impl Abi for abi::tamper::TamperKey {}
+impl Abi for abi::tamper::TamperValue {}
+impl Abi for abi::egress::PeerValue {}
 
 // SAFETY: `Abi` promises it.
 unsafe impl<T: Abi> Pod for Raw<T> {}
@@ -62,6 +66,15 @@ pub(super) struct Maps {
     pub(super) shared: Array<MapData, u64>,
     pub(super) losses: PerCpuArray<MapData, [u64; abi::LOSSES.len()]>,
     pub(super) facts: RingBuf<MapData>,
+    pub(super) peers: Hash<abi::egress::PeerKey, Raw<abi::egress::PeerValue>>,
+    pub(super) networks: Hash<abi::egress::PeerKey, Raw<abi::egress::PeerValue>>,
+    pub(super) rest: Array<MapData, [u64; abi::egress::REST]>,
+    pub(super) scale: Array<MapData, [u64; abi::egress::SCALE_WORDS]>,
+    pub(super) half: Array<MapData, u64>,
+    pub(super) tampers: Hash<abi::tamper::TamperKey, Raw<abi::tamper::TamperValue>>,
+    pub(super) tampered: Array<MapData, u64>,
+    pub(super) own_objects: HashMap<MapData, u64, u32>,
+    pub(super) own_files: Hash<abi::ObjectKey, u32>,
 }
 
 impl Maps {
@@ -85,6 +98,15 @@ impl Maps {
             shared: Array::try_from(named(ebpf, "SHARED")?)?,
             losses: PerCpuArray::try_from(named(ebpf, "LOSSES_OF")?)?,
             facts: RingBuf::try_from(named(ebpf, "FACTS")?)?,
+            peers: HashMap::try_from(named(ebpf, "PEERS")?)?,
+            networks: HashMap::try_from(named(ebpf, "NETWORKS")?)?,
+            rest: Array::try_from(named(ebpf, "REST_OF")?)?,
+            scale: Array::try_from(named(ebpf, "SCALE")?)?,
+            half: Array::try_from(named(ebpf, "HALF")?)?,
+            tampers: HashMap::try_from(named(ebpf, "TAMPERS")?)?,
+            tampered: Array::try_from(named(ebpf, "TAMPERED")?)?,
+            own_objects: HashMap::try_from(named(ebpf, "OWN_OBJECTS")?)?,
+            own_files: HashMap::try_from(named(ebpf, "OWN_FILES")?)?,
         })
     }
 

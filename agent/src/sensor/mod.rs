@@ -4,9 +4,11 @@
 
 mod acts;
 mod adopt;
+mod beyond;
 pub mod btf;
 mod canary;
 mod drain;
+mod egress;
 mod facts;
 mod layout;
 mod load;
@@ -19,6 +21,7 @@ mod protect;
 mod reading;
 mod scan;
 mod stores;
+mod tamper;
 mod told;
 
 use std::{
@@ -40,14 +43,23 @@ pub use self::{
     adopt::{Adopted, Keep},
     canary::{Canary, Flight, run_child as run_canary},
     drain::Past,
+    egress::{Sent, Totals},
     layout::{Label, Mismatch},
-    load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF},
+    load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF, Setup},
     pins::{PinError, Pins},
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading, SensedAct},
     stores::StoreDevice,
+    tamper::{Tampered, Tampering},
 };
-use self::{drain::Drain, layout::Layout, load::Purpose, log::KernelLog, maps::Maps, told::Told};
+use self::{
+    drain::Drain,
+    layout::Layout,
+    load::Purpose,
+    log::KernelLog,
+    maps::{Maps, Raw, row},
+    told::Told,
+};
 use crate::event::Conclusions;
 
 #[derive(Debug, Error)]
@@ -91,6 +103,20 @@ pub enum SensorError {
     Canary(#[source] io::Error),
 }
 
+const NOTHING_HELD: abi::HolderValue = abi::HolderValue {
+    assets: 0,
+    taken: 0,
+    parent: abi::HolderKey { tgid: 0, exec: 0, start: 0 },
+    inherited: 0,
+    since: 0,
+    ended: 0,
+    spreads: 0,
+    told: 0,
+    taken_beyond: 0,
+    put_beyond: 0,
+    sent_beyond: 0,
+};
+
 /// A running sensor. Detached and gone when dropped, unless it is pinned.
 pub struct Sensor {
     /// Holds the programs.
@@ -101,8 +127,9 @@ pub struct Sensor {
     drain: Drain,
     hooks: Vec<HookReport>,
     log: Option<KernelLog>,
-    /// Propagation floor, bytes.
-    floor: u64,
+    setup: Setup,
+    scale: egress::Scale,
+    own: tamper::Own,
     /// Carriers, with the epoch of the first scan that saw them.
     carriers: HashMap<abi::ObjectKey, u64>,
     /// Bytes in carriers that were forgotten because they held little.
@@ -121,15 +148,17 @@ impl Sensor {
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a hook that is required; when what is pinned cannot be adopted.
-    pub fn start(propagation_floor: u64, keep: Option<Keep>) -> Result<Self, SensorError> {
+    pub fn start(setup: Setup, keep: Option<Keep>) -> Result<Self, SensorError> {
         let born = born()?;
         let load::Loaded { mut ebpf, hooks, links, log, adopted, layout } =
-            load::load(propagation_floor, Purpose::Run(keep.as_ref()))?;
+            load::load(&setup, Purpose::Run(keep.as_ref()))?;
         let mut maps = Maps::take(&mut ebpf)?;
+        make_overflow(&mut maps)?;
         // From 1: a holder that was never told of has 0.
         let looks = maps.shared(abi::SHARED_LOOK)?;
         maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
         let told = keep.as_ref().map(|keep| Told::open(&keep.pins)).transpose()?;
+        let scale = egress::Scale::adopt(&maps)?;
         let (drain, carriers) = (Drain::new(told), HashMap::new());
         let kept = keep.zip(layout);
         let mut sensor = Self {
@@ -139,7 +168,9 @@ impl Sensor {
             drain,
             hooks,
             log,
-            floor: propagation_floor,
+            setup,
+            scale,
+            own: tamper::Own::default(),
             carriers,
             forgotten: 0,
             mappings: 0,
@@ -167,7 +198,7 @@ impl Sensor {
             shared.set(abi::SHARED_AGENT_START, born()?, 0)?;
             shared.set(abi::SHARED_AGENT, u64::from(std::process::id()), 0)?;
         }
-        Ok(())
+        tamper::forget_own(pins)
     }
 
     /// Whether this process is still the one that the programs take for the agent; makes it so again.
@@ -192,10 +223,10 @@ impl Sensor {
     ///
     /// As [`Sensor::start`].
     pub fn renew(mut self) -> Result<Self, SensorError> {
-        let (floor, kept) = (self.floor, self.kept.take());
+        let (setup, kept) = (std::mem::take(&mut self.setup), self.kept.take());
         drop(self);
         let keep = kept.map(|(keep, _)| Keep { renew: true, ..keep });
-        Self::start(floor, keep)
+        Self::start(setup, keep)
     }
 
     /// What was taken over from an earlier agent; `None` when this is a new start.
@@ -250,6 +281,7 @@ impl Sensor {
     ///
     /// When a map cannot be written.
     pub fn commit(&mut self, conclusions: &Conclusions) -> Result<(), SensorError> {
+        self.commit_sent()?;
         self.drain.commit(conclusions)
     }
 
@@ -259,7 +291,7 @@ impl Sensor {
     ///
     /// As [`Sensor::start`].
     pub fn probe() -> Result<Vec<HookReport>, SensorError> {
-        Ok(load::load(0, Purpose::Probe)?.hooks)
+        Ok(load::load(&Setup::default(), Purpose::Probe)?.hooks)
     }
 
     #[must_use]
@@ -297,6 +329,14 @@ impl Sensor {
     pub fn facts(&self) -> io::Result<OwnedFd> {
         self.maps.facts.as_fd().try_clone_to_owned()
     }
+}
+
+/// The row where all are counted who find no room: it must be there before there is none. One that is there stays as it is.
+fn make_overflow(maps: &mut Maps) -> Result<(), SensorError> {
+    if row(&maps.holders, abi::OVERFLOW)?.is_none() {
+        maps.holders.insert(Raw(abi::OVERFLOW), Raw(NOTHING_HELD), 0)?;
+    }
+    Ok(())
 }
 
 /// Start of this process in ticks since boot, as `/proc/self/stat` counts them.

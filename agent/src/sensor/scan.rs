@@ -116,8 +116,9 @@ impl Sensor {
             }
             let since = |last: u32| epoch.saturating_sub(u64::from(last));
             // What is in it and is forgotten is slack, of which there is only so much.
-            let slack = self.floor.saturating_mul(abi::FLOORS).saturating_sub(self.forgotten);
-            let little = value.fed < self.floor && value.fed <= slack;
+            let slack =
+                self.setup.propagation_floor.saturating_mul(abi::FLOORS).saturating_sub(self.forgotten);
+            let little = value.fed < self.setup.propagation_floor && value.fed <= slack;
             let empty = since(value.held) > 1 && little;
             let closed = since(value.seen.max(value.held)) > 3;
             let over = match value.kind {

@@ -45,6 +45,8 @@ pub struct Config {
     pub sinks: Vec<Value>,
     /// `auto`, `syscall` or `function`.
     pub sensor: &'static str,
+    /// Rows of the kernel's maps, by their keys in the configuration.
+    pub limits: Vec<(&'static str, u32)>,
     /// Whether the kernel weighs on without the agent.
     pub pin: bool,
     /// More lines, as they are.
@@ -89,6 +91,7 @@ impl Config {
             alerts: dir.join("alerts.ndjson"),
             sinks: Vec::new(),
             sensor: "auto",
+            limits: Vec::new(),
             pin: false,
             more: String::new(),
             start: Start::default(),
@@ -132,6 +135,11 @@ impl Config {
             self.sensor
         );
         text.push_str(&self.more);
+        if !self.limits.is_empty() {
+            let limits: Vec<String> =
+                self.limits.iter().map(|(key, rows)| format!("{key}: {rows}")).collect();
+            let _ = writeln!(text, "limits: {{{}}}", limits.join(", "));
+        }
         let _ = writeln!(text, "sinks:\n  - {}", json!({"type": "file", "path": self.alerts}));
         for sink in &self.sinks {
             let _ = writeln!(text, "  - {sink}");
@@ -139,13 +147,16 @@ impl Config {
         text
     }
 
-    /// Writes it to `path`.
+    /// Writes it to `path`, unless it is there: pinned programs notice who opens an agent's configuration for writing.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, self.to_yaml())
-            .with_context(|| format!("cannot write the configuration {}", path.display()))
+        let text = self.to_yaml();
+        if fs::read_to_string(path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        fs::write(path, text).with_context(|| format!("cannot write the configuration {}", path.display()))
     }
 }
 

@@ -238,6 +238,26 @@ impl Outside {
         self.receiver(move || TcpStream::connect((INSIDE, port)), TcpStream::local_addr, receive_all)
     }
 
+    /// Runs `action` in the outside, on a thread of its own, to its end.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or with the action's own.
+    pub fn within<T: Send + 'static>(
+        &self,
+        action: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let namespace = self.namespace.try_clone().context("cannot share the outside")?;
+        let thread = thread::spawn(move || {
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .context("cannot enter the outside")?;
+            action()
+        });
+        thread.join().map_err(|_| anyhow!("the action in the outside panicked"))?
+    }
+
     /// Receives `expected` bytes of datagrams on a free port of `ip`.
     ///
     /// # Errors

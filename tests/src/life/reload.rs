@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use tests::lab::{KIB, MIB, metrics, process, which};
+use tests::lab::{KIB, MIB, metrics, process, wait_for, which};
 
 use crate::{
     expect::Expected,
@@ -15,13 +15,16 @@ pub(super) fn wrong_rules_change_nothing(w: &mut World) {
     reload(&mut scene, "refused");
     let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(metrics::sum(&samples, "weighbridge_rules_last_reload_successful", &[]), Some(0.0));
-    let said = scene.agent().stderr();
-    assert!(said.contains("rulez"), "the log does not say what is wrong: {said}");
+    let said = wait_for(ALERT_WITHIN, || scene.agent().stderr().contains("rulez").then_some(()));
+    assert!(said.is_some(), "the log does not say what is wrong: {}", scene.agent().stderr());
     // The old set is in force.
     let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
     let cp = scene.run(Command::new("cp").arg(&source).arg(&copy));
     let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(&source, &copy))];
-    scene.expect(&expected);
+    scene.wait_for("WB-0010 for the rules", |alert| {
+        alert.rule() == "WB-0010" && alert.text("/act/kind") == "rules_refused"
+    });
+    scene.expect_beside_changes(&expected);
 }
 
 /// What was weighed before a reload counts after it: two parts, each below the line, are above it together.
@@ -36,7 +39,7 @@ pub(super) fn a_reload_keeps_what_was_weighed(w: &mut World) {
     let dd = part(&scene, "b", MIB);
     let copy = scene.uncontrolled.join("b");
     let expected = [Expected::copy(&scene, &dd, &copy, MIB + 512 * KIB)];
-    scene.expect(&expected);
+    scene.expect_beside_changes(&expected);
 }
 
 pub(super) fn an_exception_is_written_and_sent_nowhere(w: &mut World) {
@@ -63,7 +66,8 @@ pub(super) fn an_exception_is_written_and_sent_nowhere(w: &mut World) {
     let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
     let excepted = [("rule_id", "WB-0001"), ("outcome", "excepted")];
     assert!(metrics::sum(&samples, "weighbridge_rule_matches_total", &excepted) > Some(0.0));
-    scene.expect_silence();
+    scene.mark();
+    scene.expect_beside_changes(&[]);
 }
 
 /// An agent whose rules are copies in a directory of the scene's own.

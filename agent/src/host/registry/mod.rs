@@ -234,7 +234,7 @@ mod tests {
         *,
     };
     use crate::{
-        config::{AssetConfig, Controlled, FilesystemSelector, Placed, SensorChoice},
+        config::{AssetConfig, Controlled, FilesystemSelector, Limits, Placed, SensorChoice},
         event::AssetKind,
     };
 
@@ -271,6 +271,7 @@ mod tests {
                 sensor: SensorChoice::Auto,
                 sinks: Vec::new(),
                 propagation_floor: 65536,
+                limits: Limits::default(),
             };
             Self { directory, config, classifier }
         }

@@ -25,6 +25,9 @@ pub(super) struct Group {
     pub(super) tally: Tally,
     /// Of acts, whose bytes are no growth: the most that one of them reached.
     pub(super) largest: u64,
+    /// Sums what the whole host sent, which is no bound and is not cut by the asset's size: its lines have floors that a small
+    /// asset lies below.
+    is_whole: bool,
     pub(super) asset: Arc<Asset>,
     pub(super) first_at: BootNs,
     pub(super) last_at: BootNs,
@@ -62,6 +65,7 @@ impl Group {
                 Measure::Distinct(_) => Tally::Distinct(Box::new(Distinct::new(sum.over))),
             },
             largest: 0,
+            is_whole: matches!(sum.measure, Measure::Bytes("bytes")),
             asset: Arc::clone(asset),
             first_at: at,
             last_at: at,
@@ -145,10 +149,10 @@ impl Group {
         self.contributors.push(Contributor { holder, process, window: Some(window) });
     }
 
-    /// The bytes of the window, at most the asset's size where that is known.
+    /// The bytes of the window; of a bound at most the asset's size, where that is known.
     pub(super) fn bound(&mut self, now: BootNs) -> u64 {
         let sum = self.bytes.sum(now).max(self.largest);
-        if self.asset.bytes == 0 { sum } else { sum.min(self.asset.bytes) }
+        if self.asset.bytes == 0 || self.is_whole { sum } else { sum.min(self.asset.bytes) }
     }
 
     /// What is compared with the lines.

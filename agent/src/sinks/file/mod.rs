@@ -9,7 +9,10 @@ use std::{
     io::{self, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -48,6 +51,7 @@ pub struct FileSink {
     path: PathBuf,
     queue: Arc<Queue>,
     status: Arc<Status>,
+    length: Arc<AtomicU64>,
 }
 
 /// What [`open`] found.
@@ -82,8 +86,16 @@ pub fn open(path: &Path) -> Result<Opened, FileError> {
         Err(error) => return Err(error),
     };
     let queue = Arc::new(Queue::new(MOST_LINES, MOST_BYTES));
-    let writer =
-        Writer { place, file, written: 0, unsynced: None, troubled: false, status: Arc::clone(&status) };
+    let length = Arc::new(AtomicU64::new(file.as_ref().map_or(0, length_of)));
+    let writer = Writer {
+        place,
+        file,
+        written: 0,
+        unsynced: None,
+        troubled: false,
+        status: Arc::clone(&status),
+        length: Arc::clone(&length),
+    };
     let worker = Arc::clone(&queue);
     thread::Builder::new()
         .name("alert-log".to_owned())
@@ -92,7 +104,7 @@ pub fn open(path: &Path) -> Result<Opened, FileError> {
             worker.end();
         })
         .map_err(|source| FileError::Io { doing: "start a thread for", path: path.to_owned(), source })?;
-    Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status }, head, note, unfinished })
+    Ok(Opened { sink: FileSink { path: path.to_owned(), queue, status, length }, head, note, unfinished })
 }
 
 /// Where the chain of a log stands; changes nothing but makes the log's directory if that is missing.
@@ -123,6 +135,12 @@ impl FileSink {
         self.status.trouble()
     }
 
+    /// Bytes that the log has at least, unless somebody shortened or replaced it.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -150,6 +168,11 @@ impl Drop for FileSink {
     }
 }
 
+/// A file that cannot be asked counts as empty, which nothing is shorter than.
+fn length_of(file: &File) -> u64 {
+    file.metadata().map_or(0, |facts| facts.len())
+}
+
 /// The thread's side.
 struct Writer {
     place: Place,
@@ -162,6 +185,8 @@ struct Writer {
     /// The last attempt failed, and was logged.
     troubled: bool,
     status: Arc<Status>,
+    /// Of the file, as far as this wrote it.
+    length: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -210,13 +235,17 @@ impl Writer {
             // A rest that a full disk left is set aside first: it must not become a part of this line.
             None => {
                 let opened = resume::resume(&self.place, self.place.open_log()?)?;
+                self.length.store(length_of(&opened.file), Ordering::Release);
                 self.file.insert(opened.file)
             }
         };
         while self.written < line.len() {
             match file.write(&line[self.written..]) {
                 Ok(0) => return Err(self.place.io("append to", io::ErrorKind::WriteZero.into())),
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    self.length.fetch_add(count as u64, Ordering::AcqRel);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.place.io("append to", error)),
             }
