@@ -97,10 +97,32 @@ impl Clock {
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    database: Closing,
     path: PathBuf,
     /// What each space holds, so that only what differs is written.
     known: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>>,
+}
+
+/// A database that is closed with care: its file may make no sense any more, and then redb's own locks are poisoned.
+#[derive(Debug)]
+struct Closing(Option<Database>);
+
+impl Closing {
+    /// # Errors
+    ///
+    /// Never while the database is in use.
+    fn get(&self) -> Result<&Database, redb::Error> {
+        self.0.as_ref().ok_or_else(|| redb::Error::Corrupted("it is closed".to_owned()))
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::warn!("the state's database could not be closed: its contents make no sense");
+        }
+    }
 }
 
 impl Store {
@@ -132,7 +154,7 @@ impl Store {
     /// When the database cannot be read.
     pub fn load(&mut self, space: &'static str) -> Result<Vec<Row>, StoreError> {
         let rows = guarded(&self.path, || {
-            let read = self.database.begin_read()?;
+            let read = self.database.get()?.begin_read()?;
             let table = read.open_table(ROWS)?;
             let mut rows = Vec::new();
             for row in table.range((space, &[][..])..)?.take(MOST_ROWS) {
@@ -158,7 +180,7 @@ impl Store {
     /// When the database cannot be read.
     pub fn clock(&self) -> Result<Option<Clock>, StoreError> {
         let text = guarded(&self.path, || {
-            let read = self.database.begin_read()?;
+            let read = self.database.get()?.begin_read()?;
             let table = read.open_table(META)?;
             let text = table.get("clock")?;
             Ok(text.map(|text| text.value().to_vec()))
@@ -197,7 +219,7 @@ impl Store {
         }
         let clock = serde_json::to_vec(clock).unwrap_or_default();
         guarded(&self.path, || {
-            let write = self.database.begin_write()?;
+            let write = self.database.get()?.begin_write()?;
             {
                 write.open_table(META)?.insert("clock", clock.as_slice())?;
                 let mut table = write.open_table(ROWS)?;
@@ -224,9 +246,10 @@ impl Store {
             }
             _ => {}
         }
-        let (database, version) = guarded(path, || {
-            let database = Database::builder().set_cache_size(4 << 20).create(path)?;
-            let write = database.begin_write()?;
+        let database =
+            Closing(Some(guarded(path, || Ok(Database::builder().set_cache_size(4 << 20).create(path)?))?));
+        let version = guarded(path, || {
+            let write = database.get()?.begin_write()?;
             let mut version = VERSION.to_be_bytes().to_vec();
             {
                 let mut table = write.open_table(META)?;
@@ -238,7 +261,7 @@ impl Store {
                 write.open_table(ROWS)?;
             }
             write.commit()?;
-            Ok((database, version))
+            Ok(version)
         })?;
         let version = version.try_into().map_or(0, u64::from_be_bytes);
         if version != VERSION {

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Read,
     net::IpAddr,
+    path::Path,
     time::Duration,
 };
 
@@ -359,8 +360,8 @@ fn unfit(exe: &str) -> Option<&'static str> {
             "it does whatever it is told, so that listing it would list everybody: run it as a service and list its unit",
         );
     }
-    let is_loose =
-        ["/tmp/", "/var/tmp/", "/dev/shm/", "/home/", "/memfd:"].iter().any(|at| exe.starts_with(at));
+    let is_loose = exe.starts_with("/memfd:")
+        || ["/tmp", "/var/tmp", "/dev/shm", "/home"].iter().any(|at| Path::new(exe).starts_with(at));
     let is_odd = exe.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER);
     if is_odd {
         return Some("its path has characters that no configuration takes");
