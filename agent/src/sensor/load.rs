@@ -1,9 +1,13 @@
 //! Loading and attaching the programs, and saying what came of it.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read as _},
+    num::NonZero,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use agent_ebpf::fields::PROTOTYPES;
@@ -11,7 +15,8 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::Map,
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, ProgramError, links::FdLink,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, Program, ProgramError,
+        links::FdLink,
     },
 };
 use ring::digest;
@@ -32,6 +37,9 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 
 /// Where the kernel says what it is made of.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Programs that the kernel verifies at a time; there are few that take long.
+const MOST_THREADS: usize = 4;
 
 /// A program of ours and where it attaches.
 #[derive(Clone, Copy, Debug)]
@@ -229,22 +237,28 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
     say_other_sizes(&ebpf, &sizes);
     let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
     let mut running = Vec::new();
-    let mut hooks = Vec::new();
-    // All are loaded before one is attached: where they replace others, both count for as short a time as can be.
+    let mut results = HashMap::new();
+    let mut wanted = Vec::new();
     for hook in HOOKS {
         let fitting = match hook.kind {
             HookKind::Tracepoint | HookKind::TracepointAs(_) => fits(&kernel, hook.name),
             HookKind::Iterator(_) | HookKind::Egress => Ok(()),
         };
         let kept = adoption.as_mut().and_then(|adoption| adoption.link(hook));
-        let result = match (fitting, kept) {
+        match (fitting, kept) {
             (Ok(()), Some(link)) => {
                 running.push((hook.name, link));
-                Ok(())
+                results.insert(hook.name, Ok(()));
             }
-            (Ok(()), None) => start(&mut ebpf, &btf, hook).map_err(|error| reason(&error)),
-            (unfit, _) => unfit,
-        };
+            (Ok(()), None) => wanted.push(hook),
+            (unfit, _) => drop(results.insert(hook.name, unfit)),
+        }
+    }
+    // All are loaded before one is attached: where they replace others, both count for as short a time as can be.
+    results.extend(verify(&mut ebpf, &btf, wanted));
+    let mut hooks = Vec::new();
+    for hook in HOOKS {
+        let result = results.remove(hook.name).unwrap_or_else(|| Err("it was not loaded".to_owned()));
         // Where one of these fits, the other programs leave its bytes to it: without it nothing would count them.
         let required = hook.required || relied_on.contains(&(hook.name, 1));
         if required && let Err(reason) = result {
@@ -340,8 +354,39 @@ pub(super) fn fits(kernel: &Btf<'_>, program: &str) -> Result<(), String> {
     }
 }
 
-fn start(ebpf: &mut Ebpf, btf: &aya::Btf, hook: Hook) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(hook.name).ok_or(ProgramError::NotLoaded)?;
+/// Has the kernel verify programs and load them, several at a time: it takes a second of one processor for all of them, and
+/// they do not wait for each other.
+fn verify(ebpf: &mut Ebpf, btf: &aya::Btf, wanted: Vec<Hook>) -> Vec<(&'static str, Result<(), String>)> {
+    let mut programs: HashMap<String, &mut Program> =
+        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    let (known, missing): (Vec<_>, Vec<_>) = wanted
+        .into_iter()
+        .map(|hook| (hook, programs.remove(hook.name)))
+        .partition(|(_, program)| program.is_some());
+    let missing = missing.into_iter().map(|(hook, _)| (hook.name, Err(reason(&ProgramError::NotLoaded))));
+    let mut results: Vec<_> = missing.collect();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+    let queue = Mutex::new(known);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((hook, program)) = next() {
+            if let Some(program) = program {
+                done.push((hook.name, start(program, btf, hook).map_err(|error| reason(&error))));
+            }
+        }
+        done
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        results.extend(work());
+        // What a thread that panicked had loaded counts as not loaded.
+        results.extend(workers.into_iter().filter_map(|worker| worker.join().ok()).flatten());
+    });
+    results
+}
+
+fn start(program: &mut Program, btf: &aya::Btf, hook: Hook) -> Result<(), ProgramError> {
     match hook.kind {
         HookKind::Tracepoint | HookKind::TracepointAs(_) => {
             let program: &mut BtfTracePoint = program.try_into()?;
