@@ -151,10 +151,7 @@ impl Pipeline {
                 self.take(holder, source, bytes, at, now);
             }
             Reading::Flow { holder, sink, magic, assets, bytes, at } => {
-                // The set itself stays whole: its bytes are a sum of their own, beside those of other sets of the same assets.
-                if assets.0 & self.known.0 == 0 {
-                    return;
-                }
+                let Some(assets) = ours(assets, self.known) else { return };
                 self.introduce_if_new(holder, now);
                 if let Some(event) = self.destinations.resolve(sink, magic) {
                     self.apply(event, now);
@@ -396,5 +393,24 @@ const fn kind_of(reading: &Reading) -> &'static str {
         Reading::Act { .. } => "act",
         Reading::Exit { .. } => "exit",
         Reading::Loss(_) => "loss",
+    }
+}
+
+/// The set of a flow, when any asset of it is ours. It stays whole: its bytes are a sum of their own, beside those of other sets
+/// of the same assets.
+const fn ours(assets: AssetSet, known: AssetSet) -> Option<AssetSet> {
+    if assets.0 & known.0 == 0 { None } else { Some(assets) }
+}
+
+#[cfg(test)]
+mod set_tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_holds_the_canary_too_is_no_other_set() {
+        let (known, canary) = (AssetSet(0b11), 1 << 63);
+        assert_eq!(ours(AssetSet(1 | canary), known), Some(AssetSet(1 | canary)));
+        assert_eq!(ours(AssetSet(1), known), Some(AssetSet(1)));
+        assert_eq!(ours(AssetSet(canary), known), None);
     }
 }

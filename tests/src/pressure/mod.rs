@@ -1,14 +1,14 @@
 //! Under pressure: full maps, a flooded ring, floods of processes. Sums must still be upper bounds of the truth, and whatever was
 //! lost must be said.
 
-use std::{fs, process::Command, time::Instant};
+use std::{fs, path::Path, process::Command, time::Instant};
 
 use tests::lab::{
     KIB, MIB,
     alert::{Alert, findings},
     metrics,
     outside::UNCONTROLLED,
-    process::{Finished, resident},
+    process::{Finished, Running, resident},
     wait_for,
 };
 
@@ -40,13 +40,8 @@ fn flows_full(w: &mut World) {
     scene.stop();
 }
 
-/// What a process reads through carriers that have no row counts for what it holds.
-fn takes_full(w: &mut World) {
-    let mut scene = w.prepare();
-    scene.config.limits = vec![("takes", 16)];
-    scene.start();
-    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
-    // Readers that hold on to a row each.
+/// Readers that hold on to a row each.
+fn readers(scene: &Scene<'_>, source: &Path) -> Vec<Running> {
     let mut readers: Vec<_> = (0..24)
         .map(|_| {
             let text =
@@ -57,6 +52,16 @@ fn takes_full(w: &mut World) {
     for reader in &mut readers {
         assert_eq!(reader.line().expect("it holds"), "holding");
     }
+    readers
+}
+
+/// What a process reads through carriers that have no row counts for what it holds.
+fn takes_full(w: &mut World) {
+    let mut scene = w.prepare();
+    scene.config.limits = vec![("takes", 16)];
+    scene.start();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let readers = readers(&scene, &source);
     scene.run(Command::new("cp").arg(&source).arg(&copy));
     let bytes = size(&copy);
     at_least(&mut scene, "WB-0001", bytes);
@@ -74,16 +79,7 @@ fn holders_full(w: &mut World) {
     scene.config.limits = vec![("holders", 16)];
     scene.start();
     let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
-    let mut readers: Vec<_> = (0..24)
-        .map(|_| {
-            let text =
-                format!("f=open({source:?},'rb'); f.read(70000); print('holding', flush=True); input()");
-            scene.spawn(Command::new(World::python()).args(["-c", &text]))
-        })
-        .collect();
-    for reader in &mut readers {
-        assert_eq!(reader.line().expect("it holds"), "holding");
-    }
+    let readers = readers(&scene, &source);
     scene.run(Command::new("cp").arg(&source).arg(&copy));
     let bytes = size(&copy);
     at_least(&mut scene, "WB-0001", bytes);
@@ -186,7 +182,7 @@ fn flood_of_processes(w: &mut World) {
     assert!(others.is_empty(), "{others:?}");
 }
 
-fn forks(scene: &Scene<'_>, own: &std::path::Path, seconds: u64) -> u64 {
+fn forks(scene: &Scene<'_>, own: &Path, seconds: u64) -> u64 {
     let mut command = Command::new(own);
     let forker = scene.spawn(command.args(["work", "forks", &seconds.to_string()]));
     let limit = PATIENCE + std::time::Duration::from_secs(seconds);
