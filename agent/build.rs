@@ -26,7 +26,27 @@ fn main() -> Result<()> {
     let status = cargo.status().context("cannot start the cargo that builds eBPF")?;
     ensure!(status.success(), "the eBPF programs do not build: the lines above say why");
     let object = target.join(toolchain::TARGET).join("release").join(toolchain::PROGRAMS);
-    fs::copy(&object, out.join(toolchain::PROGRAMS))
-        .with_context(|| format!("cannot copy {}", object.display()))?;
-    Ok(())
+    let programs = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let programs = without_debug_information(&programs)
+        .with_context(|| format!("{} is no object of programs", object.display()))?;
+    fs::write(out.join(toolchain::PROGRAMS), programs).context("cannot write the programs")
+}
+
+/// Types and lines are in the BTF, where the kernel reads them. What a debugger would read is four fifths of the object, and
+/// every agent would carry it in memory.
+fn without_debug_information(programs: &[u8]) -> Result<Vec<u8>, object::build::Error> {
+    let mut object = object::build::elf::Builder::read(programs)?;
+    for section in &mut object.sections {
+        section.delete |=
+            [&b".debug_"[..], b".rel.debug_"].iter().any(|debug| section.name.starts_with(debug));
+    }
+    object.delete_orphans();
+    // bpf-linker keeps names of sections and of symbols in one table; the builder writes one for each.
+    let names = object.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut kept = Vec::new();
+    object.write(&mut kept)?;
+    Ok(kept)
 }

@@ -438,7 +438,9 @@ pub const SHARED_ACTS: u32 = 14;
 pub const SHARED_ACTS_TOLD: u32 = 15;
 /// Assets that processes held which have ended since.
 pub const SHARED_GONE: u32 = 16;
-pub const SHARED_WORDS: u32 = 17;
+/// The thread that reads iterators, as `bpf_get_current_pid_tgid` tells it: iterators can be preempted and have scratch of their own.
+pub const SHARED_SCANNER: u32 = 17;
+pub const SHARED_WORDS: u32 = 18;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;

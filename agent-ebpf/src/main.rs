@@ -16,6 +16,7 @@ mod hooks;
 mod kernel;
 mod log;
 mod maps;
+mod scratch;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -17,7 +17,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 
-use crate::hooks::acts::Moved;
+use crate::{hooks::acts::Moved, scratch::Scratch};
 
 const NO_PREALLOC: u32 = 1;
 
@@ -174,37 +174,37 @@ pub(crate) static FACTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 pub(crate) static LOSSES_OF: PerCpuArray<[u64; LOSSES.len()]> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub(crate) static PROCESS_SCRATCH: PerCpuArray<ProcessFact> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static PROCESS_SCRATCH: Scratch<ProcessFact> = Scratch::new();
 
 #[map]
-pub(crate) static HOLDER_SCRATCH: PerCpuArray<HolderValue> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static HOLDER_SCRATCH: Scratch<HolderValue> = Scratch::new();
 
 #[map]
-pub(crate) static OBJECT_SCRATCH: PerCpuArray<ObjectFact> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static OBJECT_SCRATCH: Scratch<ObjectFact> = Scratch::new();
 
 #[map]
-pub(crate) static NAME_SCRATCH: PerCpuArray<NameKey> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static NAME_SCRATCH: Scratch<NameKey> = Scratch::new();
 
 #[map]
-pub(crate) static ADDRESS_SCRATCH: PerCpuArray<SinkKey> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static ADDRESS_SCRATCH: Scratch<SinkKey> = Scratch::new();
 
 #[map]
-pub(crate) static MEMORY_SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static MEMORY_SCRATCH: Scratch<Memory> = Scratch::new();
 
 #[map]
-pub(crate) static ACT_SCRATCH: PerCpuArray<ActKey> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static ACT_SCRATCH: Scratch<ActKey> = Scratch::new();
 
 #[map]
-pub(crate) static MOVED_SCRATCH: PerCpuArray<Moved> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static MOVED_SCRATCH: Scratch<Moved> = Scratch::new();
 
 #[map]
-pub(crate) static SOURCE_SCRATCH: PerCpuArray<(ObjectKey, ObjectValue)> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static SOURCE_SCRATCH: Scratch<(ObjectKey, ObjectValue)> = Scratch::new();
 
 #[map]
-pub(crate) static STORED_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static STORED_SCRATCH: Scratch<u64> = Scratch::new();
 
 #[map]
-pub(crate) static SINK_SCRATCH: PerCpuArray<SinkFact> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static SINK_SCRATCH: Scratch<SinkFact> = Scratch::new();
 
 /// The word `index` of `SHARED`; 0 when there is none.
 #[inline(always)]
@@ -249,7 +249,7 @@ pub(crate) fn lose(slot: u32, amount: u64) {
     if let Some(counts) = LOSSES_OF.get_ptr_mut(0)
         && (slot as usize) < LOSSES.len()
     {
-        // SAFETY: a per-CPU word within the array; programs on one CPU do not interleave within an addition.
+        // SAFETY: a per-CPU word within the array. An iterator that is preempted within the addition can miss one.
         unsafe { *(counts as *mut u64).add(slot as usize) += amount };
     }
 }
@@ -277,6 +277,15 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
 pub(crate) unsafe fn join(word: *mut u64, bits: u64) {
     // SAFETY: the caller's. An atomic OR needs kernel 5.12 and the v3 instruction set.
     unsafe { core::ptr::write_volatile(word, core::ptr::read_volatile(word) | bits) };
+}
+
+/// The word `index` of `SHARED` becomes `value`; for words of one writer.
+#[inline(always)]
+pub(crate) fn set_shared(index: u32, value: u64) {
+    if let Some(word) = SHARED.get_ptr_mut(index) {
+        // SAFETY: a word of an array map; an aligned store does not tear.
+        unsafe { core::ptr::write_volatile(word, value) };
+    }
 }
 
 /// The word `index` of `SHARED` grows by `amount`.

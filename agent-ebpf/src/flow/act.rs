@@ -49,8 +49,8 @@ pub(crate) fn dumped(task: Task) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_act(actor: u64, victim: u64, kind: u32, number: u32, assets: u64) -> u32 {
-    let Some(key) = ACT_SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(key) = ACT_SCRATCH.row() else { return 0 };
+    // SAFETY: a row of this program's alone.
     let key = unsafe {
         (*key).actor = Task(actor).holder_key().unwrap_or(NOBODY);
         (*key).victim = match victim {

@@ -154,8 +154,8 @@ fn insert(key: &HolderKey, parent: &HolderKey, assets: u64, inherited: u64, spre
         overflow(key.tgid, assets, inherited, spreads);
         return;
     }
-    let Some(value) = HOLDER_SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's scratch; programs that use it do not nest. What is not written here stays zero for ever.
+    let Some(value) = HOLDER_SCRATCH.row() else { return };
+    // SAFETY: a row of this program's alone. What is not written here stays zero for ever.
     let inserted = unsafe {
         (*value).assets = assets;
         (*value).taken = inherited;

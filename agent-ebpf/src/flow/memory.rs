@@ -59,8 +59,8 @@ fn row(holder: &HolderKey) -> Option<*mut Memory> {
         return Some(row);
     }
     // Nobody writes into this scratch: it is a row of zeros, which is too large for the stack.
-    let empty = MEMORY_SCRATCH.get_ptr(0)?;
-    // SAFETY: this CPU's scratch.
+    let empty = MEMORY_SCRATCH.row()?;
+    // SAFETY: a row of this program's alone.
     let _ = MEMORY.insert(holder, unsafe { &*empty }, 1);
     let row = MEMORY.get_ptr_mut(holder);
     if row.is_none() {

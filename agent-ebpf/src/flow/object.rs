@@ -32,7 +32,7 @@ pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
 /// As [`source`], where it was found: valid until the next search.
 #[inline(always)]
 pub(crate) fn source_here(file: File) -> Option<*const (ObjectKey, ObjectValue)> {
-    if flow_source(file.0) == 0 { None } else { SOURCE_SCRATCH.get_ptr(0) }
+    if flow_source(file.0) == 0 { None } else { SOURCE_SCRATCH.row().map(<*mut _>::cast_const) }
 }
 
 /// Leaves what it finds in this CPU's `SOURCE_SCRATCH`; whether it did.
@@ -41,8 +41,8 @@ pub(crate) fn source_here(file: File) -> Option<*const (ObjectKey, ObjectValue)>
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_source(file: u64) -> u32 {
-    let Some(found) = SOURCE_SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(found) = SOURCE_SCRATCH.row() else { return 0 };
+    // SAFETY: a row of this program's alone.
     u32::from(find_source(File(file), unsafe { &mut *found }).is_some())
 }
 
@@ -225,8 +225,8 @@ fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(Ob
     if OBJECTS.insert(key, &value, 0).is_err() {
         lose(LOSS_OBJECTS_FULL, 1);
     }
-    if let Some(fact) = OBJECT_SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+    if let Some(fact) = OBJECT_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
         unsafe {
             (*fact).fact = FACT_OBJECT;
             (*fact).asset = asset;
@@ -244,8 +244,8 @@ fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(Ob
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_send_object(dentry: u64) -> u32 {
-    let Some(fact) = OBJECT_SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(fact) = OBJECT_SCRATCH.row() else { return 0 };
+    // SAFETY: a row of this program's alone.
     unsafe {
         path::write(Dentry(dentry), &raw mut (*fact).path);
         if FACTS.output::<ObjectFact>(&*fact, 0).is_err() {
@@ -288,7 +288,7 @@ fn directory(entry: Dentry) -> Option<ObjectKey> {
 
 #[inline(always)]
 fn by_name(directory: &ObjectKey, entry: Dentry) -> u32 {
-    let Some(key) = NAME_SCRATCH.get_ptr_mut(0) else { return NOT_PROTECTED };
+    let Some(key) = NAME_SCRATCH.row() else { return NOT_PROTECTED };
     let Some(name) = entry.name() else { return NOT_PROTECTED };
     // SAFETY: this CPU's scratch; the buffer takes a whole name.
     unsafe {

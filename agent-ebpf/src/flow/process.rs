@@ -23,8 +23,8 @@ const UNKNOWN: ObjectKey = ObjectKey { dev: 0, generation: 0, ino: 0 };
 /// Notes the identity of `task`'s process. `own_memory`: it is the running task, whose arguments can be read.
 #[inline(always)]
 pub(crate) fn note(task: Task, key: &HolderKey, own_memory: bool) {
-    let Some(fact) = PROCESS_SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(fact) = PROCESS_SCRATCH.row() else { return };
+    // SAFETY: a row of this program's alone.
     unsafe {
         (*fact).fact = FACT_PROCESS;
         (*fact).uid = task.uid().unwrap_or(u32::MAX);

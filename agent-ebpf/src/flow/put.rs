@@ -194,8 +194,8 @@ fn describe(sink: &SinkKey, magic: u64, file: File) {
     if sink.kind == SINK_OTHER || sink.kind == SINK_PROCESS {
         return;
     }
-    if let Some(fact) = SINK_SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+    if let Some(fact) = SINK_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
         unsafe {
             (*fact).fact = FACT_SINK;
             (*fact).reserved = 0;
@@ -212,8 +212,8 @@ fn describe(sink: &SinkKey, magic: u64, file: File) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_send_sink(dentry: u64) -> u32 {
-    let Some(fact) = SINK_SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(fact) = SINK_SCRATCH.row() else { return 0 };
+    // SAFETY: a row of this program's alone.
     unsafe {
         path::write(Dentry(dentry), &raw mut (*fact).path);
         if FACTS.output::<SinkFact>(&*fact, 0).is_err() {

@@ -115,8 +115,8 @@ const MESSAGE_BYTES: u64 = 64;
 // it answers in scratch memory, because a global function takes no pointer.
 #[inline(always)]
 fn address_of_call(sink: &mut SinkKey) {
-    if let Some(found) = ADDRESS_SCRATCH.get_ptr(0) {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+    if let Some(found) = ADDRESS_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
         let found = unsafe { &*found };
         if found.kind == SINK_PEER {
             (sink.dev, sink.port, sink.id) = (found.dev, found.port, found.id);
@@ -127,8 +127,8 @@ fn address_of_call(sink: &mut SinkKey) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_address(sock: u64) -> u32 {
-    if let Some(scratch) = ADDRESS_SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+    if let Some(scratch) = ADDRESS_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
         let sink = unsafe { &mut *scratch };
         // Of a kind that says that nothing was found.
         *sink = SinkKey {

@@ -124,8 +124,8 @@ extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
 /// Leaves the assets of the store that was read from for [`flow_take_stored`].
 #[inline(always)]
 pub(super) fn stored(assets: u64) {
-    if let Some(scratch) = STORED_SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+    if let Some(scratch) = STORED_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
         unsafe { *scratch = assets };
     }
 }
@@ -133,8 +133,8 @@ pub(super) fn stored(assets: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_take_stored(task: u64, bytes: u64) -> u64 {
-    // SAFETY: this CPU's scratch, written by `flow_take`; programs that use it do not nest.
-    match STORED_SCRATCH.get_ptr(0).map(|assets| unsafe { *assets }) {
+    // SAFETY: a row of this program's alone, written by `flow_take`.
+    match STORED_SCRATCH.row().map(|assets| unsafe { *assets }) {
         Some(assets) if assets != 0 => store::flow_take_store(task, assets, bytes),
         _ => 0,
     }

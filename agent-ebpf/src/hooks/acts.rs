@@ -301,8 +301,8 @@ pub(super) fn moved() {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_moved(which: u32) -> u32 {
-    let Some(moved) = MOVED_SCRATCH.get_ptr(0) else { return 0 };
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let Some(moved) = MOVED_SCRATCH.row() else { return 0 };
+    // SAFETY: a row of this program's alone.
     let Moved { one, two, taken, put } = unsafe { *moved };
     let file = if which == 0 { one } else { two };
     if file != 0 {
@@ -315,9 +315,9 @@ extern "C" fn flow_moved(which: u32) -> u32 {
 
 #[inline(always)]
 fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
-    let Some(moved) = MOVED_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(moved) = MOVED_SCRATCH.row() else { return 0 };
     let address = |file: Option<File>| file.map_or(0, |file| file.0);
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    // SAFETY: a row of this program's alone.
     unsafe { *moved = Moved { one: address(one), two: address(two), taken, put } };
     1
 }

@@ -15,6 +15,7 @@ use crate::{
     flow::{carrier, hold, is_agent, map, object, process, space, store, take::on_take},
     kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
+    scratch,
 };
 
 /// Context of an iterator: `struct bpf_iter__task…`, words in the order of its members.
@@ -38,6 +39,7 @@ const FILE: usize = 3;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 extern "C" fn scan_processes(ctx: *mut c_void) -> i32 {
+    scratch::scan();
     note_process(Task(word(&IterContext(ctx), TASK)));
     0
 }
@@ -67,6 +69,7 @@ fn note_process(task: Task) -> Option<()> {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn scan_files(ctx: *mut c_void) -> i32 {
+    scratch::scan();
     let ctx = IterContext(ctx);
     let (task, file) = (Task(word(&ctx, TASK)), File(word(&ctx, FILE)));
     on_take(task, file, note_file(task, file));
@@ -145,6 +148,7 @@ fn raw(task: Task, file: File, inode: Inode, key: &ObjectKey, value: &ObjectValu
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 extern "C" fn scan_marks(ctx: *mut c_void) -> i32 {
+    scratch::scan();
     unmark(Task(word(&IterContext(ctx), TASK)));
     0
 }
@@ -174,6 +178,7 @@ fn unmark(task: Task) -> Option<()> {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_vma")]
 extern "C" fn scan_mappings(ctx: *mut c_void) -> i32 {
+    scratch::scan();
     let ctx = IterContext(ctx);
     note_mapping(Task(word(&ctx, TASK)), Vma(word(&ctx, VMA)));
     0

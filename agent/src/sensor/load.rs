@@ -182,6 +182,22 @@ pub struct Setup {
     pub cgroup: Option<PathBuf>,
 }
 
+/// What the kernel has is not needed in memory again; who asks for it after all has it read from the file.
+fn give_back(object: &'static [u8]) {
+    let page = rustix::param::page_size();
+    let start = object.as_ptr().align_offset(page);
+    let whole = object.len().saturating_sub(start) / page * page;
+    if whole > 0 {
+        // SAFETY: whole pages of a constant, which are mapped from the program's file and were never written.
+        let given = unsafe {
+            libc::madvise(object.as_ptr().add(start).cast_mut().cast(), whole, libc::MADV_DONTNEED)
+        };
+        if given != 0 {
+            tracing::debug!(error = %io::Error::last_os_error(), "the programs stay in memory");
+        }
+    }
+}
+
 /// Loads the programs into the kernel; attaches them too when they are to run.
 pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, SensorError> {
     raise_memlock();
@@ -296,6 +312,7 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
             }
         }
     }
+    give_back(OBJECT);
     let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
     let (adopted, layout) = adoption.map_or((None, None), |adoption| adoption.done(gaps));
     Ok(Loaded { ebpf, hooks, links, log, adopted, layout })
