@@ -163,5 +163,6 @@ fields! {
     RING_OLD_FILES = "io_ring_ctx", "nr_user_files", false;
     RING_OLD_TABLE = "io_ring_ctx", "file_table.files", false;
     NODE_FILE = "io_rsrc_node", "file_ptr", false;
+    BPF_MAP_VALUE = "bpf_map", "value_size", true;
     BPRM_EXECFD = "linux_binprm", "execfd", true;
 }

@@ -26,6 +26,9 @@ const ANON_INODES_MAGIC: u64 = 0x0904_1934;
 pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub(crate) const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
+pub(crate) const PROC_MAGIC: u64 = 0x9fa0;
+pub(crate) const XFS_MAGIC: u64 = 0x5846_5342;
+pub(crate) const BTRFS_MAGIC: u64 = 0x9123_683e;
 const FMODE_WRITE: u32 = 2;
 /// `thread_info.status`: this system call came through the 32-bit entry.
 const TS_COMPAT: u32 = 2;
@@ -295,7 +298,9 @@ impl File {
 
     #[inline(always)]
     fn overlay_real(self) -> Option<Self> {
-        if self.inode()?.magic()? != OVERLAYFS_MAGIC {
+        let inode = self.inode()?;
+        // Of a FIFO or a directory there, the private data is something else.
+        if inode.magic()? != OVERLAYFS_MAGIC || inode.kind()? != S_IFREG {
             return None;
         }
         let private = pointer(self.0, &FILE_PRIVATE_DATA)?;
@@ -311,6 +316,14 @@ impl File {
             Ok(0) | Err(_) => None,
             Ok(real) => Some(Self(real)),
         }
+    }
+
+    /// The map behind a descriptor of one, and the bytes of a value: (address of its `struct bpf_map`, bytes).
+    #[inline(always)]
+    pub(crate) fn bpf_map(self) -> Option<(u64, u64)> {
+        let map = pointer(self.0, &FILE_PRIVATE_DATA)?;
+        let value: u32 = field(map, &BPF_MAP_VALUE)?;
+        Some((map, u64::from(value)))
     }
 
     /// A group of fanotify, whose events are read with open files of what they tell of. The name is that of

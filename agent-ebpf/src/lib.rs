@@ -59,6 +59,8 @@ pub const DEV_SEGMENT: u32 = 0xffff_fff8;
 pub const DEV_FAMILY: u32 = 0xffff_fff9;
 /// `dev` of all channels of one class together, where which one a call used is not told; `ino` is one of the `CLASS_`.
 pub const DEV_CLASS: u32 = 0xffff_fffa;
+/// `dev` of a BPF map: `ino` is the address of its `struct bpf_map`.
+pub const DEV_BPF: u32 = 0xffff_fffb;
 /// `dev` of what holders answer through `/dev/fuse`, of all connections together; `ino` is 0.
 pub const DEV_FUSE: u32 = 0xffff_fffe;
 
@@ -66,6 +68,8 @@ pub const DEV_FUSE: u32 = 0xffff_fffe;
 pub const CLASS_UNIX_DATAGRAMS: u64 = 1;
 /// Extended attributes of files.
 pub const CLASS_ATTRIBUTES: u64 = 2;
+/// Values of System V semaphores.
+pub const CLASS_SEMAPHORES: u64 = 3;
 /// Shared memory of which only the slot is known; the slot is added to it.
 pub const CLASS_MEMORY: u64 = 128;
 /// Netlink messages; the protocol is added to it.

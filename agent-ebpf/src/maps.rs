@@ -57,9 +57,9 @@ pub(crate) static OBJECTS: HashMap<ObjectKey, ObjectValue> = HashMap::with_max_e
 #[map]
 pub(crate) static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);
 
-/// Filesystems that store an asset, and one of their assets (user space): other opens need no walk.
+/// Filesystems that store assets, and which (user space): other opens need no walk.
 #[map]
-pub(crate) static DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
+pub(crate) static DEVICES: HashMap<u32, u64> = HashMap::with_max_entries(1 << 12, NO_PREALLOC);
 
 #[map]
 pub(crate) static HOLDERS: HashMap<HolderKey, HolderValue> = HashMap::with_max_entries(1 << 16, NO_PREALLOC);

@@ -68,6 +68,13 @@ pub const GETFD: u8 = 26;
 /// (fd, …): the kernel reads all of the file.
 pub const LOAD: u8 = 27;
 
+/// remap_file_pages(addr, size, …): the mapping there shows another part of its file.
+pub const SLIDE: u8 = 28;
+/// fallocate(fd, mode, offset, length): by some modes another part of the file comes below its mappings.
+pub const SHIFT: u8 = 29;
+/// getsockopt(fd, level, option, …): one of them receives.
+pub const OPTION: u8 = 30;
+
 /// Something that can be done against the agent; told apart by number.
 pub const TAMPER: u8 = 64;
 
@@ -118,8 +125,12 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (311, VM_WRITE),     // process_vm_writev
     (313, LOAD),         // finit_module
     (320, LOAD),         // kexec_file_load
+    (216, SLIDE),        // remap_file_pages
+    (285, SHIFT),        // fallocate
+    (55, OPTION),        // getsockopt
     // Of the x32 ABI only.
     (521, TRACE),        // ptrace
+    (542, OPTION),       // getsockopt
     (539, VM_READ),      // process_vm_readv
     (540, VM_WRITE),     // process_vm_writev
     (514, IOCTL),        // ioctl
@@ -147,6 +158,7 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (30, ATTACH),        // shmat
     (69, CHANNEL),       // msgsnd
     (70, CHANNEL),       // msgrcv
+    (66, CHANNEL),       // semctl
     (188, CHANNEL),      // setxattr
     (189, CHANNEL),      // lsetxattr
     (190, CHANNEL),      // fsetxattr
@@ -214,6 +226,10 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (347, VM_READ),      // process_vm_readv
     (348, VM_WRITE),     // process_vm_writev
     (350, LOAD),         // finit_module
+    (257, SLIDE),        // remap_file_pages
+    (324, SHIFT),        // fallocate
+    (365, OPTION),       // getsockopt
+    (359, OPEN),         // socket
     (42, CONNECT),       // pipe
     (248, SUBMIT),       // io_submit
     (331, CONNECT),      // pipe2
@@ -237,6 +253,7 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (397, ATTACH),       // shmat
     (400, CHANNEL),      // msgsnd
     (401, CHANNEL),      // msgrcv
+    (394, CHANNEL),      // semctl
     (418, CHANNEL),      // mq_timedsend_time64
     (419, READ),         // mq_timedreceive_time64
     (463, CHANNEL),      // setxattrat

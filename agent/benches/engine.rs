@@ -325,6 +325,7 @@ fn asset(n: usize) -> Arc<Asset> {
         name: format!("model-{n}"),
         kind: AssetKind::Weights,
         bytes: 141_000_000_000,
+        most: 141_000_000_000,
         has_readers: true,
     })
 }

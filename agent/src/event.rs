@@ -114,6 +114,9 @@ pub struct Asset {
     pub kind: AssetKind,
     /// Total size of its files in bytes.
     pub bytes: u64,
+    /// Bytes that were ever in it, as far as the ledger knows: where files were replaced or cut, whoever took what was there
+    /// still has it. No bound of what was taken is larger.
+    pub most: u64,
     /// Whether a reader list is configured (without one WB-0004 only learns).
     pub has_readers: bool,
 }
@@ -127,6 +130,7 @@ impl Asset {
             name: String::new(),
             kind: AssetKind::Associated,
             bytes: 0,
+            most: 0,
             has_readers: false,
         }
     }

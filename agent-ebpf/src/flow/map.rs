@@ -58,14 +58,28 @@ pub(crate) fn on_attach(task: Task, id: u64, writes: bool) {
     memory::share(task, &segment, 0, 0, writes);
 }
 
-/// The assets of a carrier.
+/// The assets of a carrier that shows what is put into it later: a file of its own. What a server answers, and a device or a
+/// filesystem over a carrier, is taken while it is mapped.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_carried(file: u64) -> u64 {
-    match object::source(File(file)) {
-        // What a server answers is taken while it is mapped, and by no store of others.
-        Some((_, object)) if object.kind >= OBJECT_CARRIER && object.kind != OBJECT_STREAM => object.assets,
-        _ => 0,
+    let file = File(file);
+    match object::source_here(file) {
+        // SAFETY: a row of this program's alone, which was written just now.
+        Some(found) => unsafe {
+            let object = &(*found).1;
+            let carries = object.kind >= OBJECT_CARRIER && object.kind != OBJECT_STREAM;
+            if carries && is_of(file, &(*found).0) { object.assets } else { 0 }
+        },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn is_of(file: File, key: &ObjectKey) -> bool {
+    match file.backing().inode().and_then(Inode::key) {
+        Some(own) => own == *key,
+        None => false,
     }
 }
 

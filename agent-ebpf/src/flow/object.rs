@@ -214,8 +214,8 @@ pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectVa
         return Some((key, value));
     }
     // SAFETY: copied out at once.
-    let fallback = *unsafe { DEVICES.get(key.dev) }?;
-    let asset = flow_walk(file.dentry()?.0, fallback);
+    let stored = *unsafe { DEVICES.get(key.dev) }?;
+    let asset = flow_walk(file.dentry()?.0, stored.trailing_zeros());
     if asset == NOT_PROTECTED { None } else { register(&key, asset, file, inode) }
 }
 

@@ -2,7 +2,9 @@
 
 use super::{carrier, hold, now, path, reach, row, send};
 use crate::{
-    kernel::{Dentry, File, Inode, MQUEUE_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task},
+    kernel::{
+        Dentry, File, Inode, MQUEUE_MAGIC, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task,
+    },
     maps::{FACTS, FLOWS, SINK_SCRATCH, SINKS, SOCKETS_COUNTED, add, lose},
 };
 use agent_ebpf::{
@@ -111,8 +113,9 @@ fn sink_of(inode: Inode) -> Option<SinkKey> {
             Some(sink)
         }
         kind @ (S_IFREG | S_IFIFO) => {
-            // A POSIX message queue is a regular file of a filesystem of its own, out of which only processes read.
-            let is_file = kind == S_IFREG && inode.magic() != Some(MQUEUE_MAGIC);
+            // A POSIX message queue is a regular file of a filesystem of its own, out of which only processes read; so is the
+            // memory of a process.
+            let is_file = kind == S_IFREG && !matches!(inode.magic(), Some(MQUEUE_MAGIC | PROC_MAGIC));
             let kind = if is_file { SINK_FILE } else { SINK_PROCESS };
             Some(of_object(kind, &inode.key()?))
         }

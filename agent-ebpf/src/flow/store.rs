@@ -13,8 +13,8 @@ use agent_ebpf::{
 
 use super::{act, hold, object, take};
 use crate::{
-    kernel::{File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task},
-    maps::{OBJECTS, SHARED, STORES, lose, shared},
+    kernel::{BTRFS_MAGIC, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task, XFS_MAGIC},
+    maps::{DEVICES, OBJECTS, SHARED, STORES, lose, shared},
 };
 
 /// `MKDEV(MISC_MAJOR, MAPPER_CTRL_MINOR)`.
@@ -101,8 +101,31 @@ pub(crate) fn is_control(file: File) -> bool {
     match inode.kind() {
         Some(S_IFBLK) => true,
         Some(S_IFCHR) => inode.rdev().is_some_and(|device| device == MAPPER_CONTROL),
-        _ => false,
+        _ => of_volume(file).is_some(),
     }
+}
+
+/// The assets of the filesystem that `file` is of, if that is of a kind that opens or sends files by an ioctl on any other: XFS
+/// by handle, btrfs as a stream.
+#[inline(always)]
+pub(crate) fn of_volume(file: File) -> Option<u64> {
+    let inode = file.inode()?;
+    match inode.magic()? {
+        // SAFETY: copied out at once.
+        XFS_MAGIC | BTRFS_MAGIC => unsafe { DEVICES.get(inode.key()?.dev) }.copied(),
+        _ => None,
+    }
+}
+
+/// `task` had the kernel read all of `assets`. Returns the assets that it spreads from now on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_stream(task: u64, assets: u64, bytes: u64) -> u64 {
+    if !take::become_holder(Task(task), assets) {
+        return 0;
+    }
+    act::note(Task(task), ACT_RAW_IMAGE, 0, assets);
+    flow_take_store(task, assets, bytes)
 }
 
 /// A read of `bytes` from a store takes of each of its assets. Whoever reads must be a holder of them already.

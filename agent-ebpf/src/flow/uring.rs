@@ -7,7 +7,7 @@
 
 use agent_ebpf::{
     MARK_HOLDER, MARK_SHARED, MARK_WATCHED, REQUEST_PUT, REQUEST_TAKE, REQUEST_THROUGH, RequestKey,
-    RequestValue,
+    RequestValue, SHARED_GONE,
     requests::{self, OPERATIONS, TABLE},
 };
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -17,12 +17,12 @@ use super::{
     map::on_grow,
     open::{NO_DESCRIPTOR, on_open},
     put::{on_put, on_put_unknown},
-    space,
-    take::on_take,
+    space, store,
+    take::{become_holder, on_take},
 };
 use crate::{
     kernel::{File, S_IFBLK, S_IFCHR, S_IFREG, Task, UringRequest, UringRing},
-    maps::{FILES_NAMED, RECEIVES_COUNTED, REQUESTS, SOCKETS_COUNTED, add, mark, marks},
+    maps::{FILES_NAMED, RECEIVES_COUNTED, REQUESTS, SOCKETS_COUNTED, add, mark, marks, shared},
 };
 
 // IOSQE_….
@@ -60,10 +60,17 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
     if space::may_bring(marked) {
         marked = space::bring(task, tgid);
     }
-    if let Some(maker) = stranger(ring, task) {
-        // The buffers that are registered with the ring are the maker's memory.
-        space::lend(maker, task);
-        marked = marks(tgid);
+    // The buffers that are registered with the ring are the maker's memory.
+    match stranger(ring, task) {
+        Maker::Own => {}
+        Maker::Other(maker) => {
+            space::lend(maker, task);
+            marked = marks(tgid);
+        }
+        Maker::Ended => {
+            carrier::adopt(task, flow_hold_ended(task.0, MOST));
+            marked = marks(tgid);
+        }
     }
     let flags = request.flags();
     match kind {
@@ -79,11 +86,32 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
     Some(())
 }
 
-/// Whose memory the ring's registered buffers are, if not `task`'s.
+/// Whose memory the ring's registered buffers are.
+enum Maker {
+    Own,
+    Other(Task),
+    /// It ended or executed another program. The ring keeps its buffers.
+    Ended,
+}
+
 #[inline(always)]
-fn stranger(ring: UringRing, task: Task) -> Option<Task> {
-    let (maker, own) = (ring.memory()?, task.mm()?);
-    if maker.0 == own.0 { None } else { maker.owner() }
+fn stranger(ring: UringRing, task: Task) -> Maker {
+    match (ring.memory(), task.mm()) {
+        (Some(maker), Some(own)) if maker.0 != own.0 => maker.owner().map_or(Maker::Ended, Maker::Other),
+        _ => Maker::Own,
+    }
+}
+
+/// Makes `task`'s process a holder of what processes held that are no more, with `bytes` of each. Returns the assets that it
+/// spreads from now on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_hold_ended(task: u64, bytes: u64) -> u64 {
+    let assets = shared(SHARED_GONE);
+    if assets == 0 || !become_holder(Task(task), assets) {
+        return 0;
+    }
+    store::flow_take_store(task, assets, bytes)
 }
 
 #[inline(always)]
@@ -202,7 +230,7 @@ pub(crate) fn completed(request: UringRequest, result: i32) -> Option<()> {
         requests::TAKE | requests::TAKE_VECTORS => {
             let file = request.file()?;
             on_take(task, file, bytes);
-            if let Some(maker) = stranger(ring, task) {
+            if let Maker::Other(maker) = stranger(ring, task) {
                 on_take(maker, file, bytes);
             }
         }

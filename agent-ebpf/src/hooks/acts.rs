@@ -13,8 +13,11 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use super::registers::{argument_32, argument_64};
 use crate::{
     flow::{
+        carrier,
+        map::on_grow,
         object,
-        put::on_put,
+        open::{NO_DESCRIPTOR, on_open},
+        put::{on_put, on_put_unknown},
         reach::{flow_find, on_inject, on_reach, on_reach_gone},
         store,
         take::on_take,
@@ -249,11 +252,20 @@ const DM_TABLE_LOAD: u64 = 0xc138_fd09;
 const EXT4_IOC_MOVE_EXT: u64 = 0xc028_660f;
 /// `_IOW('X', 129, struct xfs_exchange_range)`.
 const XFS_IOC_EXCHANGE_RANGE: u64 = 0x4028_5881;
+/// `_IOW('X', 131, struct xfs_commit_range)`, which begins as the one before.
+const XFS_IOC_COMMIT_RANGE: u64 = 0x4058_5883;
+/// `_IO('f', 17)`: all of the file changes places with that of the boot loader's inode, and both get new generations.
+const EXT4_IOC_SWAP_BOOT: u64 = 0x6611;
+/// `_IOW('v', 2, long)`, `_IOW('f', 4, long)`, and what they are to i386: a new generation.
+const SET_VERSION: [u64; 4] = [0x4008_7602, 0x4008_6604, 0x4004_7602, 0x4004_6604];
 /// `_IOWR('X', 109, struct xfs_swapext)`.
 const XFS_IOC_SWAPEXT: u64 = 0xc0c0_586d;
 /// `_IOR` and `_IOW(BTRFS_IOCTL_MAGIC, 64, struct btrfs_ioctl_encoded_io_args)`.
 const BTRFS_IOC_ENCODED_READ: u64 = 0x8080_9440;
 const BTRFS_IOC_ENCODED_WRITE: u64 = 0x4080_9440;
+/// `_IOW(BTRFS_IOCTL_MAGIC, 38, struct btrfs_ioctl_send_args)`, and what it is to i386.
+const BTRFS_IOC_SEND: u64 = 0x4048_9426;
+const BTRFS_IOC_SEND_32: u64 = 0x4044_9426;
 const SG_IO: u64 = 0x2285;
 /// `_IOWR('N', …)` with `struct nvme_passthru_cmd` and `struct nvme_passthru_cmd64`.
 const NVME_IOCTL_ADMIN_CMD: u64 = 0xc048_4e41;
@@ -275,6 +287,10 @@ pub(crate) struct Moved {
     two: u64,
     taken: u64,
     put: u64,
+    /// The first became another file for us, under the same descriptor.
+    is_renumbered: bool,
+    /// Assets that the kernel read all of, and put where it was told to before the call returned.
+    streamed: u64,
 }
 
 /// A process that is watched made the kernel do something with files. Not 0: [`moved`] has to count what it moved.
@@ -292,9 +308,25 @@ pub(super) fn controlled(registers: u64, number: usize, result: u64) -> u32 {
 ///
 /// VERIFIER: called by the program itself, so that neither is on the other's stack («combined stack size»).
 #[inline(always)]
-pub(super) fn moved() {
+pub(super) fn moved(tgid: u32) {
+    renumbered(tgid);
+    streamed();
     flow_moved(0);
     flow_moved(1);
+}
+
+/// A file has another identity from now on: whoever has it open has opened that one, and what it was taken for before counts for
+/// all that the process holds.
+#[inline(never)]
+fn renumbered(tgid: u32) {
+    let Some(moved) = MOVED_SCRATCH.row() else { return };
+    // SAFETY: a row of this program's alone.
+    let (file, taken, is_renumbered) = unsafe { ((*moved).one, (*moved).taken, (*moved).is_renumbered) };
+    if is_renumbered {
+        let task = Task::current();
+        on_open(task, tgid, NO_DESCRIPTOR, File(file));
+        on_grow(task, taken);
+    }
 }
 
 /// What was left for the first or the second file.
@@ -303,7 +335,7 @@ pub(super) fn moved() {
 extern "C" fn flow_moved(which: u32) -> u32 {
     let Some(moved) = MOVED_SCRATCH.row() else { return 0 };
     // SAFETY: a row of this program's alone.
-    let Moved { one, two, taken, put } = unsafe { *moved };
+    let Moved { one, two, taken, put, .. } = unsafe { *moved };
     let file = if which == 0 { one } else { two };
     if file != 0 {
         let task = Task::current();
@@ -313,12 +345,28 @@ extern "C" fn flow_moved(which: u32) -> u32 {
     0
 }
 
+/// Whoever reads a pipe that the kernel puts a stream into has read it by now: it counts as gone to a place that is not known,
+/// beside the one that was named.
+#[inline(never)]
+fn streamed() {
+    let Some(moved) = MOVED_SCRATCH.row() else { return };
+    // SAFETY: a row of this program's alone.
+    let assets = unsafe { (*moved).streamed };
+    if assets != 0 {
+        let task = Task::current();
+        carrier::adopt(task, store::flow_stream(task.0, assets, MOST));
+        on_put_unknown(task, MOST);
+    }
+}
+
 #[inline(always)]
 fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
     let Some(moved) = MOVED_SCRATCH.row() else { return 0 };
     let address = |file: Option<File>| file.map_or(0, |file| file.0);
     // SAFETY: a row of this program's alone.
-    unsafe { *moved = Moved { one: address(one), two: address(two), taken, put } };
+    unsafe {
+        *moved = Moved { one: address(one), two: address(two), taken, put, is_renumbered: false, streamed: 0 }
+    };
     1
 }
 
@@ -342,7 +390,7 @@ fn ordered(call: Call) -> Option<u32> {
             return Some(exchanged(call, extent[0] >> 32, extent[4] << 12));
         }
         // struct xfs_exchange_range: file1_fd, pad, file1_offset, file2_offset, length, flags.
-        XFS_IOC_EXCHANGE_RANGE => {
+        XFS_IOC_EXCHANGE_RANGE | XFS_IOC_COMMIT_RANGE => {
             // SAFETY: the helper checks the address.
             let range = unsafe { bpf_probe_read_user(argument as *const [u64; 4]) }.ok()?;
             return Some(exchanged(call, range[0], range[3]));
@@ -355,10 +403,13 @@ fn ordered(call: Call) -> Option<u32> {
             let bytes = size(one) + size(two);
             return Some(leave(Some(one), Some(two), bytes, bytes));
         }
+        EXT4_IOC_SWAP_BOOT => return Some(renumber(call)),
+        command if is_set_version(command) => return Some(renumber(call)),
         // What is moved is compressed; `len` is what it stands for.
         BTRFS_IOC_ENCODED_READ => {
             return Some(leave(call.file(call.argument(0)), None, encoded(argument)? + call.result, 0));
         }
+        BTRFS_IOC_SEND | BTRFS_IOC_SEND_32 => return streams(call, argument),
         BTRFS_IOC_ENCODED_WRITE => {
             return Some(leave(call.file(call.argument(0)), None, 0, encoded(argument)? + call.result));
         }
@@ -375,6 +426,40 @@ fn ordered(call: Call) -> Option<u32> {
         _ => {}
     }
     None
+}
+
+#[inline(always)]
+fn is_set_version(command: u64) -> bool {
+    command == SET_VERSION[0]
+        || command == SET_VERSION[1]
+        || command == SET_VERSION[2]
+        || command == SET_VERSION[3]
+}
+
+/// A snapshot is written to a descriptor, with what its files contain.
+#[inline(always)]
+fn streams(call: Call, argument: u64) -> Option<u32> {
+    let assets = store::of_volume(call.file(call.argument(0))?)?;
+    // SAFETY: the helper checks the address.
+    let to = unsafe { bpf_probe_read_user(argument as *const u64) }.ok()?;
+    let left = leave(call.file(to), None, 0, MOST);
+    if let Some(moved) = MOVED_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
+        unsafe { (*moved).streamed = assets };
+    }
+    Some(left)
+}
+
+#[inline(always)]
+fn renumber(call: Call) -> u32 {
+    let file = call.file(call.argument(0));
+    let bytes = file.map_or(0, size);
+    let left = leave(file, None, bytes, bytes);
+    if let Some(moved) = MOVED_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
+        unsafe { (*moved).is_renumbered = file.is_some() };
+    }
+    left
 }
 
 /// Bytes that a command to a disk moves, in a direction that only the disk knows.

@@ -1,4 +1,4 @@
-//! System calls that use a channel without a descriptor: System V messages, kernel keys, extended attributes, the lengths of
+//! System calls that use a channel without a descriptor: System V messages and semaphores, kernel keys, extended attributes, the lengths of
 //! POSIX messages.
 //!
 //! Numbers are those of `arch/x86/entry/syscalls/syscall_{64,32}.tbl`. Misses: descriptions of keys as `/proc/keys` shows
@@ -9,7 +9,7 @@ use crate::flow::{
     channel::{class, on_put, on_take},
     map, put,
 };
-use agent_ebpf::{CLASS_ATTRIBUTES, DEV_KEY, DEV_MESSAGES, ObjectKey};
+use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, ObjectKey};
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
 const LARGEST_ATTRIBUTE: u64 = 65_536;
@@ -30,6 +30,7 @@ enum Use {
     AttributeGetAt,
     KeyAdd,
     KeyControl,
+    SemaphoreControl,
     /// ipc(call, first, second, third, pointer): 32-bit only.
     Ipc,
 }
@@ -46,6 +47,7 @@ fn meaning(number: usize, compat: bool) -> Option<Use> {
         (_, 464) => Use::AttributeGetAt,
         (false, 248) | (true, 286) => Use::KeyAdd,
         (false, 250) | (true, 288) => Use::KeyControl,
+        (false, 66) | (true, 394) => Use::SemaphoreControl,
         (true, 117) => Use::Ipc,
         _ => return None,
     })
@@ -72,6 +74,7 @@ pub(super) fn channelled(call: &Call, number: usize) {
         Use::AttributeGetAt => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(LARGEST_ATTRIBUTE)),
         Use::KeyAdd if !failed => on_put(call.task, &key(call.result), call.argument(3)),
         Use::KeyControl => controlled(call, failed),
+        Use::SemaphoreControl => semaphores(call, call.argument(2), failed),
         Use::Ipc => multiplexed(call, failed),
         _ => {}
     }
@@ -97,14 +100,30 @@ fn controlled(call: &Call, failed: bool) {
     }
 }
 
+/// semctl(id, number, command, …): of all semaphores of a set at once. How many there are is not told.
+#[inline(always)]
+fn semaphores(call: &Call, command: u64, failed: bool) {
+    const GETALL: u64 = 13;
+    const SETALL: u64 = 17;
+    /// Two bytes for each of as many as a set has unless `kernel.sem` says otherwise (`SEMMSL`).
+    const LARGEST_SET: u64 = 64_000;
+    match command & 0xff {
+        SETALL if !failed => on_put(call.task, &class(CLASS_SEMAPHORES), LARGEST_SET),
+        GETALL => on_take(call.task, &class(CLASS_SEMAPHORES), LARGEST_SET),
+        _ => {}
+    }
+}
+
 /// The call of i386 for all of System V (`sys_ipc`).
 #[inline(always)]
 fn multiplexed(call: &Call, failed: bool) {
+    const SEMCTL: u64 = 3;
     const MSGSND: u64 = 11;
     const MSGRCV: u64 = 12;
     const SHMAT: u64 = 21;
     let queue = messages(call, call.argument(1));
     match call.argument(0) & 0xffff {
+        SEMCTL => semaphores(call, call.argument(3), failed),
         MSGSND if !failed => on_put(call.task, &queue, call.argument(2)),
         MSGRCV => on_take(call.task, &queue, call.argument(2)),
         SHMAT if !failed => map::on_attach(call.task, call.argument(1), call.argument(2) & SHM_RDONLY == 0),

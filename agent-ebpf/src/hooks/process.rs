@@ -12,7 +12,9 @@ use crate::{
     flow::{
         act, carrier, hold, memory, now,
         open::{NO_DESCRIPTOR, on_open},
-        process, reach, row, space, wake,
+        process, reach, row, space,
+        take::on_take,
+        wake,
     },
     kernel::{S_IFREG, Task, exec_descriptor},
     log,
@@ -107,24 +109,42 @@ fn execed(task: Task, bprm: u64) -> Option<()> {
         set_marks(key.tgid, 0);
     }
     if inherited & MARK_HOLDER != 0 {
-        let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };
-        let row = HOLDERS.get_ptr_mut(&before)?;
-        // SAFETY: the row stays valid until the program ends.
-        let old = unsafe {
-            (*row).ended = now();
-            *row
-        };
-        // Nothing of the old image's memory outlives an exec but its arguments and environment.
-        let carried = task.mm()?.carried_bytes()?;
-        let inherited = if old.taken < carried { old.taken } else { carried };
-        hold::inherit(&before, &key, &old, inherited);
-        log::log_execed(key.tgid, inherited);
-        process::report(task);
-        row::holder(&before);
-        row::holder(&key);
-        wake();
+        succeed(task, &key);
     }
+    run(task);
     given(task, key.tgid, bprm)
+}
+
+/// The new image of a holder holds what the old one did, of which it has little.
+#[inline(always)]
+fn succeed(task: Task, key: &HolderKey) -> Option<()> {
+    let before = HolderKey { exec: key.exec.wrapping_sub(1), ..*key };
+    let row = HOLDERS.get_ptr_mut(&before)?;
+    // SAFETY: the row stays valid until the program ends.
+    let old = unsafe {
+        (*row).ended = now();
+        *row
+    };
+    // Its memory can have been registered with a ring of io_uring, which others use.
+    reach::on_end(old.assets);
+    // Nothing else of the old image's memory outlives an exec but its arguments and environment.
+    let carried = task.mm()?.carried_bytes()?;
+    let inherited = if old.taken < carried { old.taken } else { carried };
+    hold::inherit(&before, key, &old, inherited);
+    log::log_execed(key.tgid, inherited);
+    process::report(task);
+    row::holder(&before);
+    row::holder(key);
+    wake();
+    Some(())
+}
+
+/// The kernel mapped the program, by no call: if weights are in it, the process has them.
+#[inline(always)]
+fn run(task: Task) -> Option<()> {
+    let program = task.mm()?.exe()?;
+    on_take(task, program, program.backing().inode()?.size());
+    Some(())
 }
 
 /// The kernel opened the file for its interpreter (`binfmt_misc`). Where it did not, this looks at descriptor 0.

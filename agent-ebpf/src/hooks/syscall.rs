@@ -32,7 +32,7 @@ use crate::{
         space,
         take::on_take,
     },
-    kernel::{File, S_IFSOCK, Task},
+    kernel::{AF_UNIX, File, S_IFSOCK, Task},
     maps::{RECEIVES_COUNTED, lose, mark, marks},
 };
 
@@ -73,7 +73,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64),
         acts::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
         acts::CONTROLS if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 => {
-            acts::moved();
+            acts::moved(tgid);
         }
         _ => {}
     }
@@ -132,6 +132,7 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::VM_READ
             | syscalls::VM_WRITE
             | syscalls::GETFD
+            | syscalls::OPTION
             | syscalls::TAMPER
     )
 }
@@ -213,7 +214,18 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
             read_from(&call, (result & 0xffff) * MOST);
         }
         // Its arguments lie in user memory; watching costs little and misses nothing.
-        syscalls::SOCKETCALL => mark(tgid, MARK_WATCHED),
+        syscalls::SOCKETCALL => {
+            mark(tgid, MARK_WATCHED);
+            match call.argument(0) & 0xffff_ffff {
+                SOCKET | ACCEPT | ACCEPT4 => got(&call),
+                CONNECT | SOCKETPAIR => carrier::reach(task),
+                GETSOCKOPT => received(&call, option_of_socketcall(&call)),
+                _ => {}
+            }
+        }
+        syscalls::OPTION => received(&call, [call.argument(0), call.argument(1), call.argument(2)]),
+        syscalls::SLIDE => shown_anew(&call, call.argument(1)),
+        syscalls::SHIFT => shown_anew(&call, shifted(&call)),
         syscalls::WRITE => wrote(&call),
         syscalls::SEND => put_into(&call, call.argument(0), result),
         syscalls::SENDMMSG => sent_many(&call),
@@ -228,12 +240,69 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::SENDFILE => through(&call, call.argument(1), call.argument(0), result),
         syscalls::SPLICE => through(&call, call.argument(0), call.argument(2), result),
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
-        syscalls::IOCTL => cloned(&call),
+        syscalls::IOCTL => {
+            cloned(&call);
+            // Some return a descriptor (XFS_IOC_OPEN_BY_HANDLE, TIOCGPTPEER); looking at any other once more does no harm.
+            if result != 0 {
+                got(&call);
+            }
+        }
         syscalls::CONNECT => carrier::reach(task),
         syscalls::CHANNEL => channelled(&call, number),
         syscalls::ATTACH => attached(&call),
         syscalls::TAMPER => tamper::called(&call, number),
         _ => {}
+    }
+}
+
+// Calls of socketcall (`include/uapi/linux/net.h`).
+const SOCKET: u64 = 1;
+const CONNECT: u64 = 3;
+const ACCEPT: u64 = 5;
+const SOCKETPAIR: u64 = 8;
+const GETSOCKOPT: u64 = 15;
+const ACCEPT4: u64 = 18;
+
+/// Of a process that holds something, a mapping came to show `bytes` that its file has elsewhere: to read them, or to write
+/// over them.
+#[inline(always)]
+fn shown_anew(call: &Call, bytes: u64) {
+    if bytes != 0 {
+        on_grow(call.task, bytes);
+        on_put_unknown(call.task, bytes);
+    }
+}
+
+/// fallocate: where it cuts a part out of a file or moves the rest away to make room, mappings show another part from then on.
+/// The length of that part; 0 for other modes.
+#[inline(never)]
+fn shifted(call: &Call) -> u64 {
+    /// `FALLOC_FL_COLLAPSE_RANGE` and `FALLOC_FL_INSERT_RANGE`.
+    const SHIFTS: u64 = 0x08 | 0x20;
+    if call.argument(1) & SHIFTS == 0 {
+        return 0;
+    }
+    // An offset of 64 bits is two arguments of i386.
+    call.argument(if call.compat { 4 } else { 3 })
+}
+
+/// getsockopt(descriptor, level, option): one option receives, past the hook of sockets (`tcp_zerocopy_receive`,
+/// `net/ipv4/tcp.c`, 4.18). How much lies in user memory; no more than was put in comes out.
+#[inline(always)]
+fn received(call: &Call, [descriptor, level, option]: [u64; 3]) {
+    const IPPROTO_TCP: u64 = 6;
+    const TCP_ZEROCOPY_RECEIVE: u64 = 35;
+    if level & 0xffff_ffff == IPPROTO_TCP && option & 0xffff_ffff == TCP_ZEROCOPY_RECEIVE {
+        take_from(call, descriptor, MOST);
+    }
+}
+
+#[inline(never)]
+fn option_of_socketcall(call: &Call) -> [u64; 3] {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user(call.argument(1) as *const [u32; 3]) } {
+        Ok(words) => words.map(u64::from),
+        Err(_) => [0; 3],
     }
 }
 
@@ -500,13 +569,28 @@ fn brought(call: &Call) {
         && let Some(inode) = file.inode()
         && inode.kind() == Some(S_IFSOCK)
         && let Some(sock) = file.socket()
-        && carrier::may_bring_descriptors(sock)
+        && (carrier::may_bring_descriptors(sock) || (sock.family() == Some(AF_UNIX) && brings_control(call)))
     {
         mark(call.tgid, MARK_WATCHED);
     }
     if call.marks & MARK_HOLDER != 0 {
         // Received descriptors can be written into as well.
         carrier::reach(call.task);
+    }
+}
+
+/// Whether a control message came with what was received: descriptors perhaps that were under way before the agent was. Of
+/// several messages it is assumed.
+#[inline(never)]
+fn brings_control(call: &Call) -> bool {
+    let header = call.argument(1);
+    // SAFETY: the helper checks the address.
+    if call.compat {
+        // msg_controllen of `struct compat_msghdr`, and of `struct user_msghdr`.
+        !matches!(unsafe { bpf_probe_read_user((header + 20) as *const u32) }, Ok(0))
+    } else {
+        // SAFETY: as above.
+        !matches!(unsafe { bpf_probe_read_user((header + 40) as *const u64) }, Ok(0))
     }
 }
 

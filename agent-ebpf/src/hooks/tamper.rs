@@ -6,7 +6,7 @@
 //! space notices by the time that it did not run).
 
 use agent_ebpf::{
-    SHARED_AGENT, syscalls,
+    DEV_BPF, ObjectKey, SHARED_AGENT, syscalls,
     tamper::{TAMPER_CLOCK, TAMPER_LIMIT, TAMPER_SIGNAL},
 };
 use aya_ebpf::{
@@ -17,8 +17,8 @@ use aya_ebpf::{
 
 use super::{syscall::Call, word};
 use crate::{
-    flow::{is_agent, tamper},
-    kernel::Task,
+    flow::{channel, is_agent, tamper},
+    kernel::{File, Task},
     maps::shared,
 };
 
@@ -48,6 +48,7 @@ fn current() -> u32 {
 
 // enum bpf_cmd.
 const MAP_LOOKUP: u64 = 1;
+const MAP_UPDATE: u64 = 2;
 const MAP_NEXT: u64 = 4;
 const OBJ_GET: u64 = 7;
 const PROG_BY_ID: u64 = 13;
@@ -56,6 +57,8 @@ const OBJ_INFO: u64 = 15;
 const MAP_LOOKUP_AND_DELETE: u64 = 21;
 const MAP_FREEZE: u64 = 22;
 const MAP_BATCH: u64 = 24;
+const MAP_LOOKUP_AND_DELETE_BATCH: u64 = 25;
+const MAP_UPDATE_BATCH: u64 = 26;
 const MAP_BATCH_END: u64 = 27;
 const LINK_UPDATE: u64 = 29;
 const LINK_BY_ID: u64 = 30;
@@ -101,8 +104,28 @@ fn bpf(call: &Call) {
     let Some(file) = call.task.file(descriptor) else { return };
     if !is_agent(call.task, call.tgid) {
         tamper::on_object(file);
+        passed(call, command, file);
     } else if command == OBJ_INFO {
         tamper::learn_object(file, descriptor);
+    }
+}
+
+/// What one process puts into a map another takes out of it.
+#[inline(always)]
+fn passed(call: &Call, command: u64, file: File) {
+    let Some((map, bytes)) = file.bpf_map() else { return };
+    let map = ObjectKey { dev: DEV_BPF, generation: 0, ino: map };
+    let values = match command {
+        // `batch.count`, before map_fd.
+        MAP_BATCH..=MAP_BATCH_END => u64::from(first_word(call, 32).unwrap_or(0)),
+        _ => 1,
+    };
+    match command {
+        MAP_UPDATE | MAP_UPDATE_BATCH => channel::on_put(call.task, &map, bytes * values),
+        MAP_LOOKUP | MAP_LOOKUP_AND_DELETE | MAP_BATCH | MAP_LOOKUP_AND_DELETE_BATCH => {
+            channel::on_take(call.task, &map, bytes * values);
+        }
+        _ => {}
     }
 }
 

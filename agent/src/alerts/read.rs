@@ -212,6 +212,7 @@ impl Told {
                 name: detail.asset.clone(),
                 kind,
                 bytes: detail.asset_bytes,
+                most: detail.asset_bytes,
                 has_readers,
             }),
             holder: HolderId { tgid: process.pid, exec: 0, start: BootNs(process.start) },

@@ -56,6 +56,7 @@ pub(crate) fn matched(severity: Severity, bound_bytes: u64, at: u64) -> Match {
         name: "llm-70b".to_owned(),
         kind: AssetKind::Weights,
         bytes: 141_107_412_992,
+        most: 141_107_412_992,
         has_readers: false,
     };
     let node = |kind, name: &str, pid| Node { kind, name: name.to_owned(), pid };

@@ -18,6 +18,7 @@ pub mod cgroup;
 pub mod channels;
 pub mod control;
 pub mod doctor;
+pub mod folders;
 pub mod format;
 pub mod hash;
 pub mod interfaces;

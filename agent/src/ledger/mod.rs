@@ -228,7 +228,10 @@ impl Ledger {
             }
             Event::Asset(asset) => {
                 let id = asset.id;
-                self.assets.insert(id, asset);
+                let (most, before) = self.assets.get(&id).map_or((0, 0), |known| (known.most, known.bytes));
+                // What it shrank by was taken perhaps, and what it grows by is new.
+                let most = most.saturating_add(asset.bytes.saturating_sub(before));
+                self.assets.insert(id, Arc::new(Asset { most, ..(*asset).clone() }));
                 self.resize(id, &mut grown);
             }
             Event::Take { holder, source, bytes, listed, at } => {

@@ -137,6 +137,7 @@ mod tests {
             name: "llm".into(),
             kind: AssetKind::Weights,
             bytes: 100 * MB,
+            most: 0,
             has_readers: false,
         };
         ledger.apply(Event::Asset(Arc::new(asset)), &mut Vec::new());

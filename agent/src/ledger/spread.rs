@@ -64,11 +64,11 @@ impl Ledger {
 
     /// Raises the bound of one domain if its flow, the take and the asset's size allow more.
     pub(super) fn raise_bound(&mut self, id: HolderId, asset: AssetId, domain: Domain, grown: &mut Grown) {
-        let Some(size) = self.assets.get(&asset).map(|asset| asset.bytes) else { return };
+        let Some(most) = self.assets.get(&asset).map(|asset| asset.most) else { return };
         let Some(holder) = self.holders.get_mut(&id) else { return };
         let taken = holder.taken.get(&asset).map_or(0, |taken| taken.total);
         let Some(reach) = holder.reach.get_mut(&(asset, domain)) else { return };
-        let bound = reach.flow.min(taken).min(size);
+        let bound = reach.flow.min(taken).min(most);
         if bound > reach.bound {
             *grown.flows.entry((id, asset, domain)).or_insert(0) += bound - reach.bound;
             reach.bound = bound;
@@ -207,17 +207,17 @@ impl Ledger {
 
     /// Clamps one holder's sums anew and passes growth on to its bounds, carriers and children.
     fn retotal(&mut self, id: HolderId, asset: AssetId, grown: &mut Grown, next: &mut Vec<Pull>) {
-        let Some(size) = self.assets.get(&asset).map(|asset| asset.bytes) else { return };
+        let Some(most) = self.assets.get(&asset).map(|asset| asset.most) else { return };
         let Some(holder) = self.holders.get_mut(&id) else { return };
         let Some(taken) = holder.taken.get_mut(&asset) else { return };
-        let fresh = taken.fresh_sum.min(size);
+        let fresh = taken.fresh_sum.min(most);
         let known = taken.fresh;
         if fresh > known {
             *grown.takes.entry((id, asset)).or_insert(0) += fresh - known;
             taken.fresh = fresh;
         }
         let before = taken.total;
-        taken.total = before.max(taken.fresh_sum.saturating_add(taken.inherited_sum).min(size));
+        taken.total = before.max(taken.fresh_sum.saturating_add(taken.inherited_sum).min(most));
         // A larger asset can raise a bound although nothing more was taken, so bounds are looked at in any case.
         let bounds: Vec<Domain> = holder
             .reach

@@ -18,6 +18,8 @@ const MB: u64 = 1 << 20;
 const GB: u64 = 1 << 30;
 const A: AssetId = AssetId(0);
 const B: AssetId = AssetId(1);
+/// Not registered at first.
+const C: AssetId = AssetId(2);
 const ONLY_A: AssetSet = AssetSet(1);
 const ONLY_B: AssetSet = AssetSet(2);
 const BOTH: AssetSet = AssetSet(3);
@@ -67,7 +69,8 @@ impl Scene {
     }
 
     fn asset(&mut self, id: AssetId, name: &str, bytes: u64) -> Vec<Record> {
-        let asset = Asset { id, name: name.to_owned(), kind: AssetKind::Weights, bytes, has_readers: true };
+        let asset =
+            Asset { id, name: name.to_owned(), kind: AssetKind::Weights, bytes, most: 0, has_readers: true };
         self.apply(Event::Asset(Arc::new(asset)))
     }
 
@@ -194,6 +197,24 @@ fn a_repeated_event_changes_nothing() {
     assert_eq!(s.read(cp, A, MB).len(), 0);
     assert_eq!(s.put(cp, usb(7), ONLY_A, MB).len(), 0);
     assert_eq!(s.put(cp, usb(7), ONLY_A, KB).len(), 0);
+}
+
+/// Root makes the model small (a stub in its place, a cut) after it was copied aside: what leaves is what was there.
+#[test]
+fn a_model_that_became_small_bounds_nothing() {
+    let mut s = scene();
+    s.asset(A, "llm-70b", 100 * MB);
+    let cp = s.exec(10, "/usr/bin/cp");
+    s.read(cp, A, 40 * MB);
+    s.asset(A, "llm-70b", 4096);
+    let out = s.put(cp, usb(1), ONLY_A, 40 * MB);
+    assert_eq!(out.iter().map(|record| record.bytes).sum::<u64>(), 40 * MB);
+    assert_eq!(out[0].asset.bytes, 4096);
+    // Another model in its place can be taken beside the first.
+    s.asset(A, "llm-70b", 100 * MB);
+    s.read(cp, A, 140 * MB);
+    s.put(cp, usb(1), ONLY_A, 140 * MB);
+    assert_eq!(s.ledger.bound(cp, A, usb(1)), 140 * MB);
 }
 
 #[test]
@@ -359,15 +380,15 @@ fn nonsense_about_parents_ends_too() {
 fn a_bound_follows_the_asset_up_and_never_down() {
     let mut s = scene();
     let cp = holder(1);
-    s.asset(B, "coder", MB);
-    s.read(cp, B, 10 * MB);
-    s.put(cp, usb(1), ONLY_B, 10 * MB);
-    assert_eq!(s.ledger.bound(cp, B, usb(1)), MB);
-    let records = s.asset(B, "coder", 8 * MB);
+    s.asset(C, "voice", MB);
+    s.read(cp, C, 10 * MB);
+    s.put(cp, usb(1), AssetSet(4), 10 * MB);
+    assert_eq!(s.ledger.bound(cp, C, usb(1)), MB);
+    let records = s.asset(C, "voice", 8 * MB);
     let seen: Vec<_> = records.iter().map(|r| (r.kind, r.bytes)).collect();
     assert_eq!(seen, [(RecordKind::Take, 7 * MB), (RecordKind::Flow, 7 * MB)]);
-    assert_eq!(s.asset(B, "coder", KB).len(), 0);
-    assert_eq!(s.ledger.bound(cp, B, usb(1)), 8 * MB);
+    assert_eq!(s.asset(C, "voice", KB).len(), 0);
+    assert_eq!(s.ledger.bound(cp, C, usb(1)), 8 * MB);
 }
 
 #[test]
@@ -582,7 +603,8 @@ fn closed_connections_are_folded_without_loss() {
 #[derive(Default)]
 struct Reference {
     floor: u64,
-    sizes: BTreeMap<AssetId, u64>,
+    /// By asset: all that was ever in it, and what is now.
+    sizes: BTreeMap<AssetId, (u64, u64)>,
     takes: BTreeMap<(HolderId, Source), u64>,
     flows: BTreeMap<(HolderId, SinkKey, AssetSet), u64>,
 }
@@ -590,7 +612,11 @@ struct Reference {
 impl Reference {
     fn apply(&mut self, event: &Event) {
         match event {
-            Event::Asset(asset) => drop(self.sizes.insert(asset.id, asset.bytes)),
+            Event::Asset(asset) => {
+                let (most, now) = self.sizes.entry(asset.id).or_default();
+                *most += asset.bytes.saturating_sub(*now);
+                *now = asset.bytes;
+            }
             Event::Take { holder, source, bytes, .. } => {
                 let known = self.takes.entry((*holder, *source)).or_default();
                 *known = (*known).max(*bytes);
@@ -615,7 +641,7 @@ impl Reference {
         loop {
             let mut next = BTreeMap::new();
             for (&(id, source), &bytes) in &self.takes {
-                for (&asset, &size) in &self.sizes {
+                for (&asset, &(size, _)) in &self.sizes {
                     let of = |id| taken.get(&(id, asset)).copied().unwrap_or(0);
                     let gives = match source {
                         Source::Asset(own) => u64::from(own == asset) * bytes,
@@ -641,7 +667,7 @@ impl Reference {
     }
 
     fn bound(&self, taken: u64, id: HolderId, asset: AssetId, domain: Domain) -> u64 {
-        self.flow(id, asset, |key| Domain::of(key) == domain).min(taken).min(self.sizes[&asset])
+        self.flow(id, asset, |key| Domain::of(key) == domain).min(taken).min(self.sizes[&asset].0)
     }
 }
 
@@ -700,6 +726,7 @@ proptest! {
                 name: a.to_string(),
                 kind: AssetKind::Weights,
                 bytes: if n == 0 { first } else { first + more },
+                most: 0,
                 has_readers: false,
             }))
         });
@@ -754,6 +781,7 @@ proptest! {
             name: id.0.to_string(),
             kind: AssetKind::Weights,
             bytes: 70,
+            most: 0,
             has_readers: false,
         }));
         let late = holder(9);

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use agent_ebpf::LOSSES;
 use prometheus::{
     CounterVec, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -32,9 +33,9 @@ use crate::{
 /// Rules beyond this many are counted together as `other`.
 const MOST_RULES: usize = 200;
 
-/// Stages that exist from the start; any other that reports a loss is added.
-const STAGES: [&str; 7] =
-    ["ringbuf", "map_full", "queue", "aggregate_evicted", "ledger_evicted", "sink", "path_unresolved"];
+/// Stages of user space; those of the kernel are [`LOSSES`]. All exist from the start, for `increase()` does not see the first
+/// value of a series. Any other that reports a loss is added.
+const STAGES: [&str; 5] = ["fact_malformed", "told_full", "aggregate_evicted", "ledger_evicted", "sink"];
 
 /// What became of a set of rules that was read while the agent ran; label `outcome`.
 const RELOADS: [&str; 2] = ["accepted", "refused"];
@@ -272,7 +273,7 @@ impl Metrics {
             known: Mutex::default(),
             registry,
         };
-        for stage in STAGES {
+        for stage in LOSSES.iter().map(|(stage, _)| *stage).chain(STAGES) {
             count(&metrics.events_lost, &[stage], 0);
         }
         for outcome in RELOADS {

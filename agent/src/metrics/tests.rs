@@ -27,6 +27,7 @@ fn asset() -> Asset {
         name: "llm-70b".to_owned(),
         kind: AssetKind::Weights,
         bytes: 1 << 30,
+        most: 1 << 30,
         has_readers: false,
     }
 }
@@ -81,7 +82,7 @@ fn every_child_exists_before_anything_happens() {
     zero("rule_seconds_total", 2);
     zero("alerts_total", 2 * Severity::ALL.len());
     zero("alerts_active", Severity::ALL.len());
-    zero("events_lost_total", STAGES.len());
+    zero("events_lost_total", LOSSES.len() + STAGES.len());
     zero("sink_sent_total", Sinks::NAMES.len());
     assert_eq!(
         scrape[r#"weighbridge_build_info{commit="abc",kernel_release="6.12.0",version="0.1.0"}"#],
@@ -122,14 +123,14 @@ fn sums_of_others_raise_counters_and_never_lower_them() {
     let metrics = metrics();
     metrics.set_sequence(7);
     metrics.set_sequence(5);
-    metrics.set_loss(&Loss::from([("ringbuf", 3), ("new_stage", 1)]));
-    metrics.set_loss(&Loss::from([("ringbuf", 4)]));
+    metrics.set_loss(&Loss::from([("ring_full", 3), ("new_stage", 1)]));
+    metrics.set_loss(&Loss::from([("ring_full", 4)]));
     let counts = Counts { sent: 10, failed: 2, dropped: 1, backlog: 4, failing: 1 };
     metrics.set_sinks(&[("file", counts)]);
     metrics.set_sinks(&[("file", counts)]);
     let scrape = scrape(&metrics);
     assert_eq!(scrape["weighbridge_alert_log_sequence"], 7.0);
-    assert_eq!(scrape[r#"weighbridge_events_lost_total{stage="ringbuf"}"#], 4.0);
+    assert_eq!(scrape[r#"weighbridge_events_lost_total{stage="ring_full"}"#], 4.0);
     assert_eq!(scrape[r#"weighbridge_events_lost_total{stage="new_stage"}"#], 1.0);
     assert_eq!(scrape[r#"weighbridge_events_lost_total{stage="sink"}"#], 1.0);
     assert_eq!(scrape[r#"weighbridge_sink_sent_total{sink="file"}"#], 10.0);

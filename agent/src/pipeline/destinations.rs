@@ -136,6 +136,7 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
     /// `super_block.s_magic` of pipes and of POSIX message queues (`include/uapi/linux/magic.h`, `ipc/mqueue.c`).
     const PIPEFS: u64 = 0x5049_5045;
     const MQUEUE: u64 = 0x1980_0202;
+    const PROC: u64 = 0x9fa0;
     match (object.dev.0, object.ino) {
         (abi::DEV_UNIX, _) | (abi::DEV_CLASS, abi::CLASS_UNIX_DATAGRAMS) => "unix",
         (abi::DEV_LOOPBACK | abi::DEV_UDP, _) => "loopback",
@@ -145,9 +146,12 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
         (abi::DEV_VSOCK, _) => "vsock",
         (abi::DEV_FUSE, _) => "fuse",
         (abi::DEV_CLASS, abi::CLASS_ATTRIBUTES) => "attributes",
+        (abi::DEV_CLASS, abi::CLASS_SEMAPHORES) => "semaphores",
         (abi::DEV_CLASS, abi::CLASS_NETLINK..) => "netlink",
         (abi::DEV_SEGMENT | abi::DEV_FAMILY | abi::DEV_CLASS, _) => "shm",
         _ if magic == MQUEUE => "messages",
+        _ if magic == PROC => "memory",
+        (abi::DEV_BPF, _) => "bpf_map",
         // A FIFO lies on any filesystem, and no descriptor but a mapping has none.
         _ if magic == PIPEFS || magic != 0 => "pipe",
         _ => "shm",

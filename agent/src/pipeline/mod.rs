@@ -261,6 +261,7 @@ impl Pipeline {
         self.engine.take_costs(|rule, took| metrics.add_rule_time(rule, took));
         self.metrics.set_active(&self.alerts.active());
         self.metrics.set_sequence(self.alerts.head().seq);
+        self.metrics.set_loss(&self.loss());
         self.metrics.set_sinks(&self.sinks.counts());
         if self.status.is_watched() {
             self.status.publish(&self.snapshot());

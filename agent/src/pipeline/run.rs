@@ -5,8 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     io::Write as _,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,6 +43,7 @@ use crate::{
     host::{
         self,
         cgroup::cgroup2_mount,
+        folders::{Appeared, FolderWatch},
         hash::{HashQueue, Hasher},
         mounts::MountWatch,
         registry::{ChangeKind, Object, Registry},
@@ -120,6 +122,8 @@ struct Agent {
     gone: HashMap<Object, (AssetId, u64)>,
     metrics: Arc<Metrics>,
     mounts: MountWatch,
+    /// `None` where the kernel gives none: what is renamed into an asset is then found by the next scan.
+    folders: Option<FolderWatch>,
     /// The end of the last scan of the registry, and how long it took.
     scanned_at: Instant,
     scan_took: Duration,
@@ -320,6 +324,7 @@ impl Agent {
         let soon = Instant::now();
         Ok(Self {
             mounts: MountWatch::new().map_err(Unfit::from)?,
+            folders: watch_folders(&registry),
             scanned_at: soon,
             scan_took: Duration::ZERO,
             rescan_at: soon + RESCAN_EVERY,
@@ -340,6 +345,15 @@ impl Agent {
 
     /// Never ends but by an error.
     async fn weigh(&mut self, facts: &AsyncFd<OwnedFd>, hangup: &mut Signal) -> Result<(), Failure> {
+        let folders = self.folders.as_ref().map(|folders| folders.as_fd().try_clone_to_owned()).transpose();
+        let folders = folders.and_then(|folders| match folders {
+            // SAFETY: a descriptor that it owns, and so keeps open and never changes.
+            Some(folders) => {
+                Ok(Some(unsafe { AsyncFd::register_with_interest(folders, Interest::READABLE) }?))
+            }
+            None => Ok(None),
+        });
+        let folders = folders.map_err(|error| Unfit::System("watch the assets' directories", error))?;
         let mut moved_at = Instant::now();
         let mut tick_at = Instant::now() + TICK_EVERY;
         loop {
@@ -367,6 +381,7 @@ impl Agent {
                 readable = time::timeout(wait, facts.readable()) => if let Ok(readable) = readable {
                     readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
                 },
+                () = appeared(folders.as_ref()) => {}
                 _ = hangup.recv() => self.reload.request(),
             }
             self.pipeline.slept(wait, sleeps.elapsed());
@@ -388,8 +403,8 @@ impl Agent {
         let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
         self.selftest.see(&readings);
         // An asset that grew has its new size before anything of it is weighed.
-        if readings.iter().any(|reading| self.pipeline.changes_asset(reading)) {
-            self.rescan_at = self.rescan_at.min(self.scanned_at + self.scan_took * SCAN_SHARE);
+        if readings.iter().any(|reading| self.pipeline.changes_asset(reading)) || self.follow_folders() {
+            self.rescan_soon();
         }
         if Instant::now() >= self.rescan_at {
             self.rescan();
@@ -412,6 +427,32 @@ impl Agent {
         }
         self.scan_carriers()?;
         Ok(moved)
+    }
+
+    /// As soon as its share of the time allows.
+    fn rescan_soon(&mut self) {
+        self.rescan_at = self.rescan_at.min(self.scanned_at + self.scan_took * SCAN_SHARE);
+    }
+
+    /// Protects what was renamed or linked into an asset, before it can be taken out by its other name. Whether there is anything that
+    /// the registry does not know.
+    fn follow_folders(&mut self) -> bool {
+        let Some(folders) = &mut self.folders else { return false };
+        let Appeared { files, more } = folders.appeared();
+        let some = more || !files.is_empty();
+        for (asset, path) in files {
+            // What a link leads to is no part of the asset.
+            if !fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_file()) {
+                continue;
+            }
+            match self.sensor.protect(asset, &path, Protection::Appeared) {
+                Ok(object) => self.pipeline.protected(object),
+                Err(error) => {
+                    tracing::debug!(%error, "what appeared is gone again, or is found by the next scan")
+                }
+            }
+        }
+        some
     }
 
     /// What stores the assets now; `holder` set something up, if it is not the host itself.
@@ -442,6 +483,8 @@ impl Agent {
         if self.mounts.changed() {
             self.pipeline.mounts_changed(now());
             self.look_below(HolderId::HOST)?;
+            // One of them can lie in an asset.
+            self.rescan_soon();
         }
         Ok(())
     }
@@ -484,13 +527,24 @@ impl Agent {
         self.scan_took = self.scanned_at - started;
         self.rescan_at = self.scanned_at + RESCAN_EVERY;
         self.metrics.set_scan(self.scan_took);
+        if let Some(folders) = &mut self.folders {
+            folders.follow(self.registry.directories());
+        }
+        if let Err(error) = protect_mounted(&mut self.sensor, &self.registry) {
+            tracing::warn!(%error, "a volume mounted in an asset's directory is protected file by file only");
+        }
         for problem in problems {
             tracing::warn!("{}", problem.text);
         }
         if changes.is_empty() {
             return;
         }
+        // By asset, bytes that took the place of others.
+        let mut renewed: HashMap<AssetId, u64> = HashMap::new();
         for change in changes {
+            if matches!(change.kind, ChangeKind::Replaced { .. } | ChangeKind::Rewritten { .. }) {
+                *renewed.entry(change.asset).or_insert(0) += change.size;
+            }
             tracing::info!(path = %change.path.display(), kind = ?change.kind, "a protected file changed");
             if matches!(change.kind, ChangeKind::Removed) {
                 self.gone.insert(change.object, (change.asset, change.size));
@@ -512,6 +566,14 @@ impl Agent {
                 asset.bytes = asset.bytes.saturating_add(*size);
             }
         }
+        // First without what is new: whoever took what was there before can take that too.
+        let mut rest = assets.clone();
+        rest.retain_mut(|asset| {
+            let renewed = renewed.get(&asset.id).copied().unwrap_or(0);
+            asset.bytes = asset.bytes.saturating_sub(renewed);
+            renewed != 0
+        });
+        self.pipeline.assets(&rest, now());
         self.pipeline.assets(&assets, now());
         self.metrics.set_asset_files(self.registry.files().len() as u64);
         if let Err(error) = self.registry.save(&self.held.state, &self.config) {
@@ -550,6 +612,18 @@ impl Agent {
     }
 }
 
+/// Ends when something appeared in an asset's directory.
+async fn appeared(folders: Option<&AsyncFd<OwnedFd>>) {
+    match folders {
+        Some(folders) => {
+            if let Ok(mut readable) = folders.readable().await {
+                readable.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Ends when a recording is as long as it was asked to be.
 async fn over(length: Option<Duration>) {
     match length {
@@ -572,6 +646,36 @@ fn say_adopted(adopted: &Adopted, pipeline: &mut Pipeline) {
     }
 }
 
+fn watch_folders(registry: &Registry) -> Option<FolderWatch> {
+    match FolderWatch::new() {
+        Ok(mut folders) => {
+            folders.follow(registry.directories());
+            Some(folders)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what is renamed into an asset is found within a minute (fs.inotify.max_user_instances)");
+            None
+        }
+    }
+}
+
+/// A walk to the directory that protects a file ends at the root of its volume: of volumes that are mounted in an asset the topmost
+/// directory is protected itself.
+fn protect_mounted(sensor: &mut Sensor, registry: &Registry) -> Result<(), SensorError> {
+    let known: HashSet<_> =
+        registry.directories().iter().map(|folder| (&*folder.path, folder.object.dev)).collect();
+    for folder in registry.directories() {
+        let above = folder.path.parent().is_some_and(|above| known.contains(&(above, folder.object.dev)));
+        if !above {
+            match sensor.protect(folder.asset, &folder.path, Protection::Directory) {
+                Err(SensorError::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+                protected => drop(protected?),
+            }
+        }
+    }
+    Ok(())
+}
+
 fn protect(
     sensor: &mut Sensor,
     pipeline: &mut Pipeline,
@@ -590,6 +694,7 @@ fn protect(
             }
         }
     }
+    protect_mounted(sensor, registry).map_err(Unfit::from)?;
     for file in registry.files() {
         match sensor.protect(file.asset, &file.path, Protection::File) {
             Ok(object) => pipeline.protected(object),
@@ -660,7 +765,7 @@ fn own_process() -> Process {
 }
 
 fn machine_id() -> Option<String> {
-    let id = std::fs::read_to_string(Path::new("/etc/machine-id")).ok()?;
+    let id = fs::read_to_string(Path::new("/etc/machine-id")).ok()?;
     let id = id.trim();
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
 }

@@ -270,6 +270,7 @@ rules:
             name: "llm".to_owned(),
             kind: AssetKind::Weights,
             bytes: 100 * MIB,
+            most: 100 * MIB,
             has_readers: false,
         };
         let sink = Sink {

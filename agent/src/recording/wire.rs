@@ -213,6 +213,7 @@ impl Said {
                 name,
                 kind: if associated { AssetKind::Associated } else { AssetKind::Weights },
                 bytes,
+                most: bytes,
                 has_readers,
             })),
             Self::Take { holder, source, bytes, listed, at } => Event::Take {

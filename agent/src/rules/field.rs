@@ -128,6 +128,7 @@ impl Draft {
                 name: String::new(),
                 kind: AssetKind::Weights,
                 bytes: 0,
+                most: 0,
                 has_readers: false,
             },
             sink_kind: None,

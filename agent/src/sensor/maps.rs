@@ -50,7 +50,7 @@ pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, V>;
 pub(super) struct Maps {
     pub(super) objects: Hash<abi::ObjectKey, Raw<abi::ObjectValue>>,
     pub(super) names: Hash<abi::NameKey, u32>,
-    pub(super) devices: HashMap<MapData, u32, u32>,
+    pub(super) devices: HashMap<MapData, u32, u64>,
     pub(super) holders: Hash<abi::HolderKey, Raw<abi::HolderValue>>,
     pub(super) takes: Hash<abi::TakeKey, Raw<abi::TakeValue>>,
     pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use agent_ebpf as abi;
+use aya::maps::MapError;
 use rustix::fs::{Mode, OFlags};
 
 use super::{Sensor, SensorError, maps::Raw, reading};
@@ -23,6 +24,8 @@ use crate::event::{AssetId, ObjectId};
 pub enum Protection {
     /// This file.
     File,
+    /// This file, whose name can be a link by now: that is not followed.
+    Appeared,
     /// All below this directory, now and later.
     Directory,
 }
@@ -41,11 +44,12 @@ impl Sensor {
         path: &Path,
         protection: Protection,
     ) -> Result<ObjectId, SensorError> {
-        let identity = self.identify(path, protection == Protection::Directory)?;
-        let kind = match protection {
-            Protection::File => abi::OBJECT_FILE,
-            Protection::Directory => abi::OBJECT_DIRECTORY,
+        let (kind, flags) = match protection {
+            Protection::File => (abi::OBJECT_FILE, OFlags::empty()),
+            Protection::Appeared => (abi::OBJECT_FILE, OFlags::NOFOLLOW),
+            Protection::Directory => (abi::OBJECT_DIRECTORY, OFlags::DIRECTORY),
         };
+        let identity = self.identify(path, flags)?;
         self.insert(&identity, asset, kind)?;
         Ok(reading::object(&identity.key))
     }
@@ -58,7 +62,7 @@ impl Sensor {
     pub fn protect_name(&mut self, asset: AssetId, path: &Path) -> Result<(), SensorError> {
         let directory = path.parent().unwrap_or_else(|| Path::new("/"));
         let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
-        let identity = self.identify(directory, true)?;
+        let identity = self.identify(directory, OFlags::DIRECTORY)?;
         let mut key = abi::NameKey { directory: identity.key, name: [0; abi::NAME_BYTES] };
         let Some(room) = key.name.get_mut(..name.len()).filter(|_| name.len() < abi::NAME_BYTES) else {
             return Err(SensorError::NoIdentity(path.display().to_string()));
@@ -73,9 +77,8 @@ impl Sensor {
     }
 
     /// Kernel identity of `path`, without reading it.
-    pub(super) fn identify(&self, path: &Path, directory: bool) -> Result<abi::Identity, SensorError> {
-        let flags =
-            OFlags::PATH | OFlags::CLOEXEC | if directory { OFlags::DIRECTORY } else { OFlags::empty() };
+    pub(super) fn identify(&self, path: &Path, flags: OFlags) -> Result<abi::Identity, SensorError> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
         let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SensorError::File {
             what: "cannot open",
             path: path.display().to_string(),
@@ -105,7 +108,12 @@ impl Sensor {
         let value =
             abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, held: 0, fed: 0 };
         self.maps.objects.insert(Raw(identity.key), Raw(value), 0)?;
-        self.maps.devices.insert(identity.key.dev, index, 0)?;
+        let stored = match self.maps.devices.get(&identity.key.dev, 0) {
+            Ok(stored) => stored,
+            Err(MapError::KeyNotFound) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        self.maps.devices.insert(identity.key.dev, stored | value.assets, 0)?;
         Ok(())
     }
 }

@@ -137,7 +137,7 @@ impl Sensor {
     ///
     /// When it cannot be opened, or the kernel does not report what was opened.
     pub fn watch_file(&mut self, path: &Path) -> Result<(), SensorError> {
-        let identity = self.identify(path, false)?;
+        let identity = self.identify(path, rustix::fs::OFlags::empty())?;
         let number = self.own.files.iter().position(|known| known == path).unwrap_or_else(|| {
             self.own.files.push(path.to_owned());
             self.own.files.len() - 1

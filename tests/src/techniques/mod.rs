@@ -17,6 +17,7 @@ pub(crate) mod pace;
 pub(crate) mod python;
 pub(crate) mod reach;
 pub(crate) mod relays;
+pub(crate) mod remade;
 pub(crate) mod remote;
 pub(crate) mod shared_memory;
 pub(crate) mod tamper;

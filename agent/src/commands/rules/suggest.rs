@@ -258,6 +258,7 @@ mod tests {
             name: "llm".to_owned(),
             kind: AssetKind::Weights,
             bytes: 10 * GIB,
+            most: 10 * GIB,
             has_readers: false,
         };
         write(Event::Asset(Arc::new(asset)), 1);

@@ -205,6 +205,7 @@ impl Registry {
                 name: asset.name.clone(),
                 kind: asset.kind,
                 bytes: bytes.get(&AssetId(index)).copied().unwrap_or_default(),
+                most: 0,
                 has_readers: !asset.readers.is_empty(),
             })
             .collect()

@@ -149,10 +149,10 @@ impl Group {
         self.contributors.push(Contributor { holder, process, window: Some(window) });
     }
 
-    /// The bytes of the window; of a bound at most the asset's size, where that is known.
+    /// The bytes of the window; of a bound at most what was ever in the asset, where that is known.
     pub(super) fn bound(&mut self, now: BootNs) -> u64 {
         let sum = self.bytes.sum(now).max(self.largest);
-        if self.asset.bytes == 0 || self.is_whole { sum } else { sum.min(self.asset.bytes) }
+        if self.asset.most == 0 || self.is_whole { sum } else { sum.min(self.asset.most) }
     }
 
     /// What is compared with the lines.

@@ -128,6 +128,7 @@ fn asset(row: &Row) -> Asset {
         name: row.asset.clone(),
         kind: AssetKind::Weights,
         bytes: row.asset_bytes,
+        most: row.asset_bytes,
         has_readers: false,
     }
 }
