@@ -486,6 +486,9 @@ impl Scene<'_> {
     }
 
     fn settle(mut self, expected: &[Expected], beside: fn(&Alert) -> bool) {
+        if expected.is_empty() {
+            score::note_silence();
+        }
         // Waiting first shows that alerts come while the agent runs and not only at its end. Whether they are right is
         // looked at after the end, when nothing can change any more.
         let waited = self.agent().wait(ALERT_WITHIN, |alerts| {

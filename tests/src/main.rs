@@ -103,6 +103,8 @@ struct Ran {
     reason: String,
     seconds: f64,
     findings: Vec<Value>,
+    /// It demanded that nothing be raised.
+    silent: bool,
 }
 
 struct Options {
@@ -242,7 +244,8 @@ impl Ran {
             Some(world) => one(test, world),
             None => (Outcome::Skipped, "needs root".to_owned()),
         };
-        Self { outcome, reason, seconds: start.elapsed().as_secs_f64(), findings: score::take() }
+        let (findings, silent) = score::take();
+        Self { outcome, reason, seconds: start.elapsed().as_secs_f64(), findings, silent }
     }
 
     fn print(&self, name: &str, colour: bool) {
@@ -260,6 +263,7 @@ impl Ran {
             "first": first,
             "seconds": self.seconds,
             "findings": self.findings,
+            "silent": self.silent,
         });
         writeln!(report, "{line}").context("cannot write the report")
     }

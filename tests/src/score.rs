@@ -1,13 +1,14 @@
 //! What the tests found, for `cargo xtask score`: of every finding that a test expects, the truth, the bound that the agent
 //! stated and how long it took. It judges nothing; that is `expect`'s part.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use serde_json::{Value, json};
 use tests::lab::alert::Alert;
 
 thread_local! {
     static FOUND: RefCell<Vec<Value>> = const { RefCell::new(Vec::new()) };
+    static SILENT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Notes that `rule` was expected with a bound `from` up to `to`, and the lines of the finding that was raised; none when
@@ -25,7 +26,12 @@ pub(crate) fn note(rule: &str, (from, to): (u64, u64), lines: &[&Alert]) {
     });
 }
 
-/// What was noted since the last call.
-pub(crate) fn take() -> Vec<Value> {
-    FOUND.take()
+/// Notes that the test demands that nothing be raised.
+pub(crate) fn note_silence() {
+    SILENT.set(true);
+}
+
+/// What was noted since the last call, and whether silence was demanded.
+pub(crate) fn take() -> (Vec<Value>, bool) {
+    (FOUND.take(), SILENT.take())
 }

@@ -16,6 +16,7 @@ use tests::lab::{
     agent::{Agent, Config, Fitness, fitness},
     alert::Alert,
     guard::{Undo, Undoing, remove},
+    metrics::Sample,
     outside::{Outside, Received, Receiver},
     process::{Finished, Identity, Running, sha256},
     run,
@@ -228,6 +229,12 @@ impl Scene<'_> {
         let agent =
             Agent::start(self.binary.as_ref().unwrap_or(&self.world.binary), self.config.clone(), &file);
         self.agent = Some(agent.unwrap_or_else(|error| panic!("the agent does not start: {error:#}")));
+    }
+
+    /// What the agent says of itself now.
+    pub(crate) fn metrics(&self) -> Vec<Sample> {
+        let agent = self.agent.as_ref().expect("the scene was started");
+        agent.metrics().unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     pub(crate) fn agent(&mut self) -> &mut Agent {

@@ -19,7 +19,10 @@ use tests::lab::{
     run,
 };
 
-use crate::world::{ALERT_WITHIN, ASSET, PATIENCE, Scene, Test, World};
+use crate::{
+    score,
+    world::{ALERT_WITHIN, ASSET, PATIENCE, Scene, Test, World},
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_stranger_sends_more_than_the_line", a_stranger_sends_more_than_the_line),
@@ -40,13 +43,7 @@ fn a_stranger_sends_more_than_the_line(w: &mut World) {
     let mut scene = w.scene();
     let bytes = GIB + 100 * MIB;
     send(&scene, UNCONTROLLED, bytes);
-    let alert = scene
-        .agent()
-        .wait(ALERT_WITHIN, |alerts| {
-            alerts.iter().find(|alert| alert.rule() == "WB-0009" && alert.asset() == ASSET).cloned()
-        })
-        .unwrap_or_else(|error| panic!("{error:#}"))
-        .expect("WB-0009 for a GiB that the host sent");
+    let alert = told(&mut scene, GIB);
     assert_eq!(alert.text("/severity"), "high");
     assert_eq!(alert.number("/asset_bytes"), Some(scene.model.bytes));
     assert!(alert.detail()["process"].is_null(), "nobody can be named: {}", alert.detail()["process"]);
@@ -109,9 +106,12 @@ fn told(scene: &mut Scene<'_>, bytes: u64) -> Alert {
         let mut newest = findings(alerts).into_iter();
         newest.find(|one| one.rule() == "WB-0009" && one.asset() == ASSET && one.bound() >= bytes)
     });
-    found
+    let alert = found
         .unwrap_or_else(|error| panic!("{error:#}"))
-        .unwrap_or_else(|| panic!("WB-0009 does not say {bytes} bytes"))
+        .unwrap_or_else(|| panic!("WB-0009 does not say {bytes} bytes"));
+    // Headers count, and what others on this host send.
+    score::note(alert.rule(), (bytes, alert.bound()), &[&alert]);
+    alert
 }
 
 /// Every byte is counted, in the end by the first byte of the address.

@@ -25,15 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("model_replaced_by_a_stub", |w| shrunk(w, "mv {source} {stage}; cp /etc/hostname {source}")),
     ("model_cut_to_nothing", |w| shrunk(w, "cp {source} {stage}; truncate -s 0 {source}")),
     ("model_exchanged_for_a_stub", exchanged),
-    ("renamed_into_the_model_and_linked_out", |w| {
-        in_and_out(w, "mv {new} {inside}; sleep 1; ln {inside} {stage}")
-    }),
-    ("linked_into_the_model", |w| in_and_out(w, "ln {new} {inside}; sleep 1; mv {new} {stage}")),
+    ("renamed_into_the_model_and_linked_out", |w| in_and_out(w, "mv {new} {inside}", "ln {inside} {stage}")),
+    ("linked_into_the_model", |w| in_and_out(w, "ln {new} {inside}", "mv {new} {stage}")),
     ("directory_renamed_through_the_model", |w| {
-        in_and_out(
-            w,
-            "mkdir {new}.d; mv {new} {new}.d/w; mv {new}.d {inside}; sleep 3; mv {inside} {new}.d; mv {new}.d/w {stage}",
-        );
+        in_and_out(w, "mkdir {new}.d; mv {new} {new}.d/w; mv {new}.d {inside}", "mv {inside}/w {stage}");
     }),
 ];
 
@@ -118,7 +113,7 @@ fn exchanged(w: &mut World) {
 }
 
 /// A file that was never opened where it belongs to the model, and has another name by the time that it leaves.
-fn in_and_out(w: &mut World, how: &str) {
+fn in_and_out(w: &mut World, into: &str, out: &str) {
     let mut scene = w.prepare();
     let (new, stage) = (scene.controlled.join("new"), scene.controlled.join("stage"));
     let (inside, kept) = (scene.model.dir.join("inside"), scene.work.join("kept"));
@@ -126,11 +121,19 @@ fn in_and_out(w: &mut World, how: &str) {
         fs::copy(&scene.model.files[0], copy).expect("the model can be copied");
     }
     scene.start();
-    let mut text = how.to_owned();
-    for (word, path) in [("{new}", &new), ("{inside}", &inside), ("{stage}", &stage)] {
-        text = text.replace(word, &path.to_string_lossy());
-    }
-    scene.shell(&text);
+    let run = |text: &str| {
+        let text =
+            text.replace("{new}", &new.to_string_lossy()).replace("{inside}", &inside.to_string_lossy());
+        scene.shell(&text.replace("{stage}", &stage.to_string_lossy()));
+    };
+    let files = || sum(&scene.metrics(), "weighbridge_asset_files", &[]);
+    let before = files();
+    run(into);
+    assert!(
+        wait_for(PATIENCE, || (files() > before).then_some(())).is_some(),
+        "the agent does not know the file"
+    );
+    run(out);
     let copy = scene.uncontrolled.join("w");
     let cp = scene.run(Command::new("cp").arg(&stage).arg(&copy));
     let expected =
@@ -150,8 +153,7 @@ fn leaves(w: &mut World, shrink: impl FnOnce(&Scene<'_>, &Path, &Path)) {
     // What comes into the model's directory makes the agent look at all of it.
     scene.run(Command::new("touch").arg(source.with_file_name("new")));
     let known = wait_for(PATIENCE, || {
-        let samples = ok(scene.agent().metrics());
-        sum(&samples, "weighbridge_asset_bytes", &[("asset", ASSET)])
+        sum(&scene.metrics(), "weighbridge_asset_bytes", &[("asset", ASSET)])
             .filter(|bytes| *bytes < MODEL as f64 / 2.0)
     });
     assert!(known.is_some(), "the agent does not know the model's new size");

@@ -13,7 +13,10 @@ use tests::lab::{
     wait_for,
 };
 
-use crate::world::{ALERT_WITHIN, Scene, Test, World, skip};
+use crate::{
+    score,
+    world::{ALERT_WITHIN, Scene, Test, World, skip},
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("stopped_and_continued", stopped_and_continued),
@@ -253,6 +256,7 @@ fn tampering(scene: &mut Scene<'_>, wanted: &str, is_target: impl Fn(&str) -> bo
         .unwrap_or_else(|error| panic!("{error:#}"))
         .unwrap_or_else(|| panic!("no WB-0010 of kind {wanted}"));
     assert_eq!(alert.text("/severity"), "high");
+    score::note(alert.rule(), (0, 0), &[&alert]);
     alert
 }
 
