@@ -16,6 +16,7 @@ use std::{
 };
 
 use agent_ebpf::LOSSES;
+use jiff::{civil::Date, tz::TimeZone};
 use prometheus::{
     CounterVec, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -32,6 +33,9 @@ use crate::{
 
 /// Rules beyond this many are counted together as `other`.
 const MOST_RULES: usize = 200;
+
+/// Exceptions that have series of their own.
+const MOST_EXCEPTIONS: usize = 200;
 
 /// Stages of user space; those of the kernel are [`LOSSES`]. All exist from the start, for `increase()` does not see the first
 /// value of a series. Any other that reports a loss is added.
@@ -87,6 +91,9 @@ pub struct Metrics {
     rules_loaded: IntGaugeVec,
     rules_reloads: IntCounterVec,
     rules_reload_successful: IntGauge,
+    rules_reload_timestamp: Gauge,
+    exception_expiry: IntGaugeVec,
+    exception_matches: IntCounterVec,
     assets: IntGauge,
     asset_files: IntGauge,
     asset_bytes: IntGaugeVec,
@@ -117,6 +124,7 @@ struct Known {
     /// By name, so that an asset that is registered again is counted once.
     assets: BTreeSet<String>,
     rules: BTreeSet<String>,
+    exceptions: BTreeSet<String>,
 }
 
 impl Metrics {
@@ -127,7 +135,7 @@ impl Metrics {
     pub fn new(info: &BuildInfo<'_>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let started = now();
 
         let build_info = make.gauges(
             "build_info",
@@ -188,6 +196,20 @@ impl Metrics {
             rules_reload_successful: make.gauge(
                 "rules_last_reload_successful",
                 "0 when the last set that was read was wrong and an older one is in force.",
+            )?,
+            rules_reload_timestamp: make.float(
+                "rules_last_reload_timestamp_seconds",
+                "When the rules in force were read, seconds since 1970.",
+            )?,
+            exception_expiry: make.gauges(
+                "exception_expiry_timestamp_seconds",
+                "When an exception ends to hold, seconds since 1970.",
+                &["exception_id"],
+            )?,
+            exception_matches: make.counters(
+                "exception_matches_total",
+                "Matches that an exception kept from being sent; one that is never used stays at 0.",
+                &["exception_id"],
             )?,
             assets: make.gauge("assets", "Registered assets.")?,
             asset_files: make.gauge("asset_files", "Files of all registered assets.")?,
@@ -326,6 +348,22 @@ impl Metrics {
     pub fn set_rule_set(&self, rules: &RuleSet) {
         let ids = rules.rules().iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode));
         self.set_rules(rules.digest(), rules.packs().iter().map(String::as_str), ids);
+        self.exception_expiry.reset();
+        let ids = &mut self.known().exceptions;
+        for exception in rules.exceptions().iter().take(MOST_EXCEPTIONS) {
+            let id = exception.facts.id.as_str();
+            set(&self.exception_expiry, &[id], end_of(exception.facts.expires));
+            count(&self.exception_matches, &[id], 0);
+            ids.insert(id.to_owned());
+        }
+        self.rules_reload_timestamp.set(now());
+    }
+
+    /// An exception kept a match from being sent.
+    pub fn add_excepted(&self, exception: &str) {
+        if self.known().exceptions.contains(exception) {
+            count(&self.exception_matches, &[exception], 1);
+        }
     }
 
     /// Rules were read anew, and taken or not.
@@ -515,6 +553,17 @@ impl Metrics {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Seconds since 1970 until the end of a day in UTC; 0 for a day that has none.
+fn end_of(day: Date) -> u64 {
+    let end = day.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
+    end.map_or(0, |end| u64::try_from(end.timestamp().as_second()).unwrap_or(0))
 }
 
 /// Makes metrics with our prefix and registers them.

@@ -229,6 +229,9 @@ impl Pipeline {
                 (None, Mode::Alert | Mode::Off) => Outcome::Alert,
             };
             self.metrics.add_match(&matched.rule.id, outcome);
+            if let Some(exception) = &matched.exception {
+                self.metrics.add_excepted(&exception.id);
+            }
             self.metrics.observe_latency(Duration::from_nanos(now.0.saturating_sub(matched.last_at.0)));
             let alerts = self.alerts.observe(&matched, now, &loss);
             self.send(alerts);

@@ -10,6 +10,17 @@ use std::{
 use super::expect_ok;
 use crate::world::World;
 
+/// So that the metrics of exceptions have a child.
+const EXCEPTION: &str = "
+exceptions:
+  - id: EX-1
+    rules: [WB-0001]
+    match: {service.unit: backup.service}
+    owner: storage@example.org
+    reason: A backup that the tests know
+    expires: {day}
+";
+
 pub(super) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository").to_owned()
 }
@@ -41,7 +52,13 @@ pub(super) fn rules_and_example(w: &mut World) {
 /// `promtool check metrics` finds nothing, and neither rules nor dashboard ask for a metric that the agent does not have.
 pub(super) fn metrics(w: &mut World) {
     World::needs("promtool");
-    let mut scene = w.scene();
+    let mut scene = w.prepare();
+    let exceptions = scene.work.join("exceptions.yaml");
+    let date = Command::new("date").args(["-u", "-d", "+30 days", "+%F"]).output().expect("date runs");
+    let text = EXCEPTION.replace("{day}", String::from_utf8_lossy(&date.stdout).trim());
+    fs::write(&exceptions, text).expect("an exception can be written");
+    scene.config.rules.push(exceptions);
+    scene.start();
     let (status, page) = expect_ok(scene.agent().get("/metrics"));
     assert_eq!(status, 200);
     let file = scene.work.join("metrics");
