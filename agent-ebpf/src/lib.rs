@@ -71,7 +71,7 @@ pub const CLASS_ATTRIBUTES: u64 = 2;
 /// Values of System V semaphores.
 pub const CLASS_SEMAPHORES: u64 = 3;
 /// Shared memory of which only the slot is known; the slot is added to it.
-pub const CLASS_MEMORY: u64 = 128;
+pub const CLASS_MEMORY: u64 = 1 << 16;
 /// Netlink messages; the protocol is added to it.
 pub const CLASS_NETLINK: u64 = 256;
 
@@ -455,10 +455,11 @@ pub const FLOORS: u64 = 16;
 /// More than any asset: what a process can load from a carrier that it has mapped, and store into one, again and again.
 pub const UNCOUNTED: u64 = 1 << 44;
 
-/// Objects that are remembered of one process's shared memory; what is beyond is known by its slot only.
-pub const MEMORY_OBJECTS: usize = 8;
+/// Objects that are remembered of one process's shared memory; what is beyond is known by its slot only. Loaders of data have
+/// dozens.
+pub const MEMORY_OBJECTS: usize = 64;
 /// Slots into which the objects of shared memory are hashed. Each is a byte, so that two CPUs that set two of them lose none.
-pub const MEMORY_SLOTS: usize = 64;
+pub const MEMORY_SLOTS: usize = 256;
 
 /// The slot of an object.
 #[inline(always)]
@@ -466,7 +467,7 @@ pub const MEMORY_SLOTS: usize = 64;
 pub const fn memory_slot(object: &ObjectKey) -> usize {
     let mixed = (object.ino ^ (object.generation as u64) << 32 ^ object.dev as u64)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 58) as usize
+    (mixed >> 56) as usize
 }
 
 /// One object of a process's shared memory.

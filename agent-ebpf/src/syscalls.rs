@@ -75,6 +75,9 @@ pub const SHIFT: u8 = 29;
 /// getsockopt(fd, level, option, …): one of them receives.
 pub const OPTION: u8 = 30;
 
+/// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
+pub const SIGNAL: u8 = 31;
+
 /// Something that can be done against the agent; told apart by number.
 pub const TAMPER: u8 = 64;
 
@@ -123,6 +126,9 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (101, TRACE),        // ptrace
     (310, VM_READ),      // process_vm_readv
     (311, VM_WRITE),     // process_vm_writev
+    (129, SIGNAL),       // rt_sigqueueinfo
+    (297, SIGNAL),       // rt_tgsigqueueinfo
+    (424, SIGNAL),       // pidfd_send_signal
     (313, LOAD),         // finit_module
     (320, LOAD),         // kexec_file_load
     (216, SLIDE),        // remap_file_pages
@@ -133,6 +139,8 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (542, OPTION),       // getsockopt
     (539, VM_READ),      // process_vm_readv
     (540, VM_WRITE),     // process_vm_writev
+    (524, SIGNAL),       // rt_sigqueueinfo
+    (536, SIGNAL),       // rt_tgsigqueueinfo
     (514, IOCTL),        // ioctl
     (515, READ),         // readv
     (516, WRITE),        // writev
@@ -225,6 +233,9 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (26, TRACE),         // ptrace
     (347, VM_READ),      // process_vm_readv
     (348, VM_WRITE),     // process_vm_writev
+    (178, SIGNAL),       // rt_sigqueueinfo
+    (335, SIGNAL),       // rt_tgsigqueueinfo
+    (424, SIGNAL),       // pidfd_send_signal
     (350, LOAD),         // finit_module
     (257, SLIDE),        // remap_file_pages
     (324, SHIFT),        // fallocate

@@ -213,7 +213,12 @@ fn grow(task: Task, bytes: u64) -> u64 {
     let Some((_, row)) = hold::held(task) else { return 0 };
     let mut spreads = 0;
     // SAFETY: the row stays valid until the program ends.
-    let mut assets = unsafe { (*row).assets };
+    let (mut assets, taken) = unsafe { ((*row).assets, (*row).taken) };
+    // Whoever took nothing has no mapping of an asset that could grow: he opened one, or is only suspected of seeing what others
+    // store. Every allocator grows its mappings.
+    if taken == 0 {
+        return 0;
+    }
     for asset in 0..64u32 {
         if assets & 1 == 1 {
             let value = agent_ebpf::ObjectValue {

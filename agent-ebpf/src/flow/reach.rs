@@ -32,6 +32,14 @@ pub(crate) fn on_inject(actor: Task, victim: Task, kind: u32, bytes: u64) {
     put_into(victim, actor, bytes);
 }
 
+/// `actor` sent `victim` a signal with words of its own.
+#[inline(always)]
+pub(crate) fn on_signal(actor: Task, victim: Task) {
+    /// `siginfo_t`.
+    const INFO: u64 = 128;
+    put_into(victim, actor, INFO);
+}
+
 /// `bytes` of `from`'s memory came into `to`'s, which is a holder of all that `from` holds from then on; nothing happens
 /// unless that is a holder.
 #[inline(always)]

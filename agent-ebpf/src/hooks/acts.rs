@@ -18,11 +18,11 @@ use crate::{
         object,
         open::{NO_DESCRIPTOR, on_open},
         put::{on_put, on_put_unknown},
-        reach::{flow_find, on_inject, on_reach, on_reach_gone},
+        reach::{flow_find, on_inject, on_reach, on_reach_gone, on_signal},
         store,
         take::on_take,
     },
-    kernel::{File, Task},
+    kernel::{File, Inode, S_IFREG, Task},
     maps::{MOVED_SCRATCH, lose, marks},
 };
 
@@ -48,7 +48,9 @@ pub(super) const WHICH: [u8; TABLE] = {
 
 const fn which_is(call: u8) -> u8 {
     match call {
-        syscalls::GETFD | syscalls::TRACE | syscalls::VM_READ | syscalls::VM_WRITE => REACHES,
+        syscalls::GETFD | syscalls::TRACE | syscalls::VM_READ | syscalls::VM_WRITE | syscalls::SIGNAL => {
+            REACHES
+        }
         syscalls::OPEN => OPENS,
         syscalls::IOCTL | syscalls::LOAD => CONTROLS,
         _ => 0,
@@ -135,6 +137,10 @@ pub(super) fn reached(registers: u64, number: usize, result: u64) {
             }
             return;
         }
+        syscalls::SIGNAL => {
+            signalled(call, number);
+            return;
+        }
         syscalls::TRACE => {
             let request = call.argument(0);
             // Asked for by the one that is traced; the argument is nobody's.
@@ -158,6 +164,31 @@ pub(super) fn reached(registers: u64, number: usize, result: u64) {
         on_reach(call.task, Task(victim), kind, read);
     } else {
         on_inject(call.task, Task(victim), kind, written);
+    }
+}
+
+/// What it carries is the sender's, up to a few words.
+#[inline(always)]
+fn signalled(call: Call, number: usize) {
+    const PIDFD_SEND_SIGNAL: usize = 424;
+    let victim = match number {
+        // Without an info it carries nothing.
+        PIDFD_SEND_SIGNAL if call.argument(2) == 0 => None,
+        PIDFD_SEND_SIGNAL => call.file(call.argument(0)).and_then(File::pidfd_task),
+        // rt_tgsigqueueinfo
+        297 | 335 | 536 => found(call, call.argument(1)),
+        _ => found(call, call.argument(0)),
+    };
+    if let Some(victim) = victim {
+        on_signal(call.task, victim);
+    }
+}
+
+#[inline(always)]
+fn found(call: Call, number: u64) -> Option<Task> {
+    match flow_find(call.task.0, number as u32) {
+        0 => None,
+        task => Some(Task(task)),
     }
 }
 
@@ -291,6 +322,8 @@ pub(crate) struct Moved {
     is_renumbered: bool,
     /// Assets that the kernel read all of, and put where it was told to before the call returned.
     streamed: u64,
+    /// Somebody else can have taken it out of there since.
+    is_passed_on: bool,
 }
 
 /// A process that is watched made the kernel do something with files. Not 0: [`moved`] has to count what it moved.
@@ -351,11 +384,13 @@ extern "C" fn flow_moved(which: u32) -> u32 {
 fn streamed() {
     let Some(moved) = MOVED_SCRATCH.row() else { return };
     // SAFETY: a row of this program's alone.
-    let assets = unsafe { (*moved).streamed };
+    let (assets, is_passed_on) = unsafe { ((*moved).streamed, (*moved).is_passed_on) };
     if assets != 0 {
         let task = Task::current();
         carrier::adopt(task, store::flow_stream(task.0, assets, MOST));
-        on_put_unknown(task, MOST);
+        if is_passed_on {
+            on_put_unknown(task, MOST);
+        }
     }
 }
 
@@ -365,7 +400,15 @@ fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
     let address = |file: Option<File>| file.map_or(0, |file| file.0);
     // SAFETY: a row of this program's alone.
     unsafe {
-        *moved = Moved { one: address(one), two: address(two), taken, put, is_renumbered: false, streamed: 0 }
+        *moved = Moved {
+            one: address(one),
+            two: address(two),
+            taken,
+            put,
+            is_renumbered: false,
+            streamed: 0,
+            is_passed_on: false,
+        }
     };
     1
 }
@@ -442,10 +485,14 @@ fn streams(call: Call, argument: u64) -> Option<u32> {
     let assets = store::of_volume(call.file(call.argument(0))?)?;
     // SAFETY: the helper checks the address.
     let to = unsafe { bpf_probe_read_user(argument as *const u64) }.ok()?;
-    let left = leave(call.file(to), None, 0, MOST);
+    let to = call.file(to);
+    let left = leave(to, None, 0, MOST);
     if let Some(moved) = MOVED_SCRATCH.row() {
         // SAFETY: a row of this program's alone.
-        unsafe { (*moved).streamed = assets };
+        unsafe {
+            (*moved).streamed = assets;
+            (*moved).is_passed_on = to.and_then(File::inode).and_then(Inode::kind) != Some(S_IFREG);
+        }
     }
     Some(left)
 }

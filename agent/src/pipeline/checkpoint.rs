@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{Pipeline, run::now};
 use crate::{
     alerts::Unfinished,
-    event::{BootNs, Conclusions},
+    event::{ActKind, BootNs, Conclusions, HolderId},
     host::{
         state::StateDir,
         store::{Clock, Row, Store, StoreError},
@@ -26,6 +26,8 @@ use crate::{
 /// The spaces of the store.
 const SUMS: &str = "sums";
 const FINDINGS: &str = "findings";
+/// The number of the last line of the alert log.
+const LOG: &str = "log";
 
 /// Shortest time between two.
 const EVERY: Duration = Duration::from_secs(1);
@@ -43,28 +45,37 @@ pub(crate) struct Checkpoint {
     /// What the ledger concluded and no map holds yet.
     conclusions: Conclusions,
     due: Instant,
+    /// What went wrong with what was kept.
+    faults: Vec<String>,
+    /// Number of the alert log's last line when an earlier agent last kept something.
+    sequence: Option<u64>,
 }
 
 impl Checkpoint {
     /// Opens the store. Whatever is wrong with it costs what it held, never the start.
     pub(super) fn open(state: &StateDir, boot: &str) -> Self {
-        let store = match Store::open(state) {
+        let (mut store, fault) = match Store::open(state) {
             Ok((store, note)) => {
-                if let Some(note) = note {
-                    tracing::error!("{note}: sums and findings start anew");
-                }
-                Some(store)
+                (Some(store), note.map(|note| format!("{note}: sums and findings start anew")))
             }
-            Err(error) => {
-                tracing::error!(%error, "nothing is kept for the next start");
-                None
-            }
+            Err(error) => (None, Some(format!("{error}: nothing is kept for the next start"))),
         };
+        let sequence =
+            store.as_mut().and_then(|store| store.load(LOG).ok()).and_then(|rows| number(rows.first()?));
         let earlier = store.as_ref().and_then(|store| store.clock().ok().flatten());
         let clock = read_clock(boot).following(earlier.as_ref());
         let (kept_ms, earlier_base) =
             earlier.map_or((0, clock.base), |earlier| (earlier.wall_ms, earlier.base));
-        Self { store, clock, kept_ms, earlier_base, conclusions: Conclusions::default(), due: Instant::now() }
+        Self {
+            store,
+            clock,
+            kept_ms,
+            earlier_base,
+            conclusions: Conclusions::default(),
+            due: Instant::now(),
+            faults: fault.into_iter().collect(),
+            sequence,
+        }
     }
 
     /// Goes on with the sums and findings of an earlier agent.
@@ -74,7 +85,7 @@ impl Checkpoint {
         let (sums, findings) = match (store.load(SUMS), store.load(FINDINGS)) {
             (Ok(sums), Ok(findings)) => (sums, findings),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "sums and findings start anew");
+                self.faults.push(format!("{error}: sums and findings start anew"));
                 return;
             }
         };
@@ -92,6 +103,20 @@ impl Checkpoint {
         }
         if many != 0 || !open.is_empty() {
             tracing::info!(sums = many, left_out, findings = open.len(), "goes on with what was kept");
+        }
+    }
+
+    /// Raises what was wrong with what was kept. `head` is the number of the alert log's last line; the earlier agent `ended_well` when
+    /// it kept everything that it had said.
+    pub(super) fn tell(&mut self, pipeline: &mut Pipeline, head: u64, ended_well: bool) {
+        let now = now();
+        let older = self.sequence.filter(|sequence| ended_well && *sequence < head);
+        let older = older.map(|sequence| {
+            format!("what was kept ends at line {sequence} of the alert log, which has {head}: an older state was put in its place")
+        });
+        for fault in self.faults.drain(..).chain(older) {
+            tracing::error!("{fault}");
+            pipeline.raise(HolderId::HOST, ActKind::FilesChanged, Some(format!("state: {fault}")), now);
         }
     }
 
@@ -139,7 +164,8 @@ impl Checkpoint {
         let Some(store) = &mut self.store else { return Ok(()) };
         let clock = Clock { base: self.clock.base, ..read_clock(&self.clock.boot) };
         let time = Line(&clock);
-        let spaces = [(SUMS, sums(pipeline)), (FINDINGS, pipeline.alerts.save(&time))];
+        let sequence = (LOG.into(), pipeline.alerts.head().seq.to_string().into_bytes());
+        let spaces = [(SUMS, sums(pipeline)), (FINDINGS, pipeline.alerts.save(&time)), (LOG, vec![sequence])];
         store.save(&spaces, &clock).map(drop)
     }
 }
@@ -159,6 +185,10 @@ impl Pipeline {
     fn has_backlog(&self) -> bool {
         self.sinks.counts().iter().any(|(name, counts)| *name == "file" && counts.backlog != 0)
     }
+}
+
+fn number((_, value): &Row) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Every window, one row each, on the clock of this boot.

@@ -318,7 +318,9 @@ impl Agent {
         }
         registry.save(&held.state, &config).map_err(Unfit::from)?;
         watch(&mut sensor, &config)?;
-        if let Some(how) = held.state.begin_run().map_err(Unfit::from)? {
+        let ended = held.state.begin_run().map_err(Unfit::from)?;
+        checkpoint.tell(&mut pipeline, head.seq, ended.is_none());
+        if let Some(how) = ended {
             pipeline.raise(HolderId::HOST, ActKind::Restarted, Some(how.to_owned()), self::now());
         }
         let soon = Instant::now();
@@ -347,9 +349,10 @@ impl Agent {
     async fn weigh(&mut self, facts: &AsyncFd<OwnedFd>, hangup: &mut Signal) -> Result<(), Failure> {
         let folders = self.folders.as_ref().map(|folders| folders.as_fd().try_clone_to_owned()).transpose();
         let folders = folders.and_then(|folders| match folders {
-            // SAFETY: a descriptor that it owns, and so keeps open and never changes.
             Some(folders) => {
-                Ok(Some(unsafe { AsyncFd::register_with_interest(folders, Interest::READABLE) }?))
+                // SAFETY: a descriptor that it owns, and so keeps open and never changes.
+                let folders = unsafe { AsyncFd::register_with_interest(folders, Interest::READABLE) }?;
+                Ok(Some(folders))
             }
             None => Ok(None),
         });

@@ -152,7 +152,9 @@ impl Group {
     /// The bytes of the window; of a bound at most what was ever in the asset, where that is known.
     pub(super) fn bound(&mut self, now: BootNs) -> u64 {
         let sum = self.bytes.sum(now).max(self.largest);
-        if self.asset.most == 0 || self.is_whole { sum } else { sum.min(self.asset.most) }
+        // Events of a rule's tests say nothing of earlier versions.
+        let most = self.asset.most.max(self.asset.bytes);
+        if most == 0 || self.is_whole { sum } else { sum.min(most) }
     }
 
     /// What is compared with the lines.
