@@ -10,6 +10,7 @@ mod demo;
 #[cfg(test)]
 mod deploy_tests;
 mod dist;
+mod fuzz;
 mod libtest;
 mod score;
 mod setup;
@@ -64,6 +65,9 @@ enum Chore {
         after_help = "Example: sudo -E cargo xtask bench --quick -o json; without root: cargo xtask bench --engine"
     )]
     Bench(bench::Args),
+    /// Fuzz everything that reads what others wrote, guided by coverage
+    #[command(after_help = "Example: cargo xtask fuzz rules --seconds 600")]
+    Fuzz(fuzz::Args),
     /// Reduce a kernel's BTF to a fixture: what the table of fields and the hooks look for, a few KB
     #[command(after_help = btf_fixture::EXAMPLE)]
     BtfFixture(btf_fixture::Args),
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Chore::Score(args) => score::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BtfFixture(args) => btf_fixture::run(&args),
     };
     result.unwrap_or_else(|error| {

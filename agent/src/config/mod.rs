@@ -13,7 +13,7 @@ mod parse;
 mod sinks;
 mod values;
 
-pub use parse::load;
+pub use parse::{load, parse};
 
 /// A configuration that parsed and is complete in itself. Paths are absolute: relative ones were resolved against the
 /// configuration file.

@@ -45,7 +45,10 @@ pub fn load(file: &Path) -> Result<Config, Vec<Diagnostic>> {
 }
 
 /// Checks the text of a configuration. `base` is the absolute directory that relative paths resolve against.
-fn parse(file: &Path, text: &str, base: &Path) -> Result<Config, Vec<Diagnostic>> {
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(file: &Path, text: &str, base: &Path) -> Result<Config, Vec<Diagnostic>> {
     let (source, root) = yaml::parse(file, text)?;
     let mut reader = ConfigReader { check: Check::new(source), base };
     let config = reader.config(&root, file);

@@ -44,6 +44,16 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Fact> {
     }
 }
 
+/// The statement that one record of the ring is; `None` for what makes no sense and for what only says where to look. For who has
+/// the bytes and no ring, such as a fuzzer.
+#[must_use]
+pub fn read_record(bytes: &[u8]) -> Option<Reading> {
+    match parse(bytes)? {
+        Fact::Reading(reading) => Some(reading),
+        Fact::Row(_) | Fact::Wake => None,
+    }
+}
+
 pub(super) fn sink(fact: &abi::SinkFact) -> Reading {
     Reading::SinkPath { sink: reading::sink(&fact.sink), magic: fact.magic, path: path(&fact.path) }
 }

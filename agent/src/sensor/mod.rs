@@ -44,6 +44,7 @@ pub use self::{
     canary::{Canary, Flight, run_child as run_canary},
     drain::Past,
     egress::{Sent, Totals},
+    facts::read_record,
     layout::{Label, Mismatch},
     load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF, Setup},
     pins::{PinError, Pins},
