@@ -3,10 +3,16 @@
 //! Dependencies point one way: `pipeline → {sensor, ledger, rules, alerts, sinks, metrics} → event → agent_ebpf`.
 //! Only `sensor` names aya; `ledger`, `rules` and `alerts` know nothing of aya, tokio or files.
 
+// The fuzz targets call this crate by its name, also where its own tests include them.
+#[cfg(test)]
+extern crate self as weighbridge;
+
 pub mod alerts;
 pub mod commands;
 pub mod config;
 pub mod event;
+#[cfg(test)]
+mod fuzz_seeds;
 pub mod host;
 pub mod ledger;
 pub mod metrics;

@@ -1,17 +1,6 @@
-//! The configuration: whatever is in it, reading it ends, and a refusal has a reason.
+//! Fuzzes the configuration; what must hold is in `fuzz::config`.
 #![no_main]
 
-use std::path::Path;
-
-use libfuzzer_sys::fuzz_target;
-use weighbridge::{config::parse, yaml::render};
-
-fuzz_target!(|text: &str| {
-    match parse(Path::new("/etc/weighbridge/agent.yaml"), text, Path::new("/etc/weighbridge")) {
-        Ok(config) => assert!(!config.assets.is_empty(), "an agent without assets"),
-        Err(faults) => {
-            assert!(!faults.is_empty(), "refused without a reason");
-            let _ = render(&faults, false);
-        }
-    }
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = fuzz::config(data);
 });

@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let place = shell::target_dir()?.join("fuzz");
     let mut build = shell::cargo();
-    build.args(["build", "--release", "--locked", "--target", TRIPLE, "--manifest-path", "fuzz/Cargo.toml"]);
+    // Not `--locked`: who changes the agent's dependencies need not know of this lock file, which cargo then mends.
+    build.args(["build", "--release", "--target", TRIPLE, "--manifest-path", "fuzz/Cargo.toml"]);
     build.arg("--target-dir").arg(&place).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
     if !shell::aloud(build)? {
         return Ok(ExitCode::FAILURE);
