@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     event::{Asset, AssetId, AssetKind, BootNs},
-    rules::{RuleSet, window::MAX_DISTINCT},
+    rules::{RuleSet, rule::Rule, window::MAX_DISTINCT},
 };
 
 /// Most values of one row's lists that are read; an engine writes fewer.
@@ -49,12 +49,24 @@ pub struct Row {
 pub(super) fn export(rules: &RuleSet, states: &[State]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (rule, state) in rules.rules().iter().zip(states) {
-        for (sum, groups) in rule.sums.iter().zip(&state.sums) {
-            let print = sum.fingerprint(rule.on);
+        for (print, groups) in prints(rule).into_iter().zip(&state.sums) {
             rows.extend(groups.iter().map(|(key, group)| row(&rule.facts.id, &print, key, group)));
         }
     }
     rows
+}
+
+/// What each sum of a rule measures. Those that measure the same and differ in their lines are told apart by their order.
+pub(super) fn prints(rule: &Rule) -> Vec<String> {
+    let mut prints: Vec<String> = Vec::new();
+    for sum in rule.sums.iter() {
+        let mut print = sum.fingerprint(rule.on);
+        while prints.contains(&print) {
+            print.push_str(" again");
+        }
+        prints.push(print);
+    }
+    prints
 }
 
 fn row(rule: &str, sum: &str, key: &Key, group: &Group) -> Row {
@@ -89,8 +101,8 @@ pub(super) fn import(
 ) -> u64 {
     let mut places = HashMap::new();
     for (at, rule) in rules.rules().iter().enumerate() {
-        for (place, sum) in rule.sums.iter().enumerate() {
-            places.insert((rule.facts.id.clone(), sum.fingerprint(rule.on)), (at, place));
+        for (place, print) in prints(rule).into_iter().enumerate() {
+            places.insert((rule.facts.id.clone(), print), (at, place));
         }
     }
     let mut refused = 0;

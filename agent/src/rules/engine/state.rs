@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
 
-use super::{Crossed, Match, Resolved, group::Group, key::Key};
+use super::{Crossed, Match, Resolved, group::Group, key::Key, rows::prints};
 use crate::{
     event::{BootNs, Record},
     rules::{
@@ -362,11 +362,10 @@ impl State {
         now: BootNs,
         out: &mut Vec<Resolved>,
     ) {
-        let prints: Vec<String> = rule.sums.iter().map(|sum| sum.fingerprint(rule.on)).collect();
+        let measured = prints(rule);
         let mut places = Vec::new();
-        for (sum, groups) in before.sums.iter().zip(old.sums) {
-            let print = sum.fingerprint(before.on);
-            let place = prints.iter().position(|known| *known == print);
+        for (print, groups) in prints(before).into_iter().zip(old.sums) {
+            let place = measured.iter().position(|known| *known == print);
             if let Some(place) = place {
                 self.sums[place] = groups;
             }

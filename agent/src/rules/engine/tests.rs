@@ -502,3 +502,24 @@ proptest! {
         }
     }
 }
+
+/// Two lines of one window are two budgets: the first of them forgot its window at a restart.
+#[test]
+fn budgets_that_measure_the_same_keep_a_window_each() {
+    let rule = "    match: {sink.kind: file}
+    budgets:
+      - {name: some, sum: bound, by: [asset.name], over: 24h, gte: 2MiB, severity: low}
+      - {name: much, sum: bound, by: [asset.name], over: 24h, gte: 8MiB, severity: high}
+    group_by: [asset.name]
+";
+    let mut before = Engine::new(rule_set("alert", rule));
+    observe(&mut before, &flow(100, "8:16", 1, MIB));
+    let rows = before.export();
+    let mut restarted = Engine::new(rule_set("alert", rule));
+    assert_eq!(restarted.import(rows, 0, BootNs(101_000_000_000)), 0);
+    restarted.replace_rules(rule_set("alert", rule), BootNs(101_000_000_000));
+    let found = observe(&mut restarted, &flow(101, "8:16", 1, MIB)).expect("the first line");
+    assert_eq!((found.severity, found.bound_bytes), (Severity::Low, 2 * MIB));
+    let found = observe(&mut restarted, &flow(102, "8:16", 1, 6 * MIB)).expect("the second line");
+    assert_eq!((found.severity, found.bound_bytes), (Severity::High, 8 * MIB));
+}
