@@ -8,13 +8,12 @@ use std::{
 
 use serde_json::json;
 
-use super::{FOUND, INVALID, OK, Output, UNFIT, doctor, fail, log, print};
+use super::{FOUND, OK, Output, UNFIT, doctor, fail, log, print};
 use crate::{
     alerts::render,
-    pipeline::{Options, RecordTo, prepare, run, today},
+    pipeline::{Failure, Options, RecordTo, prepare, run, today},
     recording::{Change, Found, Reader, Replayed, compare, replay},
     rules::{Mode, RuleSet},
-    yaml,
 };
 
 /// Weighs as `run` does and writes down what the ledger is told; raises nothing, and may run beside the agent.
@@ -44,12 +43,9 @@ pub(super) fn replay_file(
     output: Output,
     colour: bool,
 ) -> u8 {
-    let load = |paths: &[PathBuf]| match RuleSet::load(paths, today()) {
-        Ok(rules) => Ok(Arc::new(rules)),
-        Err(faults) => {
-            eprint!("{}", yaml::render(&faults, colour));
-            Err(INVALID)
-        }
+    let load = |paths: &[PathBuf]| {
+        let read = RuleSet::load(paths, today()).map(Arc::new);
+        read.map_err(|faults| fail(&Failure::Invalid { file: file.to_owned(), faults }, output))
     };
     let put_through = |rules: &Arc<RuleSet>| match Reader::open(file) {
         Ok(mut reader) => Ok(replay(&mut reader, rules)),

@@ -103,6 +103,7 @@ pub(super) fn assemble(sources: &[(PathBuf, String)], today: Date) -> Result<Rul
     }
     let is_wrong = faults.iter().any(|fault| fault.weight == Weight::Error);
     if is_wrong {
+        faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         return Err(faults);
     }
 

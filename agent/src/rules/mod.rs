@@ -36,5 +36,6 @@ pub use set::RuleSet;
 pub use table::FIELDS;
 pub(crate) use table::peer_address;
 pub use testing::{TestOutcome, run_tests};
+pub(crate) use tuning::suggest_id;
 pub use weigh::Weighed;
 pub(crate) use window::Window;

@@ -262,7 +262,18 @@ pub(super) fn read_exception<'n>(
 
 pub(super) fn unknown_rule(check: &mut Check, at: Span, rule: &str, known: &[(&str, RecordKind)]) {
     let known: Vec<&str> = known.iter().map(|(id, _)| *id).collect();
-    check.error(at, format!("no rule has the id `{rule}`"), suggest(rule, &known));
+    check.error(at, format!("no rule has the id `{rule}`"), suggest_id(rule, &known));
+}
+
+/// The remedy for an id that no rule has. Often the files are a site's own, and the pack that they speak of was not given.
+pub(crate) fn suggest_id(id: &str, known: &[&str]) -> String {
+    let front = id.split('-').next().unwrap_or_default();
+    let family: Vec<&str> =
+        known.iter().copied().filter(|one| one.split('-').next() == Some(front)).collect();
+    if family.is_empty() {
+        return format!("give the file or directory too that has the rules {front}-…, or correct the id");
+    }
+    suggest(id, &family)
 }
 
 /// What is exempted must be told apart by something that a thief cannot simply claim.

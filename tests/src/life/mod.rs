@@ -3,7 +3,7 @@
 
 pub(crate) mod away;
 pub(crate) mod package;
-mod reload;
+pub(crate) mod reload;
 pub(crate) mod service;
 pub(crate) mod state;
 
@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("stops_and_leaves_nothing", stops_and_leaves_nothing),
     ("inventory", inventory),
     ("wrong_rules_change_nothing", reload::wrong_rules_change_nothing),
+    ("no_wrong_file_is_taken_over", reload::no_wrong_file_is_taken_over),
     ("a_reload_keeps_what_was_weighed", reload::a_reload_keeps_what_was_weighed),
     ("an_exception_is_written_and_sent_nowhere", reload::an_exception_is_written_and_sent_nowhere),
 ];

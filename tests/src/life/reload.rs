@@ -1,6 +1,10 @@
 //! Rules that change while the agent runs (SIGHUP): wrong ones change nothing, right ones lose nothing.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tests::lab::{KIB, MIB, metrics, process, wait_for, which};
 
@@ -25,6 +29,47 @@ pub(super) fn wrong_rules_change_nothing(w: &mut World) {
         alert.rule() == "WB-0010" && alert.text("/act/kind") == "rules_refused"
     });
     scene.expect_beside_changes(&expected);
+}
+
+/// Wrong files of rules, of each kind of fault some: each is refused, and the set stays the one that it was. A reload takes two
+/// seconds, so that it is every tenth file of the corpus; `WEIGHBRIDGE_EVERY_FILE=1` tries them all.
+pub(super) fn no_wrong_file_is_taken_over(w: &mut World) {
+    let mut scene = started(w);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("invalid/rules");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(corpus).expect("the corpus").flatten().map(|one| one.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "yaml"));
+    files.sort();
+    assert!(files.len() >= 100, "the corpus has only {} files", files.len());
+    if std::env::var_os("WEIGHBRIDGE_EVERY_FILE").is_none() {
+        files = files.into_iter().step_by(10).collect();
+    }
+    let set = set_in_force(&mut scene);
+    for (nth, file) in files.iter().enumerate() {
+        let text = fs::read(file).expect("it can be read");
+        let text = match String::from_utf8(text) {
+            // What an exception says must not have expired by the time that this runs.
+            Ok(text) => text.replace("2026-12-15", &soon()).into_bytes(),
+            Err(bytes) => bytes.into_bytes(),
+        };
+        fs::write(site(&scene), text).expect("a rule file can be written");
+        reload_nth(&mut scene, "refused", nth + 1, &file.display().to_string());
+        assert_eq!(set_in_force(&mut scene), set, "{}", file.display());
+    }
+    fs::remove_file(site(&scene)).expect("our own file");
+    reload(&mut scene, "accepted");
+    assert_eq!(set_in_force(&mut scene), set);
+    scene.stop();
+}
+
+/// The digest of the rules, as `status` says it.
+fn set_in_force(scene: &mut Scene<'_>) -> String {
+    let config = scene.work.join("weighbridge.yaml");
+    let mut status = Command::new(&scene.world.binary);
+    let output =
+        status.args(["status", "-o", "json", "--config"]).arg(config).output().expect("the binary runs");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    status["rules_digest"].as_str().expect("a digest").to_owned()
 }
 
 /// What was weighed before a reload counts after it: two parts, each below the line, are above it together.
@@ -71,7 +116,7 @@ pub(super) fn an_exception_is_written_and_sent_nowhere(w: &mut World) {
 }
 
 /// An agent whose rules are copies in a directory of the scene's own.
-fn started(w: &mut World) -> Scene<'_> {
+pub(crate) fn started(w: &mut World) -> Scene<'_> {
     let mut scene = w.prepare();
     let folder = scene.work.join("rules.d");
     fs::create_dir(&folder).expect("a folder can be made");
@@ -85,21 +130,28 @@ fn started(w: &mut World) -> Scene<'_> {
     scene
 }
 
-fn site(scene: &Scene<'_>) -> PathBuf {
+pub(crate) fn site(scene: &Scene<'_>) -> PathBuf {
     scene.work.join("rules.d/site.yaml")
 }
 
 /// Sends SIGHUP and waits until the metric says what came of it.
-fn reload(scene: &mut Scene<'_>, outcome: &str) {
+pub(crate) fn reload(scene: &mut Scene<'_>, outcome: &str) {
+    reload_nth(scene, outcome, 1, "the rules");
+}
+
+/// The same for the reload that is the nth with this outcome.
+fn reload_nth(scene: &mut Scene<'_>, outcome: &str, nth: usize, what: &str) {
     let pid = scene.agent().pid().to_string();
     scene.run(Command::new("kill").args(["-HUP", &pid]));
     let listen = scene.config.listen;
     let waited = scene.agent().wait(ALERT_WITHIN, |_| {
         let samples = tests::lab::agent::samples(listen).ok()?;
         let reloads = metrics::sum(&samples, "weighbridge_rules_reloads_total", &[("outcome", outcome)]);
-        (reloads >= Some(1.0)).then_some(())
+        (reloads >= Some(nth as f64)).then_some(())
     });
-    waited.unwrap_or_else(|error| panic!("{error:#}")).unwrap_or_else(|| panic!("no reload was {outcome}"));
+    waited
+        .unwrap_or_else(|error| panic!("{error:#}"))
+        .unwrap_or_else(|| panic!("{what}: no reload was {outcome}"));
 }
 
 /// Copies the first bytes of the model.
@@ -111,7 +163,7 @@ fn part(scene: &Scene<'_>, name: &str, bytes: u64) -> process::Identity {
 }
 
 /// A day that is not over and not far away.
-fn soon() -> String {
+pub(crate) fn soon() -> String {
     let output =
         Command::new("date").args(["-u", "-d", "+20 days", "+%F"]).output().expect("date can be run");
     String::from_utf8(output.stdout).expect("a date is text").trim().to_owned()

@@ -1,9 +1,12 @@
-//! What people see of a running agent and of what it recorded: `status`, `tail`, `top`, `record`, `replay`.
+//! What people see of a running agent and of what it recorded: `status`, `tail`, `top`, `record`, `replay`; what they make of
+//! it is in [`tuning`].
+
+mod tuning;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -16,6 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("tail_shows_the_alert", tail_shows_the_alert),
     ("no_agent_answers", no_agent_answers),
     ("recorded_and_replayed", recorded_and_replayed),
+    ("an_alert_becomes_an_exception", tuning::an_alert_becomes_an_exception),
+    ("proposals_are_taken_over", tuning::proposals_are_taken_over),
 ];
 
 /// A command of the agent's binary with the scene's configuration.
@@ -48,6 +53,37 @@ impl Looking {
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).expect("a line");
         serde_json::from_str(&line).expect("a line of JSON")
+    }
+}
+
+/// `weighbridge record`, beside the agent.
+struct Recording {
+    child: Looking,
+    said: BufReader<ChildStderr>,
+    file: PathBuf,
+}
+
+impl Recording {
+    /// Returns once it records.
+    fn start(scene: &Scene<'_>) -> Self {
+        let file = scene.work.join("day.wbrec");
+        let mut child = Looking::start(command(scene, &["record"]).arg(&file));
+        let mut said = BufReader::new(child.child.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        while line.trim() != "ready" {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).expect("a line"), 0, "record ended before it was ready");
+        }
+        Self { child, said, file }
+    }
+
+    /// Ends it in order; the file.
+    fn stop(mut self) -> PathBuf {
+        let pid = rustix::process::Pid::from_child(&self.child.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        assert!(self.child.child.wait().expect("its end").success());
+        self.said.read_to_string(&mut String::new()).expect("the rest");
+        self.file
     }
 }
 
@@ -106,23 +142,13 @@ fn no_agent_answers(w: &mut World) {
 /// Beside the running agent, which raises the same.
 fn recorded_and_replayed(w: &mut World) {
     let mut scene = w.scene();
-    let file = scene.work.join("copy.wbrec");
-    let mut record = Looking::start(command(&scene, &["record"]).arg(&file));
-    let mut said = BufReader::new(record.child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    while line.trim() != "ready" {
-        line.clear();
-        assert_ne!(said.read_line(&mut line).expect("a line"), 0, "record ended before it was ready");
-    }
+    let recording = Recording::start(&scene);
     let bytes = copy(&scene);
     let live = scene.agent().wait(crate::world::ALERT_WITHIN, |alerts| {
         alerts.iter().rev().find(|alert| alert.rule() == "WB-0001" && alert.bound() == bytes).cloned()
     });
     let live = live.expect("alerts").expect("WB-0001");
-    let pid = rustix::process::Pid::from_child(&record.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    assert!(record.child.wait().expect("its end").success());
-    said.read_to_string(&mut line).expect("the rest");
+    let file = recording.stop();
     let rules = scene.config.rules[0].clone();
     let replay = |extra: &[&Path]| {
         let mut replay = Command::new(&scene.world.binary);

@@ -367,6 +367,12 @@ exceptions:
             owner:      # who answers for it, such as storage-oncall@example.org
             reason:     # why it is wanted, in words that last a year, with the ticket
             expires:    # the last day, such as 2027-03-01; at most 366 days from now
+            tests:
+              - name: what was seen is covered
+                events:
+                  - {at: 0s, asset: {name: "llm-70b", bytes: 141107412992B}, process: {executable_sha256: "9f2c", executable: "/usr/bin/rsync"}, sink: {device: "8:16", control: uncontrolled, kind: file}, bound: 209715200B}
+                expect:
+                  - {rule: "WB-0001", severity: high, exception: "EX-wb-0001-46b6afef06f55e71"}
         "##);
         let json = explained(EXAMPLE).json();
         let applies: Vec<_> = (0..2).map(|at| json["exceptions"][at]["applies"].as_bool()).collect();

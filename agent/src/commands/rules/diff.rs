@@ -1,6 +1,9 @@
 //! `rules diff`: what a new release of a pack, or a change of a site, does to the rules that are in force.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -21,8 +24,8 @@ enum Change<'a> {
     Replaced(&'a str, &'a str),
 }
 
-pub(super) fn diff(before: &Path, after: &Path, output: Output, colour: bool) -> u8 {
-    let load = |path: &Path| load_paths(&[path.to_owned()], path);
+pub(super) fn diff(before: &Path, after: &Path, with: &[PathBuf], output: Output, colour: bool) -> u8 {
+    let load = |path: &Path| load_paths(&[&[path.to_owned()], with].concat(), path);
     let (before, after) = match (load(before), load(after)) {
         (Ok(before), Ok(after)) => (values(&before), values(&after)),
         (Err(failure), _) | (_, Err(failure)) => return fail(&failure, output),

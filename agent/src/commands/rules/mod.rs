@@ -15,8 +15,7 @@ use super::{DEFAULT_CONFIG, OK, Output, USAGE, fail, print, status};
 use crate::{
     event::RecordKind,
     pipeline::{Failure, today},
-    rules::{Rule, RuleSet, reference},
-    yaml::suggest,
+    rules::{Rule, RuleSet, reference, suggest_id},
 };
 
 /// Where rules are read from.
@@ -102,13 +101,17 @@ pub(super) enum Command {
     },
     /// Say what differs between two sets of rules: ids, values, exceptions. Exit code 1 when anything does.
     #[command(
-        after_help = "Example: weighbridge rules diff /usr/share/weighbridge/rules rules-of-the-next-release/"
+        after_help = "Examples: weighbridge rules diff /usr/share/weighbridge/rules rules-of-the-next-release/ --with rules.d\n          \
+                      weighbridge rules diff rules.d my-change/ --with /usr/share/weighbridge/rules"
     )]
     Diff {
         /// A file or directory of rules.
         before: PathBuf,
         /// The other one.
         after: PathBuf,
+        /// A file or directory that belongs to both, any number of times: a site's files need the pack that they speak of.
+        #[arg(short, long, value_name = "PATH")]
+        with: Vec<PathBuf>,
     },
     /// Propose reader lists, controlled networks and egress budgets from recordings, each with its evidence; applies nothing. Exit
     /// code 1 when a recording is damaged.
@@ -158,7 +161,7 @@ pub(super) fn run(command: &Command, output: Output, colour: bool) -> u8 {
             find(set, id, |rule| show::explain(set, rule, output, colour))
         }),
         Command::Suggest { recordings } => suggest::suggest(recordings, output),
-        Command::Diff { before, after } => diff::diff(before, after, output, colour),
+        Command::Diff { before, after, with } => diff::diff(before, after, with, output, colour),
         Command::Fields { on, markdown: true } if on.is_none() => {
             print(&reference::fields_markdown());
             OK
@@ -196,6 +199,6 @@ fn find(set: &RuleSet, id: &str, then: impl FnOnce(&Rule) -> u8) -> u8 {
         return then(rule);
     }
     let known: Vec<&str> = set.rules().iter().map(|rule| rule.facts.id.as_str()).collect();
-    eprintln!("error: no rule has the id `{}`: {}", id.escape_debug(), suggest(id, &known));
+    eprintln!("error: no rule has the id `{}`: {}", id.escape_debug(), suggest_id(id, &known));
     USAGE
 }
