@@ -51,6 +51,9 @@ struct Inputs {
     by_asset: Arc<RuleSet>,
     by_network: Arc<RuleSet>,
     by_prefix: Arc<RuleSet>,
+    by_glob: Arc<RuleSet>,
+    by_regex: Arc<RuleSet>,
+    by_ending: Arc<RuleSet>,
     thousand: Vec<(PathBuf, String)>,
     recording: Vec<u8>,
     statements: u64,
@@ -91,15 +94,24 @@ fn all(rounds: usize, quick: bool, only: &str) -> Result<()> {
         figure("engine, 500 rules by network, a record", "ns", "at most 3000", |with| {
             observed(with, &with.by_network)
         }),
-        figure("engine, 500 rules that no index helps, a record", "ns", "", |with| {
+        figure("engine, 500 rules by prefix, a record", "ns", "at most 3000", |with| {
             observed(with, &with.by_prefix)
+        }),
+        figure("engine, 500 rules by glob, a record", "ns", "at most 3000", |with| {
+            observed(with, &with.by_glob)
+        }),
+        figure("engine, 500 rules by regular expression, a record", "ns", "at most 3000", |with| {
+            observed(with, &with.by_regex)
+        }),
+        figure("engine, 500 rules by ending, a record", "ns", "at most 3000", |with| {
+            observed(with, &with.by_ending)
         }),
         figure("compile 1,000 rules", "ms", "under 100", compiled),
         figure("100,000 windows of one record", "MiB", "at most 64", |_| windows(1)),
         figure("100,000 windows that are full", "MiB", "at most 64", |_| windows(33)),
     ];
     fn wanted<'f>(
-        figures: &'f mut [Figure; 8],
+        figures: &'f mut [Figure; 11],
         only: &str,
     ) -> impl DoubleEndedIterator<Item = &'f mut Figure> {
         figures.iter_mut().filter(move |figure| figure.name.contains(only))
@@ -256,14 +268,19 @@ impl Inputs {
     group_by: [asset.name, sink.address]
 ", 18 + n / 256, n % 256)
         });
-        let by_prefix = pack(0..500, |n| {
-            format!(
-                "    match: {{process.executable|startswith: /usr/bin/job{n}/}}
+        // One condition each, on the program.
+        let by_program = |name: &str, condition: fn(usize) -> String| {
+            let text = pack(0..500, |n| {
+                format!(
+                    "    match: {{process.executable|{}}}
     aggregate: {{sum: bound, by: [asset.name, sink.address], over: 10m, tiers: [{{gte: 100GiB, severity: high}}]}}
     group_by: [asset.name, sink.address]
-"
-            )
-        });
+",
+                    condition(n)
+                )
+            });
+            rule_set(&[(name.into(), text)]).map(Arc::new)
+        };
         let thousand = (0..4).map(|part| {
             let text = pack(part * 250..(part + 1) * 250, |n| format!("    match:
       asset.name: model-{}
@@ -283,7 +300,10 @@ impl Inputs {
             times,
             core: Arc::new(core),
             by_asset: Arc::new(rule_set(&[("by_asset.yaml".into(), by_asset)])?),
-            by_prefix: Arc::new(rule_set(&[("by_prefix.yaml".into(), by_prefix)])?),
+            by_prefix: by_program("by_prefix.yaml", |n| format!("startswith: /usr/bin/job{n}/"))?,
+            by_glob: by_program("by_glob.yaml", |n| format!("glob: '/usr/*/job{n}/**'"))?,
+            by_regex: by_program("by_regex.yaml", |n| format!("re: '/job{n}(-[0-9.]+)?$'"))?,
+            by_ending: by_program("by_ending.yaml", |n| format!("endswith: /job{n}"))?,
             by_network: Arc::new(rule_set(&[("by_network.yaml".into(), by_network)])?),
             thousand: thousand.collect(),
             statements: recording.1,

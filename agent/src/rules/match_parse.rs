@@ -8,7 +8,7 @@ use regex::RegexSetBuilder;
 
 use super::{
     field::{Field, FieldType, find},
-    matcher::{Condition, Matcher, Test},
+    matcher::{Condition, Globs, Matcher, Test},
     table::FIELDS,
 };
 use crate::{
@@ -208,13 +208,15 @@ impl<'n> MatchReader<'_, 'n> {
                 .map_err(|error| (format!("not a glob: {}", error.kind()), "see glob(7)".to_owned()))
         };
         let globs = self.each(node, glob)?;
+        // As globset compiles it: a name may have a line feed.
+        let patterns = globs.iter().map(|glob| format!("(?s){}", glob.regex())).collect();
         let mut set = GlobSetBuilder::new();
         for glob in globs {
             set.add(glob);
         }
         set.build()
             .map_err(|_| self.check.error(node.span, "the globs are too large together", "split the rule"))
-            .map(Test::Glob)
+            .map(|set| Test::Glob(Globs { set, patterns }))
             .ok()
     }
 

@@ -30,11 +30,18 @@ pub(super) enum Test {
     Contains(Vec<String>),
     StartsWith(Vec<String>),
     EndsWith(Vec<String>),
-    Glob(GlobSet),
+    Glob(Globs),
     Regex(RegexSet),
     Network(Vec<IpNet>),
     Within(RangeInclusive<u64>),
     Exists(bool),
+}
+
+/// Globs, compiled and as regular expressions over bytes.
+#[derive(Debug)]
+pub(super) struct Globs {
+    pub(super) set: GlobSet,
+    pub(super) patterns: Vec<String>,
 }
 
 impl Matcher {
@@ -125,6 +132,29 @@ fn trust(field: &str) -> Trust {
 }
 
 impl Test {
+    /// Whether a text must fit a pattern.
+    pub(super) const fn is_pattern(&self) -> bool {
+        matches!(
+            self,
+            Self::Contains(_) | Self::StartsWith(_) | Self::EndsWith(_) | Self::Glob(_) | Self::Regex(_)
+        )
+    }
+
+    /// The patterns as regular expressions over bytes, one of which every text that holds fits.
+    pub(super) fn patterns(&self) -> Vec<String> {
+        let each = |parts: &[String], before: &str, after: &str| {
+            parts.iter().map(|part| format!("{before}{}{after}", regex::escape(part))).collect()
+        };
+        match self {
+            Self::Contains(parts) => each(parts, "", ""),
+            Self::StartsWith(parts) => each(parts, r"\A", ""),
+            Self::EndsWith(parts) => each(parts, "", r"\z"),
+            Self::Glob(globs) => globs.patterns.clone(),
+            Self::Regex(regexes) => regexes.patterns().to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     fn holds(&self, value: FieldValue<'_>) -> bool {
         match (self, value) {
             (Self::Text(texts), FieldValue::Text(value)) => texts.iter().any(|text| text == value),
@@ -137,7 +167,7 @@ impl Test {
             (Self::EndsWith(parts), FieldValue::Text(value)) => {
                 parts.iter().any(|part| value.ends_with(part.as_str()))
             }
-            (Self::Glob(globs), FieldValue::Text(value)) => globs.is_match(value),
+            (Self::Glob(globs), FieldValue::Text(value)) => globs.set.is_match(value),
             (Self::Regex(regexes), FieldValue::Text(value)) => regexes.is_match(value),
             (Self::Number(numbers), FieldValue::Number(value)) => numbers.contains(&value),
             (Self::Within(range), FieldValue::Number(value)) => range.contains(&value),

@@ -2,7 +2,7 @@
 //! asset, another kind of sink or another network than the record at hand.
 //!
 //! It only rules out. A rule that it leaves is asked in full, so that a mistake here costs time and never a match: whatever
-//! is not a comparison with texts or networks at the top of a `match` rules nothing out. It must not know windows.
+//! is not a comparison with texts, patterns or networks at the top of a `match` rules nothing out. It must not know windows.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use regex::bytes::{RegexSet, RegexSetBuilder};
 
 use crate::{
     event::{Record, RecordKind},
@@ -23,6 +24,11 @@ use crate::{
 
 /// Rules by their place in the set, one bit each.
 type Bits = Box<[u64]>;
+/// Rules with patterns that are sooner asked one by one than all at once.
+const FEW: u32 = 8;
+/// Most memory for the patterns of one field, twice: as read, and as far as they were run. Where they need more, their rules are
+/// asked one by one.
+const MAX_PATTERNS: usize = 16 << 20;
 
 /// The rules of one event kind.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ pub(super) struct Index {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     left: Vec<u64>,
-    by_network: Vec<u64>,
+    scratch: Vec<u64>,
 }
 
 impl Candidates {
@@ -74,6 +80,17 @@ struct ByField {
     /// Rules that name the network, and the lengths of prefixes that there are.
     networks: HashMap<IpNet, Bits>,
     lengths: BTreeSet<u8>,
+    patterns: Option<Patterns>,
+}
+
+/// Every prefix, ending, part, glob and regular expression that rules ask of one field, run at once.
+#[derive(Debug)]
+struct Patterns {
+    all: RegexSet,
+    /// For each of them, the place of its rule.
+    rules: Vec<usize>,
+    /// Rules that ask for some.
+    asking: Bits,
 }
 
 impl Index {
@@ -91,14 +108,20 @@ impl Index {
         let mut names: Vec<&'static Field> = Vec::new();
         for (field, test, _) in on.iter().flat_map(|(_, rule)| comparisons(rule)) {
             let is_new = names.iter().all(|known| known.name != field.name);
-            if is_new && matches!(test, Test::Text(_) | Test::Address(_) | Test::Network(_)) {
+            if is_new
+                && (matches!(test, Test::Text(_) | Test::Address(_) | Test::Network(_)) || test.is_pattern())
+            {
                 names.push(field);
             }
         }
         let mut fields: Vec<ByField> =
             names.into_iter().map(|field| ByField::new(field, &on, words)).collect();
+        // What rules out nothing is not looked at: a few rules with patterns are asked one by one.
+        fields.retain(|field| {
+            !field.texts.is_empty() || !field.networks.is_empty() || field.patterns.is_some()
+        });
         // Those that leave fewest rules come first: often nothing is left after one.
-        fields.sort_by_key(|field| field.otherwise.iter().map(|word| word.count_ones()).sum::<u32>());
+        fields.sort_by_key(|field| count(&field.otherwise));
         Self { all, fields }
     }
 
@@ -173,6 +196,7 @@ impl ByField {
             texts: texts.into_iter().map(|text| (text.to_owned(), with_text(Some(text)))).collect(),
             lengths: networks.iter().map(IpNet::prefix_len).collect(),
             networks: networks.into_iter().map(|network| (network, names_network(network))).collect(),
+            patterns: Patterns::new(field, on, words),
         }
     }
 
@@ -181,13 +205,16 @@ impl ByField {
         match (self.field.get)(record) {
             None => found.keep(&self.when_absent),
             Some(FieldValue::Address(address)) => {
-                let mut bits = std::mem::take(&mut found.by_network);
+                let mut bits = std::mem::take(&mut found.scratch);
                 self.naming(address, &mut bits);
                 let any = found.keep(&bits);
-                found.by_network = bits;
+                found.scratch = bits;
                 any
             }
-            Some(FieldValue::Text(text)) => found.keep(self.texts.get(text).unwrap_or(&self.otherwise)),
+            Some(FieldValue::Text(text)) => {
+                found.keep(self.texts.get(text).unwrap_or(&self.otherwise))
+                    && self.patterns.as_ref().is_none_or(|patterns| patterns.keep(text, found))
+            }
             Some(_) => found.keep(&self.otherwise),
         }
     }
@@ -203,12 +230,54 @@ impl ByField {
     }
 }
 
+impl Patterns {
+    /// `None` when there are too few or too large ones.
+    fn new(field: &Field, on: &[(usize, &Rule)], words: usize) -> Option<Self> {
+        let (mut texts, mut rules) = (Vec::new(), Vec::new());
+        let mut asking = vec![0; words].into_boxed_slice();
+        for (at, rule) in on {
+            for (_, test, is_negated) in comparisons(rule).filter(|(of, ..)| of.name == field.name) {
+                // Of several such tests in one rule each can be the one that holds here; the rule is asked for the others.
+                if test.is_pattern() && !is_negated {
+                    texts.extend(test.patterns());
+                    rules.resize(texts.len(), *at);
+                    set(&mut asking, *at);
+                }
+            }
+        }
+        if count(&asking) <= FEW {
+            return None;
+        }
+        let all = RegexSetBuilder::new(texts).size_limit(MAX_PATTERNS).dfa_size_limit(MAX_PATTERNS).build();
+        Some(Self { all: all.ok()?, rules, asking })
+    }
+
+    /// As [`ByField::keep`].
+    fn keep(&self, text: &str, found: &mut Candidates) -> bool {
+        let asked = found.left.iter().zip(&self.asking).map(|(left, asking)| (left & asking).count_ones());
+        if asked.sum::<u32>() <= FEW {
+            return true;
+        }
+        let mut bits = std::mem::take(&mut found.scratch);
+        bits.clear();
+        bits.extend(self.asking.iter().map(|asking| !asking));
+        self.all.matches(text.as_bytes()).iter().for_each(|nth| set(&mut bits, self.rules[nth]));
+        let any = found.keep(&bits);
+        found.scratch = bits;
+        any
+    }
+}
+
 /// The conditions at the top of a rule's match: the field, its test, and whether it must not hold.
 fn comparisons(rule: &Rule) -> impl Iterator<Item = (&'static Field, &Test, bool)> {
     rule.matcher.0.iter().filter_map(|condition| match condition {
         Condition::Field { field, test, negated, .. } => Some((*field, test, *negated)),
         _ => None,
     })
+}
+
+fn count(bits: &[u64]) -> u32 {
+    bits.iter().map(|word| word.count_ones()).sum()
 }
 
 fn set(bits: &mut [u64], at: usize) {
@@ -227,7 +296,7 @@ mod tests {
         yaml::render,
     };
 
-    const CONDITIONS: [&str; 14] = [
+    const CONDITIONS: [&str; 19] = [
         "asset.name: llm",
         "asset.name|not: [llm, other]",
         "asset.name|startswith: ll",
@@ -239,10 +308,19 @@ mod tests {
         "sink.address|not_cidr: 203.0.0.0/16",
         "sink.path|exists: false",
         "sink.path|not: /a",
+        "sink.path|startswith: [/a, /b]",
+        "sink.path|endswith: [.gz, Ü]",
+        "sink.path|contains: /c",
+        "sink.path|glob: ['/a/**/x.gz', '/[!b]/{c,d}*', '**/Ü']",
+        "sink.path|re: ['^/a.[bc]', 'x\\.gz$', '(?i)X', '\\w/Ü']",
         "user.id|gte: 5",
         "none: [{sink.kind: peer}]",
         "any: [{sink.kind: peer}, {asset.name: other}]",
     ];
+
+    /// With a line feed, which a file's name may have and `.` does not fit.
+    const PATHS: [&str; 9] =
+        ["/a", "/ab", "/a/c/x.gz", "/a/x.gz", "/b/x.gz", "/b/c/Ü", "/b/\n", "/a\nb", "/a/d/e"];
 
     fn set_of(rules: &[Vec<usize>], today: Date) -> RuleSet {
         let mut text = String::from("schema: 1\npack: test\nrules:\n");
@@ -263,18 +341,18 @@ mod tests {
         #[test]
         fn a_rule_that_matches_is_always_a_candidate(
             rules in prop::collection::vec(prop::sample::subsequence((0..CONDITIONS.len()).collect::<Vec<_>>(), 1..4), 1..70),
-            events in prop::collection::vec((0usize..3, 0usize..4, 0usize..6, 0u32..9, any::<bool>()), 1..20),
+            events in prop::collection::vec((0usize..3, 0usize..4, 0usize..6, 0u32..9, 0..=PATHS.len()), 1..20),
         ) {
             let set = set_of(&rules, TODAY);
             let index = Index::new(&set, RecordKind::Flow);
             let mut found = Candidates::default();
-            for (asset, kind, control, uid, has_path) in events {
+            for (asset, kind, control, uid, path) in events {
                 let record = record(RecordKind::Flow, |draft| {
                     draft.asset.name = ["llm", "other", "third"][asset].to_owned();
                     draft.sink_kind = [None, Some(SinkKind::File), Some(SinkKind::Peer), Some(SinkKind::Peer)][kind];
                     draft.sink_control = Control::ALL.get(control).copied();
                     draft.sink.peer = (kind == 2).then(|| ["203.0.113.9:1/tcp", "[2001:db8::1]:2/tcp"][asset % 2].to_owned());
-                    draft.sink.path = has_path.then(|| "/a".to_owned());
+                    draft.sink.path = PATHS.get(path).map(|path| (*path).to_owned());
                     draft.process.uid = uid;
                 });
                 index.candidates(&record, &mut found);
@@ -300,5 +378,21 @@ mod tests {
         assert_eq!(left(|_| {}), 125);
         let to_file = |draft: &mut crate::rules::field::Draft| draft.sink_kind = Some(SinkKind::File);
         assert_eq!(left(to_file), 250, "those of the asset, and those of an uncontrolled place");
+    }
+
+    #[test]
+    fn nor_are_those_whose_pattern_does_not_fit() {
+        let rules: Vec<Vec<usize>> = (0..500).map(|at| vec![[11, 12, 13, 14, 15][at % 5]]).collect();
+        let index = Index::new(&set_of(&rules, TODAY), RecordKind::Flow);
+        let mut found = Candidates::default();
+        for (path, wanted) in [(None, 0), (Some("/zz"), 0), (Some("/zz/Ü"), 300), (Some("/c"), 100)] {
+            let record = record(RecordKind::Flow, |draft| {
+                draft.sink_kind = Some(SinkKind::File);
+                draft.sink_control = Some(Control::Uncontrolled);
+                draft.sink.path = path.map(str::to_owned);
+            });
+            index.candidates(&record, &mut found);
+            assert_eq!(found.iter().count(), wanted, "{path:?}");
+        }
     }
 }
