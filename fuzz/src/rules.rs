@@ -80,6 +80,7 @@ fn record(kind: RecordKind, second: u64) -> Record {
             name: "llm".to_owned(),
             kind: AssetKind::Weights,
             bytes: 1 << 37,
+            most: 1 << 37,
             has_readers: true,
         }),
         holder: HolderId { tgid: 7, exec: 0, start: BootNs(1) },

@@ -47,13 +47,7 @@ pub(super) fn replay_file(
         let read = RuleSet::load(paths, today()).map(Arc::new);
         read.map_err(|faults| fail(&Failure::Invalid { file: file.to_owned(), faults }, output))
     };
-    let put_through = |rules: &Arc<RuleSet>| match Reader::open(file) {
-        Ok(mut reader) => Ok(replay(&mut reader, rules)),
-        Err(error) => {
-            eprintln!("error: {error}");
-            Err(UNFIT)
-        }
-    };
+    let put_through = |rules: &Arc<RuleSet>| open(file).map(|mut reader| replay(&mut reader, rules));
     let result = load(rules).and_then(|rules| put_through(&rules)).and_then(|now| {
         if baseline.is_empty() {
             return Ok(show(&now, output, colour));
@@ -62,6 +56,14 @@ pub(super) fn replay_file(
         Ok(show_changes(&compare(&before, &now), output))
     });
     result.unwrap_or_else(|code| code)
+}
+
+/// Opens a recording, or says why not.
+pub(super) fn open(file: &Path) -> Result<Reader, u8> {
+    Reader::open(file).map_err(|error| {
+        eprintln!("error: {error}");
+        UNFIT
+    })
 }
 
 /// 1 when the recording was damaged: what is shown is not all of it.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::{FOUND, OK, Output, UNFIT, print};
+use super::super::{FOUND, OK, Output, print, recording::open};
 use crate::{
     alerts::{human_bytes, printable},
-    recording::{Damage, Evidence, Proposal, Reader, Suggester, Suggestion, Who},
+    recording::{Damage, Evidence, Proposal, Suggester, Suggestion, Who},
 };
 
 /// Gathers from recordings and prints what speaks for what.
@@ -16,12 +16,9 @@ pub(super) fn suggest(files: &[PathBuf], output: Output) -> u8 {
     let mut suggester = Suggester::default();
     let mut damaged: Vec<(PathBuf, Damage)> = Vec::new();
     for file in files {
-        let mut reader = match Reader::open(file) {
+        let mut reader = match open(file) {
             Ok(reader) => reader,
-            Err(error) => {
-                eprintln!("error: {error}");
-                return UNFIT;
-            }
+            Err(code) => return code,
         };
         suggester.read(&mut reader);
         if let Some(damage) = reader.damage() {
@@ -228,7 +225,7 @@ mod tests {
             Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId, ObjectId, Process,
             Proto, Sink, SinkKey, SinkKind, Source,
         },
-        recording::{Header, Writer},
+        recording::{Header, Reader, Writer},
         rules::RuleSet,
     };
 
