@@ -337,6 +337,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case compiles a set of rules.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// What matches is never ruled out. Each rule has each condition at most once, in any order.
         #[test]
         fn a_rule_that_matches_is_always_a_candidate(
