@@ -7,10 +7,13 @@ use std::{fs, path::Path};
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
+/// Says whether it accepted its input.
+type Target = fn(&[u8]) -> bool;
+
 /// Each must accept one seed at least: seeds that are all refused at the door lead a fuzzer nowhere.
 #[test]
 fn the_seeds_of_every_fuzz_target_are_read() {
-    let targets: [(&str, fn(&[u8]) -> bool); 5] = [
+    let targets: [(&str, Target); 5] = [
         ("rules", targets::rules),
         ("config", targets::config),
         ("recording", targets::recording),

@@ -77,8 +77,14 @@ fn record(file: &Path) {
     ];
     for (nth, (name, size, unit, bytes, key, sink)) in told.into_iter().enumerate() {
         let (id, second) = (AssetId(nth as u8), nth as u64 + 1);
-        let asset =
-            Asset { id, name: name.to_owned(), kind: AssetKind::Weights, bytes: size, most: size, has_readers: true };
+        let asset = Asset {
+            id,
+            name: name.to_owned(),
+            kind: AssetKind::Weights,
+            bytes: size,
+            most: size,
+            has_readers: true,
+        };
         write(Event::Asset(Arc::new(asset)), second);
         let at = BootNs(second * SECOND);
         let holder = HolderId { tgid: 100 + nth as u32, exec: 0, start: at };
