@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{INTERNAL, INVALID, OK, Output, UNREACHABLE, print};
 use crate::{
     alerts::{human_bytes, printable},
-    status::{FlowRow, HolderRow, Snapshot, Watch, watch},
+    status::{BudgetRow, FlowRow, HolderRow, Snapshot, Watch, watch},
     yaml,
 };
 
@@ -183,7 +183,38 @@ fn screen(now: &Snapshot, colour: bool) -> String {
             printable(exe)
         );
     }
+    let _ = writeln!(out, "\n{}", bold(&format!("budgets ({})", now.budget_count)));
+    for row in now.budgets.iter().take(ROWS) {
+        let BudgetRow { rule, budget, severity, .. } = row;
+        let _ = writeln!(
+            out,
+            "  {:>10}  {:>7} of {:<10} to {:<8} {} {} of {}",
+            amount(row, row.sum),
+            used(row),
+            amount(row, row.line),
+            printable(severity),
+            printable(rule),
+            printable(budget),
+            whose(row)
+        );
+    }
     out
+}
+
+/// Bytes, or a number of events or values.
+pub(super) fn amount(row: &BudgetRow, value: u64) -> String {
+    if matches!(row.measure.as_str(), "count" | "distinct") { value.to_string() } else { human_bytes(value) }
+}
+
+/// How much of a budget is used up.
+pub(super) fn used(row: &BudgetRow) -> String {
+    format!("{:.1} %", row.sum as f64 / row.line.max(1) as f64 * 100.0)
+}
+
+/// What a budget is kept for.
+pub(super) fn whose(row: &BudgetRow) -> String {
+    let of = if row.of.is_empty() { "the host".to_owned() } else { printable(&row.of) };
+    if row.exception.is_empty() { of } else { format!("{of} (excepted: {})", printable(&row.exception)) }
 }
 
 /// `3 d 4 h`, `12 m 7 s`.
@@ -233,6 +264,19 @@ mod tests {
             holder_count: 1,
             flows: vec![],
             flow_count: 0,
+            budgets: vec![BudgetRow {
+                rule: "WB-0003".to_owned(),
+                budget: "day".to_owned(),
+                exception: String::new(),
+                of: "llm".to_owned(),
+                over_seconds: 86_400,
+                measure: "bound".to_owned(),
+                sum: 96 << 20,
+                line: 128 << 20,
+                severity: "high".to_owned(),
+                is_reached: false,
+            }],
+            budget_count: 1,
             loss: vec![],
             sinks: vec![],
         };
@@ -248,6 +292,9 @@ mod tests {
            512.0 MiB   50.0 % of llm              /usr/bin/c\u{1b}[2Jp (pid 7) (ended)
 
         can have reached (0)
+
+        budgets (1)
+            96.0 MiB   75.0 % of 128.0 MiB  to high     WB-0003 day of llm
         "#);
     }
 }

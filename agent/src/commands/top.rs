@@ -1,4 +1,4 @@
-//! `weighbridge top` on a terminal: assets, holders and flows as they move.
+//! `weighbridge top` on a terminal: assets, holders, flows and budgets as they move.
 //!
 //! What is shown is a [`Snapshot`] each second and a [`View`] of it; `run` alone knows the terminal, so that the rest is tested
 //! without one. Text of processes is made harmless before it is drawn.
@@ -20,7 +20,10 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table},
 };
 
-use super::{INTERNAL, OK, UNREACHABLE, status::since};
+use super::{
+    INTERNAL, OK, UNREACHABLE,
+    status::{amount, since, used, whose},
+};
 use crate::{
     alerts::{human_bytes, printable},
     status::{Snapshot, Watch},
@@ -167,6 +170,7 @@ impl View {
             self.before = holders(old, &Sizes::new())
                 .into_iter()
                 .chain(flows(old, &Sizes::new()))
+                .chain(budgets(old, &Sizes::new()))
                 .map(|row| (row.key, row.bytes))
                 .collect();
         }
@@ -189,7 +193,9 @@ impl View {
     }
 
     fn most(&self) -> usize {
-        self.now.as_ref().map_or(0, |now| now.holders.len().max(now.flows.len()).saturating_sub(1))
+        self.now
+            .as_ref()
+            .map_or(0, |now| now.holders.len().max(now.flows.len()).max(now.budgets.len()).saturating_sub(1))
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
@@ -198,11 +204,14 @@ impl View {
             return;
         };
         let assets = u16::try_from(now.assets.len().min(4)).unwrap_or(4) + 2;
-        let [head, top, middle, bottom, foot] = Layout::vertical([
+        // A host has few budgets; what it has of them is shown whole where there is room for six.
+        let budgets_shown = u16::try_from(now.budgets.len().clamp(1, 6)).unwrap_or(6) + 2;
+        let [head, top, middle, bottom, last, foot] = Layout::vertical([
             Constraint::Length(2),
             Constraint::Length(assets),
             Constraint::Fill(1),
             Constraint::Fill(1),
+            Constraint::Length(budgets_shown),
             Constraint::Length(1),
         ])
         .areas(frame.area());
@@ -224,6 +233,13 @@ impl View {
             self.cells(rows),
             &[11, 11, 12],
         );
+        let mut rows = budgets(now, &self.before);
+        if self.order != Order::Bytes {
+            self.sort(&mut rows);
+        }
+        let title = format!("budgets ({})", now.budget_count);
+        let heads = ["sum", "+", "used", "line, budget, of what"];
+        table(frame, last, &title, &heads, self.cells(rows), &[11, 11, 8]);
         let state = if self.paused { "  paused" } else { "" };
         let keys = format!("q quit  s sort: {}  p pause  up/down scroll{state}", self.order.as_str());
         frame.render_widget(Paragraph::new(keys), foot);
@@ -305,6 +321,30 @@ fn flows(now: &Snapshot, before: &Sizes) -> Vec<Shown> {
                 printable(&row.asset)
             );
             shown(key, row.bound, before, printable(&row.control), name)
+        })
+        .collect()
+}
+
+/// As they come: those that are used up most are first.
+fn budgets(now: &Snapshot, before: &Sizes) -> Vec<Shown> {
+    now.budgets
+        .iter()
+        .map(|row| {
+            let key = format!("budget {} {} {} {}", row.rule, row.budget, row.exception, row.of);
+            let name = format!(
+                "of {} to {}: {} {} of {}",
+                amount(row, row.line),
+                printable(&row.severity),
+                printable(&row.rule),
+                printable(&row.budget),
+                whose(row)
+            );
+            let mut shown = shown(key, row.sum, before, used(row), name);
+            if matches!(row.measure.as_str(), "count" | "distinct") {
+                shown.cells[0] = row.sum.to_string();
+                shown.cells[1] = if shown.growth == 0 { String::new() } else { format!("+{}", shown.growth) };
+            }
+            shown
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
-use crate::status::{AssetRow, FlowRow, HolderRow, SinkRow};
+use crate::status::{AssetRow, BudgetRow, FlowRow, HolderRow, SinkRow};
 
 fn snapshot(mib: u64) -> Snapshot {
     let holder = |pid, exe: &str, taken| HolderRow {
@@ -24,6 +24,18 @@ fn snapshot(mib: u64) -> Snapshot {
         to: to.to_owned(),
         kind: "file".to_owned(),
         control: control.to_owned(),
+    };
+    let budget = |rule: &str, name: &str, measure: &str, sum, line| BudgetRow {
+        rule: rule.to_owned(),
+        budget: name.to_owned(),
+        exception: String::new(),
+        of: "llm".to_owned(),
+        over_seconds: 3600,
+        measure: measure.to_owned(),
+        sum,
+        line,
+        severity: "medium".to_owned(),
+        is_reached: false,
     };
     Snapshot {
         schema: 1,
@@ -46,6 +58,11 @@ fn snapshot(mib: u64) -> Snapshot {
             flow(9, "/usr/bin/vllm", "10.20.0.9:443/tcp", "controlled", 900 << 20),
         ],
         flow_count: 2,
+        budgets: vec![
+            budget("WB-0003", "hour", "bound", mib << 20, 200 << 20),
+            budget("SITE-1", "day", "count", 3, 10),
+        ],
+        budget_count: 2,
         loss: vec![],
         sinks: vec![SinkRow {
             name: "journald".to_owned(),
@@ -73,7 +90,7 @@ fn what_moves_is_shown_with_its_growth_and_cannot_drive_a_terminal() {
     assert_eq!(drawn(&view, 30, 2).trim_end(), "waiting for the agent");
     view.take(snapshot(100));
     view.take(snapshot(164));
-    insta::assert_snapshot!(drawn(&view, 84, 16), @r"
+    insta::assert_snapshot!(drawn(&view, 84, 20), @r"
     weighbridge 0.1.0  pid 812  up 3 h 12 m  rules 10  sinks 1, failing 1
     findings: 1 critical  lost: none
     assets
@@ -89,6 +106,10 @@ fn what_moves_is_shown_with_its_growth_and_cannot_drive_a_terminal() {
     900.0 MiB               controlled   10.20.0.9:443/tcp  by /usr/bin/vllm (pid 9) of
     164.0 MiB   +64.0 MiB   uncontrolled /mnt/usb/w  by /usr/bin/cp (pid 7) of llm
 
+    budgets (2)
+    sum         +           used     line, budget, of what
+    164.0 MiB   +64.0 MiB   82.0 %   of 200.0 MiB to medium: WB-0003 hour of llm
+    3                       30.0 %   of 10 to medium: SITE-1 day of llm
     q quit  s sort: bytes  p pause  up/down scroll
     ");
 }

@@ -267,7 +267,8 @@ impl Pipeline {
         self.metrics.set_loss(&self.loss());
         self.metrics.set_sinks(&self.sinks.counts());
         if self.status.is_watched() {
-            self.status.publish(&self.snapshot());
+            let snapshot = self.snapshot(now);
+            self.status.publish(&snapshot);
         }
     }
 

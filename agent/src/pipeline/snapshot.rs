@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::Pipeline;
 use crate::{
-    event::{Sink, SinkKind},
-    status::{AssetRow, FlowRow, HolderRow, SinkRow, Snapshot},
+    event::{BootNs, Sink, SinkKind},
+    rules::Budget,
+    status::{AssetRow, BudgetRow, FlowRow, HolderRow, SinkRow, Snapshot},
 };
 
 /// Rows of each kind in a snapshot.
@@ -19,7 +20,8 @@ pub(super) struct Standing {
 }
 
 impl Pipeline {
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&mut self, now: BootNs) -> Snapshot {
+        let (budgets, budget_count) = self.engine.budgets(now, ROWS);
         let (holders, holder_count) = self.ledger.holders(ROWS);
         let (flows, flow_count) = self.ledger.bounds(ROWS);
         let rules = self.engine.rules();
@@ -73,6 +75,8 @@ impl Pipeline {
                 })
                 .collect(),
             flow_count,
+            budgets: budgets.into_iter().map(budget_row).collect(),
+            budget_count,
             loss: self.loss().into_iter().map(|(stage, count)| (stage.to_owned(), count)).collect(),
             sinks: self
                 .sinks
@@ -93,6 +97,23 @@ impl Pipeline {
             self.engine.costs().map(|(rule, took)| (rule.to_owned(), took.as_secs_f64())).collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1));
         all
+    }
+}
+
+fn budget_row(budget: Budget) -> BudgetRow {
+    let values: Vec<String> =
+        budget.group.into_iter().map(|(_, value)| value).filter(|value| !value.is_empty()).collect();
+    BudgetRow {
+        rule: budget.rule,
+        budget: budget.name,
+        exception: budget.exception.unwrap_or_default(),
+        of: values.join(" "),
+        over_seconds: budget.over.as_secs(),
+        measure: budget.measure.to_owned(),
+        sum: budget.sum,
+        line: budget.line,
+        severity: budget.severity.as_str().to_owned(),
+        is_reached: budget.is_reached,
     }
 }
 

@@ -42,6 +42,11 @@ pub struct Snapshot {
     pub holder_count: usize,
     pub flows: Vec<FlowRow>,
     pub flow_count: usize,
+    /// The budgets of the rules that are used up most, most first.
+    #[serde(default)]
+    pub budgets: Vec<BudgetRow>,
+    #[serde(default)]
+    pub budget_count: usize,
     /// By stage; empty when nothing was.
     pub loss: Vec<(String, u64)>,
     /// Where alerts go.
@@ -90,4 +95,24 @@ pub struct FlowRow {
     pub to: String,
     pub kind: String,
     pub control: String,
+}
+
+/// One window of a rule's budget that anything is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    pub rule: String,
+    pub budget: String,
+    /// Id of the exception that what is in it falls under; empty when there is none.
+    pub exception: String,
+    /// The values that it is kept by, such as the name of an asset.
+    pub of: String,
+    /// Length of the window in seconds.
+    pub over_seconds: u64,
+    /// What is summed: `bound`, `taken` and `bytes` are bytes, `count` and `distinct` are numbers.
+    pub measure: String,
+    pub sum: u64,
+    /// The lowest line that the sum has not reached, or the highest, and its severity.
+    pub line: u64,
+    pub severity: String,
+    pub is_reached: bool,
 }

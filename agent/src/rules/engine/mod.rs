@@ -1,6 +1,7 @@
 //! Evaluates rules: one record in, the matches it makes out. It must not know alerts: every record that leaves a sum at
 //! or above a line is reported with the exact value, and how that is written is decided elsewhere.
 
+mod budget;
 mod cost;
 mod group;
 mod index;
@@ -12,7 +13,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::rows::Row;
+pub use self::{budget::Budget, rows::Row};
 use self::{
     cost::Costs,
     index::{Candidates, Index},

@@ -69,6 +69,38 @@ fn every_record_above_the_line_carries_the_exact_sum() {
 }
 
 #[test]
+fn budgets_say_how_much_of_them_is_used_up() {
+    let rule = "    match: {sink.kind: file}
+    budgets:
+      - {name: short, sum: bound, by: [asset.name], over: 32s, gte: 4MiB, severity: medium}
+      - {name: long, sum: bound, by: [asset.name], over: 320s, gte_share: 0.5, floor: 2MiB, severity: high}
+    group_by: [asset.name]
+";
+    let mut engine = Engine::new(rule_set("alert", rule));
+    assert_eq!(engine.budgets(BootNs(0), 9), (vec![], 0), "nothing is open");
+    observe(&mut engine, &flow(100, "8:16", 1, MIB));
+    observe(&mut engine, &flow(101, "8:32", 2, 2 * MIB));
+    let at = |second: u64| BootNs(second * 1_000_000_000);
+    let (budgets, count) = engine.budgets(at(102), 9);
+    let told: Vec<_> = budgets
+        .iter()
+        .map(|one| (one.name.as_str(), one.sum, one.line, one.severity, one.is_reached))
+        .collect();
+    let short = ("short", 3 * MIB, 4 * MIB, Severity::Medium, false);
+    // Half of 20 MiB.
+    let long = ("long", 3 * MIB, 10 * MIB, Severity::High, false);
+    assert_eq!((told, count), (vec![short, long], 2), "what is used up most comes first");
+    assert_eq!(budgets[0].group, [("asset.name", "llm".to_owned())]);
+    let (budgets, count) = engine.budgets(at(102), 1);
+    assert_eq!((budgets.len(), count), (1, 2), "the rest is counted");
+    let (budgets, count) = engine.budgets(at(150), 9);
+    assert_eq!((budgets[0].name.as_str(), count), ("long", 1), "a window that is over is not open");
+    observe(&mut engine, &flow(150, "8:16", 1, 5 * MIB)).expect("the line of the short one");
+    let (budgets, _) = engine.budgets(at(150), 1);
+    assert_eq!((budgets[0].name.as_str(), budgets[0].is_reached), ("short", true));
+}
+
+#[test]
 fn a_group_resolves_once_and_can_match_again() {
     let mut engine = Engine::new(rule_set("alert", RULE));
     observe(&mut engine, &flow(100, "8:16", 1, 2 * MIB)).expect("a match");
