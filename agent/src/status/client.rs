@@ -4,12 +4,15 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use thiserror::Error;
 
 use super::SOCKET;
 
+/// For an agent that accepts and then says nothing: snapshots come every second, and a drill is answered within ten.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Longest line that is read.
 const MOST: u64 = 16 << 20;
 
@@ -35,6 +38,9 @@ pub struct Watch(BufReader<UnixStream>);
 pub fn watch(state_dir: &Path, word: &str) -> Result<Watch, Unreachable> {
     let path = state_dir.join(SOCKET);
     let asked = UnixStream::connect(&path).and_then(|mut stream| {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        // Alerts may be long in coming.
+        stream.set_read_timeout((word != "tail").then_some(PATIENCE))?;
         stream.write_all(word.as_bytes())?;
         stream.write_all(b"\n")?;
         Ok(stream)

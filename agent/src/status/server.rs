@@ -1,4 +1,5 @@
-//! The agent's end of the window. One word is read from whoever connects, then only written.
+//! The agent's end of the window. One word is read from whoever connects, then only written. Who has left makes room at
+//! once, also while there is nothing to write to him; who says more than his word has left.
 
 use std::{
     fs, io,
@@ -143,22 +144,17 @@ async fn accept(listener: UnixListener, status: Status) {
             let status = status.clone();
             tokio::spawn(async move {
                 // Whoever went away does not matter.
-                let _ = answer(stream, &status).await;
+                let _ = answer(stream, &status, PATIENCE).await;
                 drop(permit);
             });
         }
     }
 }
 
-async fn answer(mut stream: UnixStream, status: &Status) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, status: &Status, patience: Duration) -> io::Result<()> {
     let mut word = [0; WORD];
-    let mut read = 0;
-    while read < WORD && !word[..read].contains(&b'\n') {
-        match timeout(PATIENCE, stream.read(&mut word[read..])).await?? {
-            0 => break,
-            more => read += more,
-        }
-    }
+    // For the whole word: a byte now and then keeps no place.
+    let read = timeout(patience, read_word(&mut stream, &mut word)).await??;
     let word = word[..read].trim_ascii_end();
     if let Some(severity) = word.strip_prefix(b"drill ") {
         let line = drill(status, severity).await.to_string() + "\n";
@@ -170,6 +166,18 @@ async fn answer(mut stream: UnixStream, status: &Status) -> io::Result<()> {
         b"tail" => alerts(stream, status).await,
         _ => timeout(PATIENCE, stream.write_all(b"{\"error\":\"say status, top or tail\"}\n")).await?,
     }
+}
+
+/// Reads up to the end of a line; how much there is.
+async fn read_word(stream: &mut UnixStream, word: &mut [u8; WORD]) -> io::Result<usize> {
+    let mut read = 0;
+    while read < WORD && !word[..read].contains(&b'\n') {
+        match stream.read(&mut word[read..]).await? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(read)
 }
 
 /// What is answered to who asks for a drill of this severity.
@@ -190,7 +198,12 @@ async fn drill(status: &Status, severity: &[u8]) -> serde_json::Value {
 async fn snapshots(mut stream: UnixStream, status: &Status, count: u64) -> io::Result<()> {
     let mut receiver = status.snapshots.subscribe();
     for _ in 0..count {
-        if receiver.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = receiver.changed() => changed,
+            // Who asks for one and closes his end for writing is still there.
+            () = left(&mut stream), if count > 1 => return Ok(()),
+        };
+        if changed.is_err() {
             return Ok(());
         }
         let line = receiver.borrow_and_update().clone();
@@ -202,7 +215,11 @@ async fn snapshots(mut stream: UnixStream, status: &Status, count: u64) -> io::R
 async fn alerts(mut stream: UnixStream, status: &Status) -> io::Result<()> {
     let mut receiver = status.lines.subscribe();
     loop {
-        let line = match receiver.recv().await {
+        let told = tokio::select! {
+            told = receiver.recv() => told,
+            () = left(&mut stream) => return Ok(()),
+        };
+        let line = match told {
             Ok(line) => line,
             Err(broadcast::error::RecvError::Lagged(lines)) => {
                 Bytes::from(format!("{{\"skipped\":{lines}}}\n"))
@@ -211,6 +228,12 @@ async fn alerts(mut stream: UnixStream, status: &Status) -> io::Result<()> {
         };
         timeout(PATIENCE, stream.write_all(&line)).await??;
     }
+}
+
+/// Returns when the other end was closed, or says what nobody asked for.
+async fn left(stream: &mut UnixStream) {
+    // Whatever comes: an end, an error or a byte too many.
+    let _ = stream.read(&mut [0; 1]).await;
 }
 
 #[cfg(test)]
@@ -246,6 +269,46 @@ mod tests {
         }
         status.alert(&Bytes::from_static(b"{\"n\":1}\n"));
         assert_eq!(told.await.unwrap(), "{\"n\":1}\n");
+    }
+
+    /// Many times `tail | head` on a quiet host locked everybody out until the next alert.
+    #[tokio::test]
+    async fn who_looked_on_and_left_makes_room_while_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Status::default();
+        tokio::spawn(serve(folder.path(), status.clone()).unwrap());
+        let path = folder.path().join(SOCKET);
+        let mut gone = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"tail\n").await.unwrap();
+            gone.push(stream);
+        }
+        while status.lines.receiver_count() < MOST_CONNECTIONS {
+            tokio::task::yield_now().await;
+        }
+        // One talks on, the others hang up.
+        gone[0].write_all(b"status\n").await.unwrap();
+        let talker = gone.remove(0);
+        drop(gone);
+        while status.lines.receiver_count() != 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(talker);
+        let answer = tokio::task::spawn_blocking(move || line(ask(&path, "reboot\n"))).await.unwrap();
+        assert_eq!(answer, "{\"error\":\"say status, top or tail\"}\n");
+    }
+
+    #[tokio::test]
+    async fn a_word_that_trickles_keeps_no_place() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let status = Status::default();
+        let answered = tokio::spawn(async move { answer(server, &status, Duration::from_millis(200)).await });
+        // Each well within the patience, all of them together not.
+        while !answered.is_finished() && client.write_all(b"t").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(answered.await.unwrap().is_err());
     }
 
     #[tokio::test]
