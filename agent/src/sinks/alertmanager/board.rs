@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::notice::Notice;
 
 /// Alerts that are kept for one instance; beyond it the least severe goes, counted.
-pub(super) const MOST: usize = 8192;
+pub(super) const MOST: usize = 16_384;
 /// In one request.
 const BATCH: usize = 64;
 /// "Resolved" is told again for so long, for an instance that came back with an older state.
