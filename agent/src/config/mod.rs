@@ -106,6 +106,8 @@ pub enum SinkConfig {
         resend: Duration,
         /// How long an alert stays firing after its last match, and after an instance first took it.
         hold: Duration,
+        /// Where the runbooks are served, if they are: an address without a slash at its end.
+        runbooks: Option<String>,
     },
     Webhook {
         target: Placed<HttpTarget>,

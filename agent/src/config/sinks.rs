@@ -80,6 +80,7 @@ impl ConfigReader<'_> {
         let (bearer_token, tls) = self.proofs(fields, &urls)?;
         let resend = self.within(fields, "resend", "the sink's `resend`", RESEND).unwrap_or(DEFAULT_RESEND);
         let hold = self.within(fields, "hold", "the sink's `hold`", HOLD).unwrap_or(DEFAULT_HOLD);
+        let runbooks = fields.get("runbooks").and_then(|node| self.runbooks(node));
         let instances = urls
             .into_iter()
             .map(|Placed { value: url, line, column }| Placed {
@@ -88,7 +89,23 @@ impl ConfigReader<'_> {
                 column,
             })
             .collect();
-        Some(SinkConfig::Alertmanager { instances, resend, hold })
+        Some(SinkConfig::Alertmanager { instances, resend, hold, runbooks })
+    }
+
+    /// An address that people can open; it is only shown, never asked.
+    fn runbooks(&mut self, node: &Node) -> Option<String> {
+        const LONGEST: usize = 300;
+        let text = self.check.text(node, "`runbooks`")?;
+        let is_address = ["https://", "http://"]
+            .iter()
+            .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte));
+        if !is_address || !is_plain || text.len() > LONGEST {
+            let help = "write it as `https://wiki.internal/weighbridge`: the file's name, such as `/WB-0001.md`, is added";
+            self.check.error(node.span, format!("`{text}` is no address of the runbooks"), help);
+            return None;
+        }
+        Some(text.trim_end_matches('/').to_owned())
     }
 
     fn webhook(&mut self, fields: &mut Fields<'_>, seen: &mut Seen) -> Option<SinkConfig> {

@@ -72,9 +72,10 @@ impl Sinks {
         for sink in configured {
             match sink {
                 SinkConfig::File { .. } => {}
-                SinkConfig::Alertmanager { instances, resend, hold } => {
+                SinkConfig::Alertmanager { instances, resend, hold, runbooks } => {
                     for target in instances {
-                        let started = alertmanager::start(&target.value, *resend, *hold, &spools)?;
+                        let started =
+                            alertmanager::start(&target.value, *resend, *hold, runbooks.clone(), &spools)?;
                         self.alertmanagers.push(started);
                     }
                 }

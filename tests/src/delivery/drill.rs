@@ -5,10 +5,11 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tests::lab::{
     alert::Alert,
+    alertmanager::{Alertmanager, Instance, PROGRAM, pair},
     hook::{Hook, Post},
 };
 
-use super::{ARRIVES_WITHIN, expect_ok};
+use super::{ARRIVES_WITHIN, HOLD, expect_ok};
 use crate::world::{Scene, World};
 
 /// Exit code and report.
@@ -63,6 +64,60 @@ pub(super) fn drill_reaches_every_sink(w: &mut World) {
     let others: Vec<_> =
         lines.iter().map(Alert::rule).filter(|rule| !["WB-0000", "WB-0011"].contains(rule)).collect();
     assert!(others.is_empty(), "nothing else was said but that it was stopped: {others:?}");
+}
+
+/// Through a real pair of Alertmanagers to the receiver behind it, and its end after `hold`: what an operator sees who tries
+/// the pager out. What it is told says what to do.
+pub(super) fn drill_pages_through_a_real_pair(w: &mut World) {
+    World::needs(PROGRAM);
+    let mut scene = w.prepare();
+    let hook = expect_ok(Hook::start());
+    let instances = expect_ok(pair(&scene.work, hook.addr));
+    let urls: Vec<String> = instances.iter().map(Instance::url).collect();
+    scene.config.sinks = vec![json!({
+        "type": "alertmanager", "urls": urls, "resend": "2s", "hold": HOLD, "runbooks": "https://wiki.internal/wb/"
+    })];
+    let running: Vec<Alertmanager> = instances.iter().map(|instance| expect_ok(instance.start())).collect();
+    scene.start();
+    let (code, report, said) = drill(&scene, &["--severity", "high"]);
+    assert_eq!(code, Some(0), "{said} {report}");
+    let finding = report["finding"].as_str().expect("the finding").to_owned();
+    let sinks = report["sinks"].as_array().expect("sinks");
+    assert_eq!(sinks.len(), 3, "the file and both instances: {report}");
+    assert!(sinks.iter().all(|sink| sink["taken"] == true), "{report}");
+    for one in &running {
+        let held = expect_ok(one.alerts());
+        assert!(held.iter().any(|alert| alert["annotations"]["finding"] == finding.as_str()), "{held:?}");
+    }
+
+    let page = |state: &str| {
+        let of_drill =
+            |alert: &&Value| alert["status"] == state && alert["annotations"]["finding"] == finding.as_str();
+        let found = hook.wait(ARRIVES_WITHIN, |posts| {
+            posts
+                .iter()
+                .flat_map(|post| post.body["alerts"].as_array().into_iter().flatten())
+                .find(of_drill)
+                .cloned()
+        });
+        found.unwrap_or_else(|| {
+            panic!("the receiver was not told that the drill is {state}: {:#?}", hook.posts())
+        })
+    };
+    let firing = page("firing");
+    assert_eq!(
+        (&firing["labels"]["rule_id"], &firing["labels"]["severity"]),
+        (&json!("WB-0000"), &json!("high"))
+    );
+    let text = |name: &str| firing["annotations"][name].as_str().unwrap_or_default().to_owned();
+    assert!(text("summary").contains("this is a drill"), "{firing}");
+    assert_eq!(text("runbook_url"), "https://wiki.internal/wb/delivery.md");
+    assert!(text("action").contains(&format!("`weighbridge explain {finding}`")), "{firing}");
+    page("resolved");
+    let lines = scene.stop();
+    let others: Vec<_> =
+        lines.iter().map(Alert::rule).filter(|rule| !["WB-0000", "WB-0011"].contains(rule)).collect();
+    assert!(others.is_empty(), "{others:?}");
 }
 
 pub(super) fn drill_says_what_does_not_take_it(w: &mut World) {

@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("metrics", prometheus::metrics),
     ("fleet", fleet::fleet),
     ("drill_reaches_every_sink", drill::drill_reaches_every_sink),
+    ("drill_pages_through_a_real_pair", drill::drill_pages_through_a_real_pair),
     ("drill_says_what_does_not_take_it", drill::drill_says_what_does_not_take_it),
 ];
 

@@ -45,9 +45,17 @@ pub struct Alertmanager {
 /// # Errors
 /// When no port is free or no file can be written.
 pub fn pair(dir: &Path, hook: SocketAddr) -> Result<[Instance; 2]> {
+    pair_that_waits(dir, hook, "1s", "2s")
+}
+
+/// The same with Alertmanager's `group_wait` and `group_interval`.
+///
+/// # Errors
+/// When no port is free or no file can be written.
+pub fn pair_that_waits(dir: &Path, hook: SocketAddr, wait: &str, interval: &str) -> Result<[Instance; 2]> {
     let config = dir.join("alertmanager.yml");
     let text = format!(
-        "route:\n  receiver: hook\n  group_by: ['...']\n  group_wait: 1s\n  group_interval: 2s\n  repeat_interval: 1h\n\
+        "route:\n  receiver: hook\n  group_by: ['...']\n  group_wait: {wait}\n  group_interval: {interval}\n  repeat_interval: 1h\n\
          receivers:\n  - name: hook\n    webhook_configs: [{{url: 'http://{hook}/hook', send_resolved: true}}]\n"
     );
     fs::write(&config, text).context("cannot write Alertmanager's configuration")?;

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::wait_for;
+use super::{process::boot_ns, wait_for};
 
 /// Posts of the agent and of Alertmanager are far smaller.
 const LARGEST_POST: u64 = 16 << 20;
@@ -43,6 +43,8 @@ pub enum Manner {
 /// One request that came.
 #[derive(Clone, Debug)]
 pub struct Post {
+    /// When all of it had come, in ns since boot.
+    pub at: u64,
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
@@ -151,11 +153,12 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Result<()> {
         ensure!(length <= LARGEST_POST, "a post of {length} bytes");
         let mut raw = vec![0; usize::try_from(length)?];
         reader.read_exact(&mut raw)?;
+        let at = boot_ns();
         let manner = {
             let mut state = lock(state);
             let manner = state.manners.pop_front().unwrap_or(Manner::Status(200));
             let body = serde_json::from_slice(&raw).unwrap_or_default();
-            state.posts.push(Post { path, headers, raw, body, manner });
+            state.posts.push(Post { at, path, headers, raw, body, manner });
             manner
         };
         answer(reader.get_mut(), manner)?;

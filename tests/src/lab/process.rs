@@ -238,8 +238,18 @@ pub fn cpu_ticks(pid: u32) -> Option<u64> {
 /// Resident memory of a process in bytes.
 #[must_use]
 pub fn resident(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+#[must_use]
+pub fn most_resident(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(kib.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 

@@ -42,6 +42,7 @@ const AT_ONCE: usize = 256;
 struct Instance {
     name: String,
     client: Arc<Client>,
+    runbooks: Option<String>,
     board: Board,
     spool: Spool,
     status: Arc<Status>,
@@ -58,6 +59,7 @@ pub(super) fn start(
     target: &HttpTarget,
     resend: Duration,
     hold: Duration,
+    runbooks: Option<String>,
     spools: &Path,
 ) -> io::Result<Inbox<Notice>> {
     let client = Client::new(target, "/api/v2/alerts").map_err(io::Error::other)?;
@@ -84,6 +86,7 @@ pub(super) fn start(
     let mut instance = Instance {
         name: shown.clone(),
         client: Arc::new(client),
+        runbooks,
         board: Board::new(entries, resend, hold),
         spool,
         status: Arc::clone(&status),
@@ -144,7 +147,10 @@ impl Instance {
         self.spool.unsaved().min(self.board.waiting())
     }
 
-    fn observe(&mut self, notice: Item) {
+    fn observe(&mut self, mut notice: Item) {
+        if let Some(runbooks) = &self.runbooks {
+            notice.find_runbooks_at(runbooks);
+        }
         let dropped = self.board.observe(notice);
         if dropped != 0 {
             self.status.add_dropped(dropped);

@@ -16,6 +16,9 @@ const LONGEST_LABEL: usize = 200;
 const LONGEST_ANNOTATION: usize = 500;
 const ALL_ANNOTATIONS: usize = 2048;
 
+/// Where the package puts the files that rules name relative to the tree, on the host that the alert is of.
+const INSTALLED: &str = "file:///usr/share/doc/weighbridge/";
+
 /// What one line of a finding means for Alertmanager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sinks) struct Notice {
@@ -48,6 +51,15 @@ impl Notice {
             starts_ms,
             last_ms: finding.last_seen_ms(),
             suppress_ms,
+        }
+    }
+
+    /// Says that the runbooks are served below this address, which ends without a slash.
+    pub(super) fn find_runbooks_at(&mut self, address: &str) {
+        if let Some(url) = self.annotations.get_mut("runbook_url")
+            && let Some(name) = url.strip_prefix(INSTALLED).and_then(|path| path.rsplit('/').next())
+        {
+            *url = format!("{address}/{name}");
         }
     }
 
@@ -100,7 +112,15 @@ fn annotations(alert: &Alert) -> BTreeMap<String, String> {
         ("chain", format!("{}:{hash}", head.seq)),
         ("bytes", matched.bound_bytes.to_string()),
         ("finding", alert.finding.finding_info.uid.clone()),
-        ("runbook_url", matched.rule.runbook.clone()),
+        ("runbook_url", runbook(&matched.rule.runbook)),
+        (
+            "action",
+            format!(
+                "on {}: `weighbridge explain {}`, then follow the runbook",
+                alert.finding.host(),
+                alert.finding.finding_info.uid
+            ),
+        ),
         ("process", format!("{} (pid {}, uid {})", process.exe, process.pid, process.uid)),
         ("sink", place.unwrap_or_default()),
         ("loss", loss.join(" ")),
@@ -130,6 +150,11 @@ fn annotations(alert: &Alert) -> BTreeMap<String, String> {
         }
     }
     annotations
+}
+
+/// A rule's runbook as an address: those of the package are files on the host. What is neither is left as it is.
+fn runbook(named: &str) -> String {
+    if named.starts_with("docs/") { format!("{INSTALLED}{named}") } else { named.to_owned() }
 }
 
 /// `sink.device` as Alertmanager takes it: `[a-zA-Z_][a-zA-Z0-9_]*`.
@@ -209,6 +234,40 @@ mod tests {
         );
         assert_eq!(large.annotations["bytes"], (200_u64 << 20).to_string());
         assert!(large.annotations["chain"].starts_with("1:"), "{}", large.annotations["chain"]);
+    }
+
+    /// What, how much, by whom, where to, and what to do.
+    #[test]
+    fn a_page_at_night_says_it_all() {
+        let mut page = one(200);
+        page.annotations.remove("chain");
+        page.annotations.remove("finding");
+        let action = page.annotations.remove("action").unwrap();
+        let uid = page.finding.clone();
+        assert_eq!(action, format!("on gpu-017: `weighbridge explain {uid}`, then follow the runbook"));
+        insta::assert_snapshot!(serde_json::to_string_pretty(&page.annotations).unwrap(), @r#"
+        {
+          "bytes": "209715200",
+          "command": "rsync -a /models/llm-70b /mnt/usb",
+          "description": "Weights copied to a device that is not controlled. 200.0 MiB of 131.4 GiB in all; the rule is owned by ml-security.",
+          "process": "/usr/bin/rsync (pid 48213, uid 1004)",
+          "runbook_url": "file:///usr/share/doc/weighbridge/docs/runbooks/WB-0001.md",
+          "share_percent": "0.1486",
+          "sink": "/mnt/usb/model",
+          "summary": "up to 200.0 MiB (209715200 bytes, 0.15 %) of llm-70b written to uncontrolled file /mnt/usb/model (exfat on 8:16, removable), by /usr/bin/rsync (pid 48213)",
+          "technique": "T1052.001",
+          "unit": "cron.service"
+        }
+        "#);
+        page.find_runbooks_at("https://wiki.internal/wb");
+        assert_eq!(page.annotations["runbook_url"], "https://wiki.internal/wb/WB-0001.md");
+    }
+
+    #[test]
+    fn a_runbook_of_the_site_is_left_alone() {
+        for own in ["https://wiki.internal/x.md", "none"] {
+            assert_eq!(runbook(own), own);
+        }
     }
 
     proptest! {
