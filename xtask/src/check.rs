@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{setup, shell, test, toolchain, tree};
+use crate::{deny, setup, shell, test, toolchain, tree};
 
 /// How one step ended.
 enum Outcome {
@@ -24,14 +24,15 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 /// Runs every step, also after one has failed, and fails when one did.
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure()?;
-    const STEPS: [Step; 8] = [
+    const STEPS: [Step; 9] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy of the eBPF programs", clippy_ebpf),
         ("rule tests", rules),
         ("what files say", tree),
         ("systemd unit", unit),
-        ("licences, bans and sources", deny),
+        ("licences, bans and sources", declared),
+        ("the same by cargo-deny", by_cargo_deny),
         ("advisories", advisories),
     ];
     let mut report = Vec::new();
@@ -105,8 +106,17 @@ fn unit() -> Result<Outcome> {
     ran(command)
 }
 
+/// What the dependencies declare of themselves, which needs no further tool.
+fn declared() -> Result<Outcome> {
+    let complaints = deny::complaints()?;
+    for complaint in &complaints {
+        eprintln!("{complaint}");
+    }
+    Ok(if complaints.is_empty() { Outcome::Passed } else { Outcome::Failed })
+}
+
 /// What the dependencies are, from the lock file alone.
-fn deny() -> Result<Outcome> {
+fn by_cargo_deny() -> Result<Outcome> {
     if !has_deny() {
         return Ok(Outcome::Skipped(NO_DENY));
     }

@@ -7,6 +7,7 @@ mod btf_fixture;
 mod build;
 mod check;
 mod demo;
+mod deny;
 #[cfg(test)]
 mod deploy_tests;
 mod dist;
