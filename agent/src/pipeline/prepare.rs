@@ -151,6 +151,13 @@ fn prepare_held(
             faults.push(config.fault_at(&place, error.to_string(), help));
         }
     }
+    if !config.listen.ip().is_loopback() {
+        warnings.push(format!(
+            "/metrics is served on {} in the clear, with the names of assets and rules in it: listen on 127.0.0.1 behind a proxy that \
+             speaks TLS, or let only the scraper through (IPAddressAllow= in the unit, a firewall)",
+            config.listen
+        ));
+    }
     let table = Arc::new(MountTable::read().map_err(Unfit::from)?);
     let (classifier, problems) = Classifier::new(&config.controlled, table, Devices::default());
     let mut sort = |problems: Vec<Problem>| {

@@ -27,6 +27,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("malformed_rule", malformed_rule),
     ("unknown_key_in_a_rule", unknown_key_in_a_rule),
     ("missing_rules", missing_rules),
+    ("rules_that_everybody_can_write", rules_that_everybody_can_write),
+    ("credentials_that_cannot_be_used", credentials_that_cannot_be_used),
+    ("state_directory_that_takes_no_writes", state_directory_that_takes_no_writes),
+    ("listening_to_the_network_is_warned_of", listening_to_the_network_is_warned_of),
     ("every_invalid_file_is_refused", every_invalid_file_is_refused),
     ("rules_of_every_kind_of_command", rules_of_every_kind_of_command),
     ("alert_file_not_writable", alert_file_not_writable),
@@ -119,6 +123,77 @@ fn missing_rules(w: &mut World) {
     let mut scene = w.prepare_without_ebpf();
     scene.config.rules = vec![scene.work.join("no-rules.d")];
     refused(&scene, &scene.config.to_yaml(), INVALID).names("no-rules.d");
+}
+
+/// Whoever can write a rule could switch it off: the directory and the file are each refused.
+fn rules_that_everybody_can_write(w: &mut World) {
+    let scene = bad_rule(w, "schema: 1\npack: mine\nrules: []\n");
+    let text = scene.config.to_yaml();
+    let folder = scene.work.join("rules.d");
+    for (path, before, open) in [(folder.clone(), 0o755, 0o777), (folder.join("mine.yaml"), 0o644, 0o666)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(open)).expect("a mode can be set");
+        let said = refused(&scene, &text, INVALID);
+        said.names(&path.to_string_lossy());
+        said.names("everyone");
+        fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("a mode can be set");
+    }
+}
+
+/// One that is missing, is no file, is empty, or that others can read: named before anything starts.
+fn credentials_that_cannot_be_used(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    let token = scene.work.join("token");
+    let sink = format!(
+        "{{type: alertmanager, urls: ['http://127.0.0.1:9'], bearer_token: {{file: {}}}}}",
+        token.display()
+    );
+    scene.config.sinks = vec![serde_json::Value::Null];
+    let text = scene.config.to_yaml().replace("  - null", &format!("  - {sink}"));
+    let names_it = |what: &str| {
+        let said = refused(&scene, &text, INVALID);
+        said.names(&token.to_string_lossy());
+        assert!(!said.0.stderr.contains("hunter2"), "{what}: the secret is shown");
+    };
+    names_it("missing");
+    fs::create_dir(&token).expect("a folder can be made");
+    names_it("a folder");
+    fs::remove_dir(&token).expect("it can be removed");
+    for (what, content, mode) in [
+        ("empty", "\n", 0o600),
+        ("everybody's to read", "hunter2", 0o644),
+        ("everybody's to write", "hunter2", 0o622),
+    ] {
+        fs::write(&token, content).expect("a token can be written");
+        fs::set_permissions(&token, fs::Permissions::from_mode(mode)).expect("a mode can be set");
+        names_it(what);
+    }
+}
+
+fn state_directory_that_takes_no_writes(w: &mut World) {
+    let mut scene = w.prepare();
+    let state = scene.config.state_dir.clone();
+    scene.mount(&["-t", "tmpfs", "-o", "ro,mode=0700", "tmpfs"].map(AsRef::as_ref), &state).expect("a mount");
+    let said = run(&scene, &scene.config.to_yaml());
+    said.code(UNFIT);
+    said.names(&state.to_string_lossy());
+    nothing_started(&scene.config);
+}
+
+/// It is allowed, for a scrape comes from elsewhere; that it goes in the clear is said.
+fn listening_to_the_network_is_warned_of(w: &mut World) {
+    let mut scene = w.prepare_without_ebpf();
+    scene.config.listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let file = scene.work.join("weighbridge.yaml");
+    scene.config.write(&file).expect("a configuration can be written");
+    let said = Said(finish(&scene, &[Path::new("check"), Path::new("--config"), &file]));
+    said.code(0);
+    let listen = scene.config.listen.to_string();
+    assert!(
+        said.0.stdout.contains(&listen) || said.0.stderr.contains(&listen),
+        "nothing is said of {listen}:\n{}\n{}",
+        said.0.stdout,
+        said.0.stderr
+    );
 }
 
 /// The corpus of invalid files: each ends with exit code 3 and says a line and a column. (What it says is held by snapshots

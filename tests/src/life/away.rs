@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("says_nothing_again", |w| {
         unsettled(
             w,
-            "the test itself reads the copy and hands some of it to the next tool",
+            "the agent that comes back counts as a holder: its log becomes a carrier, and who reads that a holder too",
             says_nothing_again,
         )
     }),
