@@ -10,13 +10,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::notice::Notice;
+use super::notice::{Notice, as_map, as_text};
 
 /// Alerts that are kept for one instance; beyond it the least severe goes, counted.
 pub(super) const MOST: usize = 16_384;
@@ -29,13 +30,18 @@ const LEAST_LIFE_MS: i64 = 5 * 60 * 1000;
 /// Pushes that may fail in a row before an alert that was not renewed ends.
 const MISSED_PUSHES: i64 = 5;
 
+/// Of an alert: its identity.
+type Labels = Arc<BTreeMap<String, String>>;
+
 /// One severity of one finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     /// `finding_info.uid` of the finding that it belongs to now.
     pub(super) finding: String,
-    pub(super) labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
+    #[serde(with = "shared")]
+    pub(super) labels: Labels,
+    #[serde(with = "text")]
+    annotations: Arc<str>,
     starts_ms: i64,
     last_ms: i64,
     /// How long it fires after the last match.
@@ -80,13 +86,13 @@ pub(super) struct Outcome {
     /// Messages that the instance took for the first time.
     pub(super) delivered: u64,
     /// Labels of alerts that it will never take.
-    pub(super) refused: Vec<BTreeMap<String, String>>,
+    pub(super) refused: Vec<Labels>,
 }
 
 #[derive(Debug)]
 pub(super) struct Board {
     entries: BTreeMap<u64, Entry>,
-    by_labels: HashMap<BTreeMap<String, String>, u64>,
+    by_labels: HashMap<Labels, u64>,
     by_finding: HashMap<String, BTreeSet<u64>>,
     next: u64,
     resend_ms: i64,
@@ -110,7 +116,7 @@ impl Board {
         };
         for (key, mut entry) in records {
             entry.closed = true;
-            board.by_labels.insert(entry.labels.clone(), key);
+            board.by_labels.insert(Arc::clone(&entry.labels), key);
             board.by_finding.entry(entry.finding.clone()).or_default().insert(key);
             board.entries.insert(key, entry);
             board.next = key + 1;
@@ -123,9 +129,10 @@ impl Board {
         let siblings = self.by_finding.get(&notice.finding).cloned().unwrap_or_default();
         // The first line of a finding decides all labels but the severity: what else changes is no identity.
         if let Some(first) = siblings.first().and_then(|key| self.entries.get(key)) {
-            let severity = notice.labels.remove("severity");
-            notice.labels.clone_from(&first.labels);
-            notice.labels.extend(severity.map(|severity| ("severity".to_owned(), severity)));
+            let severity = notice.labels.get("severity").cloned();
+            let mut labels = (*first.labels).clone();
+            labels.extend(severity.map(|severity| ("severity".to_owned(), severity)));
+            notice.labels = Arc::new(labels);
         }
         for key in siblings {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
@@ -172,7 +179,7 @@ impl Board {
         let alive_ms = notice.suppress_ms.unwrap_or(self.hold_ms);
         let entry = Entry {
             finding: notice.finding,
-            labels: notice.labels.clone(),
+            labels: Arc::clone(&notice.labels),
             annotations: notice.annotations,
             starts_ms: notice.starts_ms,
             last_ms: notice.last_ms,
@@ -253,7 +260,7 @@ impl Board {
                 Verdict::Failed => continue,
                 Verdict::Refused if alone => {
                     entry.refused = true;
-                    outcome.refused.push(entry.labels.clone());
+                    outcome.refused.push(Arc::clone(&entry.labels));
                 }
                 Verdict::Refused => {
                     entry.suspect = true;
@@ -364,12 +371,42 @@ impl Entry {
         let life_ms = resend_ms.saturating_mul(MISSED_PUSHES).max(LEAST_LIFE_MS);
         let ends_ms = self.resolved_ms.unwrap_or_else(|| now_ms.saturating_add(life_ms));
         json!({
-            "labels": self.labels,
-            "annotations": self.annotations,
+            "labels": *self.labels,
+            "annotations": as_map(&self.annotations),
             // An end before the start is refused; a clock that was set back would make one.
             "startsAt": rfc3339(self.starts_ms.min(ends_ms)),
             "endsAt": rfc3339(ends_ms),
         })
+    }
+}
+
+/// Labels in the spool: a map.
+mod shared {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(labels: &super::Labels, to: S) -> Result<S::Ok, S::Error> {
+        labels.as_ref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<super::Labels, D::Error> {
+        BTreeMap::deserialize(from).map(Arc::new)
+    }
+}
+
+/// Annotations in the spool: a map, too.
+mod text {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(annotations: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+        super::as_map(annotations).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
+        BTreeMap::deserialize(from).map(|map| super::as_text(&map))
     }
 }
 

@@ -14,8 +14,10 @@ fn notice(finding: &str, severity: &str, at: i64) -> Notice {
         finding: finding.to_owned(),
         labels: [("alertname", "A"), ("group", finding), ("severity", severity)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
             .into(),
-        annotations: [("bytes".to_owned(), at.to_string())].into(),
+        annotations: as_text(&[("bytes".to_owned(), at.to_string())].into()),
         starts_ms: at,
         last_ms: at,
         suppress_ms: None,

@@ -3,7 +3,7 @@
 //! Everything is bounded here: names by their alphabet, values by their length, annotations by their sum, because
 //! Alertmanager refuses what it does not like and a refused alert is a lost one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     alerts::{Activity, Alert, human_bytes, printable, sha256_hex},
@@ -25,9 +25,10 @@ pub(in crate::sinks) struct Notice {
     pub(super) closes: bool,
     /// `finding_info.uid`.
     pub(super) finding: String,
-    /// With `severity`.
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) annotations: BTreeMap<String, String>,
+    /// With `severity`. Shared by all instances, for thousands may wait for each.
+    pub(super) labels: Arc<BTreeMap<String, String>>,
+    /// An object of texts, as it is sent. As a map it would take three times as much memory.
+    pub(super) annotations: Arc<str>,
     /// Milliseconds since 1970: when this severity was reached.
     pub(super) starts_ms: i64,
     /// When bytes last moved.
@@ -46,8 +47,8 @@ impl Notice {
         Self {
             closes: alert.activity == Activity::Close,
             finding: finding.finding_info.uid.clone(),
-            labels: labels(alert),
-            annotations: annotations(alert),
+            labels: Arc::new(labels(alert)),
+            annotations: as_text(&annotations(alert)),
             starts_ms,
             last_ms: finding.last_seen_ms(),
             suppress_ms,
@@ -56,18 +57,31 @@ impl Notice {
 
     /// Says that the runbooks are served below this address, which ends without a slash.
     pub(super) fn find_runbooks_at(&mut self, address: &str) {
-        if let Some(url) = self.annotations.get_mut("runbook_url")
+        let mut all = as_map(&self.annotations);
+        if let Some(url) = all.get_mut("runbook_url")
             && let Some(name) = url.strip_prefix(INSTALLED).and_then(|path| path.rsplit('/').next())
         {
             *url = format!("{address}/{name}");
+            self.annotations = as_text(&all);
         }
     }
 
     /// About how much memory it takes.
     pub(in crate::sinks) fn size(&self) -> usize {
-        let texts = self.labels.iter().chain(&self.annotations);
-        texts.map(|(key, value)| key.len() + value.len() + 64).sum::<usize>() + 256
+        let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
+        labels + self.annotations.len() + 256
     }
+}
+
+/// Annotations as they are kept.
+pub(super) fn as_text(annotations: &BTreeMap<String, String>) -> Arc<str> {
+    // A map of texts is always JSON.
+    serde_json::to_string(annotations).unwrap_or_default().into()
+}
+
+/// The same as they are looked at.
+pub(super) fn as_map(annotations: &str) -> BTreeMap<String, String> {
+    serde_json::from_str(annotations).unwrap_or_default()
 }
 
 fn labels(alert: &Alert) -> BTreeMap<String, String> {
@@ -218,7 +232,7 @@ mod tests {
         let (small, large) = (one(1), one(200));
         assert_eq!(small.labels, large.labels, "bytes are no identity");
         insta::assert_snapshot!(
-            serde_json::to_string_pretty(&large.labels).unwrap(),
+            serde_json::to_string_pretty(&*large.labels).unwrap(),
             @r#"
         {
           "alertname": "WeightsCopiedToADeviceThatIsNotControlled",
@@ -232,20 +246,22 @@ mod tests {
         }
         "#
         );
-        assert_eq!(large.annotations["bytes"], (200_u64 << 20).to_string());
-        assert!(large.annotations["chain"].starts_with("1:"), "{}", large.annotations["chain"]);
+        let annotations = as_map(&large.annotations);
+        assert_eq!(annotations["bytes"], (200_u64 << 20).to_string());
+        assert!(annotations["chain"].starts_with("1:"), "{}", annotations["chain"]);
     }
 
     /// What, how much, by whom, where to, and what to do.
     #[test]
     fn a_page_at_night_says_it_all() {
         let mut page = one(200);
-        page.annotations.remove("chain");
-        page.annotations.remove("finding");
-        let action = page.annotations.remove("action").unwrap();
+        let mut annotations = as_map(&page.annotations);
+        annotations.remove("chain");
+        annotations.remove("finding");
+        let action = annotations.remove("action").unwrap();
         let uid = page.finding.clone();
         assert_eq!(action, format!("on gpu-017: `weighbridge explain {uid}`, then follow the runbook"));
-        insta::assert_snapshot!(serde_json::to_string_pretty(&page.annotations).unwrap(), @r#"
+        insta::assert_snapshot!(serde_json::to_string_pretty(&annotations).unwrap(), @r#"
         {
           "bytes": "209715200",
           "command": "rsync -a /models/llm-70b /mnt/usb",
@@ -260,7 +276,7 @@ mod tests {
         }
         "#);
         page.find_runbooks_at("https://wiki.internal/wb");
-        assert_eq!(page.annotations["runbook_url"], "https://wiki.internal/wb/WB-0001.md");
+        assert_eq!(as_map(&page.annotations)["runbook_url"], "https://wiki.internal/wb/WB-0001.md");
     }
 
     #[test]
@@ -279,24 +295,25 @@ mod tests {
             let record = &mut odd.record;
             let mut process = (*record.process).clone();
             process.exe = exe;
-            record.process = std::sync::Arc::new(process);
+            record.process = Arc::new(process);
             let mut sink = (**record.sink.as_ref().unwrap()).clone();
             sink.path = Some(path);
-            record.sink = Some(std::sync::Arc::new(sink));
+            record.sink = Some(Arc::new(sink));
             odd.group[1].1 = group;
             let mut rule = (*odd.rule).clone();
             rule.title = title;
-            odd.rule = std::sync::Arc::new(rule);
+            odd.rule = Arc::new(rule);
             let made = Alerts::new(context()).observe(&odd, BootNs(1), &Loss::new());
             let notice = Notice::of(&made[0]);
-            for (name, value) in &notice.labels {
+            for (name, value) in &*notice.labels {
                 prop_assert!(name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'));
                 prop_assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
                 prop_assert!(!value.is_empty() && value.len() <= LONGEST_LABEL);
             }
-            let size: usize = notice.annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
+            let annotations = as_map(&notice.annotations);
+            let size: usize = annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
             prop_assert!(size <= ALL_ANNOTATIONS);
-            prop_assert!(notice.annotations.contains_key("chain"));
+            prop_assert!(annotations.contains_key("chain"));
         }
     }
 }
