@@ -1,20 +1,22 @@
 //! `cargo xtask bench`: what the agent costs. Every figure is measured without and with the agent in alternating rounds, so
 //! that a change of the machine's mood hits both; medians, their ratio, and the spread of the rounds are shown.
 //!
-//! It reports and never fails: on a shared host a time is no test. It writes nothing into the tree unless told to.
+//! It reports and never judges: on a shared host a time is no test. It writes nothing into the tree unless told to. What it
+//! needs is built before the first measurement, and each part's figures are shown as soon as they are known, so that a part
+//! that fails costs no other part's figures.
 
+mod delivery;
 mod engine;
+mod row;
 
 use std::{
-    fmt::Write as _,
     fs,
     path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result};
 // The leading colons: this file has a module of the same name.
 use ::tests::lab::{
     GIB, Lab, MIB,
@@ -25,6 +27,7 @@ use ::tests::lab::{
     weights::{Weights, safetensors},
 };
 
+use self::row::{Report, Row};
 use crate::{UNFIT, build, setup, shell};
 
 /// A load of 4 GiB from a cold cache on a slow disk.
@@ -41,6 +44,9 @@ pub(crate) struct Args {
     /// Only the figures of the rule engine, which need neither root nor eBPF
     #[arg(long)]
     engine: bool,
+    /// Only what concerns alerts on their way and the service: a real Alertmanager, the queue, the scrape, the start
+    #[arg(long, conflicts_with = "engine")]
+    delivery: bool,
     /// How to print the results
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     output: String,
@@ -58,6 +64,10 @@ struct Sizes {
     registered: u32,
     idle: Duration,
     latency_runs: usize,
+    /// Alerts that wait while no Alertmanager runs.
+    queued: u32,
+    scrapes: usize,
+    starts: usize,
 }
 
 const FULL: Sizes = Sizes {
@@ -67,6 +77,9 @@ const FULL: Sizes = Sizes {
     registered: 10_000,
     idle: Duration::from_secs(60),
     latency_runs: 3,
+    queued: 10_000,
+    scrapes: 500,
+    starts: 15,
 };
 const QUICK: Sizes = Sizes {
     rounds: 3,
@@ -75,32 +88,27 @@ const QUICK: Sizes = Sizes {
     registered: 1_000,
     idle: Duration::from_secs(5),
     latency_runs: 1,
+    queued: 1_000,
+    scrapes: 50,
+    starts: 3,
 };
-
-/// One figure.
-struct Row {
-    name: String,
-    unit: String,
-    /// One value per round; empty where there is nothing to compare with.
-    without: Vec<f64>,
-    with: Vec<f64>,
-    /// What is asked for, in words.
-    asked: String,
-}
 
 /// Runs the chore.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if args.engine {
-        setup::ensure()?;
-        return show(&engine::rows(args.quick)?, args);
-    }
-    if !shell::is_root() {
+    if !args.engine && !shell::is_root() {
         eprintln!(
             "error: the bench mounts scratch volumes and loads eBPF programs: run it as root, `sudo -E cargo xtask bench`"
         );
         return Ok(ExitCode::from(UNFIT));
     }
     setup::ensure()?;
+    // All of it first: what does not build must not show when half of it is measured.
+    let engine = if args.delivery { None } else { Some(engine::build()?) };
+    let mut report = Report::new(args.output == "json", args.quick, args.write.clone());
+    if args.engine {
+        report.part("the rule engine", |rows| engine::measure(engine.as_deref(), args.quick, rows));
+        return report.end();
+    }
     let (Some(binary), Some(runner)) = (build::release()?, build::runner()?) else {
         return Ok(ExitCode::FAILURE);
     };
@@ -115,38 +123,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let sizes = if args.quick { &QUICK } else { &FULL };
-    let mut rows = Vec::new();
     {
         let bench = Bench::set_up(binary, runner, sizes)?;
-        bench.rounds(&mut rows)?;
-        bench.idle(&mut rows)?;
-        bench.latency(&mut rows)?;
+        if !args.delivery {
+            report.part("with and without the agent", |rows| bench.rounds(rows));
+            report.part("the idle agent", |rows| bench.idle(rows));
+            report.part("from a byte to its alert", |rows| bench.latency(rows));
+        }
+        report.part("from a byte to Alertmanager's receiver", |rows| bench.receiver(rows));
+        report.part("the queue", |rows| bench.queue(rows));
+        report.part("the scrape", |rows| bench.scrape(rows));
+        report.part("the start", |rows| bench.start(rows));
     }
-    rows.extend(engine::rows(args.quick)?);
-    show(&rows, args)
-}
-
-fn show(rows: &[Row], args: &Args) -> Result<ExitCode> {
-    if args.output == "json" {
-        println!(
-            "{}",
-            json!({"quick": args.quick, "machine": machine(), "rows": rows.iter().map(Row::json).collect::<Vec<_>>()})
-        );
-    } else {
-        print!("{}", table(rows));
+    if !args.delivery {
+        report.part("the rule engine", |rows| engine::measure(engine.as_deref(), args.quick, rows));
     }
-    if let Some(path) = &args.write {
-        fs::write(path, document(rows, args.quick))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    report.end()
 }
 
 struct Bench {
     binary: PathBuf,
     runner: PathBuf,
     sizes: &'static Sizes,
-    model: Weights,
     uncontrolled: Volume,
     controlled: Volume,
     /// After the volumes: fields are dropped in their order, and the scratch directory goes last.
@@ -158,10 +156,15 @@ impl Bench {
         let lab = Lab::enter()?;
         let controlled = Volume::ext4(&lab, "controlled", 3 * sizes.shard + 2 * GIB)?;
         let uncontrolled = Volume::ext4(&lab, "uncontrolled", 2 * sizes.shard + 2 * GIB)?;
-        let dir = controlled.path().join("model");
-        eprintln!("making a model of {} MiB", 2 * sizes.shard / MIB);
-        let bytes = sizes.shard.to_string();
-        let mut make = Command::new(&runner);
+        Ok(Self { binary, runner, sizes, uncontrolled, controlled, lab })
+    }
+
+    /// Two shards, in the page cache: every round then reads from there, where a cost shows most.
+    fn model(&self) -> Result<Weights> {
+        let dir = self.controlled.path().join("model");
+        eprintln!("making a model of {} MiB", 2 * self.sizes.shard / MIB);
+        let bytes = self.sizes.shard.to_string();
+        let mut make = Command::new(&self.runner);
         make.args(["work", "weights"]).arg(&dir).args(["2", &bytes]);
         Running::start(&mut make)?.finish(PATIENCE)?.success()?;
         let mut files: Vec<PathBuf> = fs::read_dir(&dir)
@@ -170,34 +173,45 @@ impl Bench {
             .map(|entry| entry.path())
             .collect();
         files.sort();
-        fs::write(controlled.path().join("page"), [7_u8; 4096]).context("cannot make a page to read")?;
-        let model = Weights { dir, files, bytes: 2 * sizes.shard };
-        let bench = Self { binary, runner, sizes, model, uncontrolled, controlled, lab };
-        // Every round then reads from the page cache, where a cost shows most.
-        bench.load("load-read")?;
-        Ok(bench)
+        let model = Weights { dir, files, bytes: 2 * self.sizes.shard };
+        self.load("load-read", &model)?;
+        Ok(model)
+    }
+
+    /// A directory of many small registered files, made once.
+    fn many(&self) -> Result<PathBuf> {
+        let dir = self.controlled.path().join("many");
+        if dir.is_dir() {
+            return Ok(dir);
+        }
+        fs::create_dir(&dir).context("cannot make a directory for many files")?;
+        for number in 0..self.sizes.registered {
+            safetensors(&dir.join(format!("{number:05}.safetensors")), 1024, u64::from(number))?;
+        }
+        Ok(dir)
     }
 
     /// Everything that is compared with a host that has no agent.
     fn rounds(&self, rows: &mut Vec<Row>) -> Result<()> {
-        let page = self.controlled.path().join("page").display().to_string();
-        let first = rows.len();
+        let model = self.model()?;
+        let page = self.controlled.path().join("page");
+        fs::write(&page, [7_u8; 4096]).context("cannot make a page to read")?;
+        let page = page.display().to_string();
         let mut measure = |round: usize, with: bool| -> Result<()> {
-            let agent =
-                with.then(|| self.agent(self.config()?.asset("model", &self.model.dir))).transpose()?;
+            let agent = with.then(|| self.agent(self.config()?.asset("model", &model.dir))).transpose()?;
             let calls = self.sizes.calls.to_string();
             let added = "at most 60 ns added";
             let figures = [
                 ("getppid", "ns", added, self.work(&["getppid", &calls])?),
                 ("read of 1 byte", "ns", added, self.work(&["read", &calls, "/dev/zero"])?),
                 ("pread of 4 KiB", "ns", added, self.work(&["pread", &calls, &page])?),
-                ("model load by mmap", "ms", "at most 1.01", self.load("load-mmap")? / 1e6),
-                ("model load by 1 MiB reads", "ms", "at most 1.01", self.load("load-read")? / 1e6),
-                ("model load with O_DIRECT", "ms", "at most 1.01", self.load("load-direct")? / 1e6),
-                ("cp of one shard", "ms", "at most 1.02", self.copy()? / 1e6),
+                ("model load by mmap", "ms", "at most 1.01", self.load("load-mmap", &model)? / 1e6),
+                ("model load by 1 MiB reads", "ms", "at most 1.01", self.load("load-read", &model)? / 1e6),
+                ("model load with O_DIRECT", "ms", "at most 1.01", self.load("load-direct", &model)? / 1e6),
+                ("cp of one shard", "ms", "at most 1.02", self.copy(&model)? / 1e6),
             ];
             for (at, (name, unit, asked, value)) in figures.into_iter().enumerate() {
-                if rows.len() == first + at {
+                if rows.len() == at {
                     rows.push(Row {
                         name: name.to_owned(),
                         unit: unit.to_owned(),
@@ -206,7 +220,7 @@ impl Bench {
                         asked: asked.to_owned(),
                     });
                 }
-                let row = &mut rows[first + at];
+                let row = &mut rows[at];
                 if with { &mut row.with } else { &mut row.without }.push(value);
             }
             eprintln!(
@@ -229,11 +243,7 @@ impl Bench {
 
     /// An agent with many registered files and nothing to do.
     fn idle(&self, rows: &mut Vec<Row>) -> Result<()> {
-        let dir = self.controlled.path().join("many");
-        fs::create_dir(&dir).context("cannot make a directory for many files")?;
-        for number in 0..self.sizes.registered {
-            safetensors(&dir.join(format!("{number:05}.safetensors")), 1024, u64::from(number))?;
-        }
+        let dir = self.many()?;
         eprintln!("idle for {} s with {} registered files", self.sizes.idle.as_secs(), self.sizes.registered);
         let agent = self.agent(self.config()?.asset("many", &dir))?;
         let ticks = || process::cpu_ticks(agent.pid()).context("the agent is gone");
@@ -255,49 +265,40 @@ impl Bench {
         let mut all = Vec::new();
         for run in 0..self.sizes.latency_runs {
             eprintln!("latency, run {} of {}", run + 1, self.sizes.latency_runs);
-            let base = self.controlled.path().join(format!("latency{run}"));
-            let mut config = self.config()?;
-            let mut models = Vec::new();
-            for number in 0..ASSETS_PER_RUN {
-                let name = format!("asset{number}");
-                let model = Weights::safetensors(&base.join(&name), 1, 2 * MIB, number as u64)?;
-                config = config.asset(&name, &model.dir);
-                models.push((name, model));
-            }
+            let (config, models) = self.assets(&format!("latency{run}"), ASSETS_PER_RUN, self.config()?)?;
             let mut agent = self.agent(config)?;
             for (name, model) in &models {
-                let copy = self.uncontrolled.path().join(name);
-                let mut part = Command::new(&self.runner);
-                part.args(["work", "part"]).arg(&model.files[0]).arg(&copy).arg(MIB.to_string());
-                let running = Running::start(&mut part)?;
+                let running = self.steal_part(name, model)?;
                 let seen = agent.wait(ALERT_WITHIN, |alerts| {
                     let wanted = |alert: &&Alert| alert.asset() == name && alert.rule() == "WB-0001";
                     alerts.iter().find(wanted).map(|_| process::boot_ns())
                 })?;
                 let seen = seen.with_context(|| format!("no alert for {name} within {ALERT_WITHIN:?}"))?;
-                let finished = running.finish(PATIENCE)?;
-                let crossed: u64 = finished
-                    .stdout
-                    .trim()
-                    .parse()
-                    .with_context(|| format!("no time came: {}", finished.stderr))?;
-                all.push(seen.saturating_sub(crossed) as f64 / 1e6);
+                all.push(seen.saturating_sub(crossed(running)?) as f64 / 1e6);
             }
             agent.stop()?;
         }
-        ensure!(!all.is_empty(), "no trial of the latency was run");
-        all.sort_by(f64::total_cmp);
-        let trials = all.len();
-        for (name, at, asked) in [("p50", 0.50, ""), ("p99", 0.99, "at most 100")] {
-            let value = all[((trials as f64 * at).ceil() as usize).clamp(1, trials) - 1];
-            rows.push(Row::single(
-                format!("byte to alert line, {name} of {trials}"),
-                "ms",
-                vec![value],
-                asked,
-            ));
+        row::percentiles(rows, "byte to alert line", "ms", all, "at most 100")
+    }
+
+    /// Assets of one shard each, so that every trial has one of its own.
+    fn assets(&self, folder: &str, count: usize, config: Config) -> Result<(Config, Vec<(String, Weights)>)> {
+        let base = self.controlled.path().join(folder);
+        let (mut config, mut models) = (config, Vec::new());
+        for number in 0..count {
+            let name = format!("asset{number}");
+            let model = Weights::safetensors(&base.join(&name), 1, 2 * MIB, number as u64)?;
+            config = config.asset(&name, &model.dir);
+            models.push((name, model));
         }
-        Ok(())
+        Ok((config, models))
+    }
+
+    /// Starts a copy of the part of a model that crosses the lowest line; see [`crossed`].
+    fn steal_part(&self, name: &str, model: &Weights) -> Result<Running> {
+        let mut part = Command::new(&self.runner);
+        part.args(["work", "part"]).arg(&model.files[0]).arg(self.uncontrolled.path().join(name));
+        Running::start(part.arg(MIB.to_string()))
     }
 
     fn config(&self) -> Result<Config> {
@@ -312,17 +313,17 @@ impl Bench {
         Agent::start(&self.binary, config, &file)
     }
 
-    fn load(&self, way: &str) -> Result<f64> {
-        let files: Vec<String> = self.model.files.iter().map(|file| file.display().to_string()).collect();
+    fn load(&self, way: &str, model: &Weights) -> Result<f64> {
+        let files: Vec<String> = model.files.iter().map(|file| file.display().to_string()).collect();
         let words: Vec<&str> = std::iter::once(way).chain(files.iter().map(String::as_str)).collect();
         self.work(&words)
     }
 
     /// Nanoseconds that `cp` of the first shard to the uncontrolled volume takes, from its start to its end.
-    fn copy(&self) -> Result<f64> {
+    fn copy(&self, model: &Weights) -> Result<f64> {
         let copy = self.uncontrolled.path().join("copy");
         let start = Instant::now();
-        let cp = Running::start(Command::new("cp").arg(&self.model.files[0]).arg(&copy))?;
+        let cp = Running::start(Command::new("cp").arg(&model.files[0]).arg(&copy))?;
         cp.finish(PATIENCE)?.success()?;
         let took = start.elapsed().as_nanos() as f64;
         fs::remove_file(&copy).context("cannot remove the copy")?;
@@ -343,86 +344,10 @@ impl Bench {
     }
 }
 
-impl Row {
-    fn single(name: String, unit: &str, with: Vec<f64>, asked: &str) -> Self {
-        Self { name, unit: unit.to_owned(), without: Vec::new(), with, asked: asked.to_owned() }
-    }
-
-    /// Median without, median with, difference, ratio; as far as there is something to compare with.
-    fn figures(&self) -> (Option<f64>, f64, Option<f64>, Option<f64>) {
-        let with = median(&self.with);
-        let without = (!self.without.is_empty()).then(|| median(&self.without));
-        (without, with, without.map(|base| with - base), without.map(|base| with / base))
-    }
-
-    /// Half of the distance between the quartiles of the rounds, as a share of the median: the larger of both sides.
-    fn spread(&self) -> f64 {
-        let of = |values: &[f64]| {
-            let mut sorted = values.to_vec();
-            sorted.sort_by(f64::total_cmp);
-            match sorted.as_slice() {
-                [] | [_] => 0.0,
-                sorted => {
-                    let quarter = sorted.len() / 4;
-                    (sorted[sorted.len() - 1 - quarter] - sorted[quarter]) / 2.0 / median(values)
-                }
-            }
-        };
-        of(&self.with).max(of(&self.without))
-    }
-
-    fn json(&self) -> Value {
-        let (without, with, added, ratio) = self.figures();
-        json!({"name": self.name, "unit": self.unit, "without": without, "with": with, "added": added, "ratio": ratio,
-            "spread": self.spread(), "asked": self.asked,
-            "rounds": {"without": self.without, "with": self.with}})
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| what | unit | without | with | added | ratio | spread | asked |\n|---|---|--:|--:|--:|--:|--:|---|\n",
-    );
-    for row in rows {
-        let (without, with, added, ratio) = row.figures();
-        let number =
-            |value: Option<f64>, digits: usize| value.map_or_else(String::new, |v| format!("{v:.digits$}"));
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {} | ±{:.1} % | {} |",
-            row.name,
-            row.unit,
-            number(without, 1),
-            number(Some(with), if with < 10.0 { 3 } else { 1 }),
-            number(added, 1),
-            number(ratio, 3),
-            100.0 * row.spread(),
-            row.asked,
-        );
-    }
-    text
-}
-
-fn document(rows: &[Row], quick: bool) -> String {
-    let quick = if quick { " With `--quick`: small sizes, not to be quoted." } else { "" };
-    format!(
-        "# What the agent costs\n\nWritten by `cargo xtask bench`. Medians of rounds without and with the agent in turn; the spread is half \
-         of the\ndistance between the quartiles.{quick} Measured on {}.\n\n{}",
-        machine(),
-        table(rows)
-    )
+/// When the mover wrote the byte that crossed the line, in ns since boot, which it prints.
+fn crossed(running: Running) -> Result<u64> {
+    let finished = running.finish(PATIENCE)?;
+    finished.stdout.trim().parse().with_context(|| format!("no time came: {}", finished.stderr))
 }
 
 /// Agents that are none of the bench's own.
@@ -430,49 +355,4 @@ fn agents_running() -> usize {
     let Ok(processes) = fs::read_dir("/proc") else { return 0 };
     let named = |comm: String| comm.trim_end() == "weighbridge";
     processes.flatten().filter(|one| fs::read_to_string(one.path().join("comm")).is_ok_and(named)).count()
-}
-
-/// Kernel, processor and number of cores: without them no figure means anything.
-fn machine() -> String {
-    let uname = rustix::system::uname();
-    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let model = model.unwrap_or_else(|| "an unknown processor".to_owned());
-    format!("Linux {}, {cores} cores of {model}", uname.release().to_string_lossy())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-    }
-
-    #[test]
-    fn a_row_compares_medians() {
-        let row = Row {
-            name: "x".to_owned(),
-            unit: "ns".to_owned(),
-            without: vec![100.0, 110.0, 90.0],
-            with: vec![150.0, 160.0, 140.0],
-            asked: String::new(),
-        };
-        assert_eq!(row.figures(), (Some(100.0), 150.0, Some(50.0), Some(1.5)));
-        let single = Row::single("y".to_owned(), "MiB", vec![12.0], "at most 32");
-        assert_eq!(single.figures(), (None, 12.0, None, None));
-        assert_eq!(single.spread(), 0.0);
-    }
-
-    #[test]
-    fn the_table_has_one_line_per_row() {
-        let text = table(&[Row::single("memory".to_owned(), "MiB", vec![12.0], "at most 32")]);
-        assert_eq!(text.lines().nth(2), Some("| memory | MiB |  | 12.0 |  |  | ±0.0 % | at most 32 |"));
-    }
 }
