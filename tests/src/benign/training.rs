@@ -1,6 +1,6 @@
 //! What the frameworks do all day (TECHNIQUES B01–B06, B13, B22): load, feed, save, answer. None of it may raise an incident.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use tests::lab::{outside::INSIDE, process::Finished};
 
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sixteen_workers_map_every_shard", sixteen_workers),
     ("loaders_of_every_kind", loaders),
     ("data_loader_workers", data_loader_workers),
+    ("another_job_beside_the_loader", another_job),
     ("checkpoints_come_and_go", checkpoints),
     ("hugging_face_cache", hugging_face_cache),
     ("inference_server_answers", inference_server),
@@ -48,6 +49,23 @@ fn data_loader_workers(w: &mut World) {
     let scene = w.scene();
     let script = include_str!("scripts/data_loader.py");
     scene.run(scene.python("data_loader.py", script).args(&scene.model.files));
+    scene.expect_silence();
+}
+
+/// Both have dozens of shared mappings, and the other's are its own: what it writes anywhere is not the model's.
+fn another_job(w: &mut World) {
+    let scene = w.scene();
+    let script = |result: &Path| {
+        let mut command = scene.python("crowd_of_mappings.py", include_str!("scripts/crowd_of_mappings.py"));
+        command.arg("/dev/shm").arg(result);
+        command
+    };
+    let mut loader = scene.spawn(script(Path::new("-")).arg(&scene.model.files[0]));
+    assert_eq!(ok(loader.line()), "ready");
+    for number in 0..4 {
+        scene.run(&mut script(&scene.uncontrolled.join(format!("result-{number}"))));
+    }
+    ok(loader.finish(PATIENCE).and_then(Finished::success));
     scene.expect_silence();
 }
 
