@@ -72,7 +72,9 @@ pub(super) fn called(call: &Call, number: usize) {
         syscalls::PRLIMIT => {
             let (pid, resource, new) = (call.argument(0), call.argument(1), call.argument(2));
             // Asking changes nothing. Ids are those of the caller's namespace: the agent's may be another there.
-            if new != 0 && shared(SHARED_AGENT) == pid & 0xffff_ffff && !is_agent(call.task, call.tgid) {
+            // 0 is the caller itself, and stands for no agent too.
+            let pid = pid & 0xffff_ffff;
+            if new != 0 && pid != 0 && shared(SHARED_AGENT) == pid && !is_agent(call.task, call.tgid) {
                 tamper::note(TAMPER_LIMIT, resource as u32);
             }
         }

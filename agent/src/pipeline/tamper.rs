@@ -3,7 +3,7 @@
 //! Self-checks say what and not who; where the kernel side saw who, that is said instead.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -54,6 +54,8 @@ pub(super) struct SelfCheck {
     shortened: HashMap<PathBuf, u64>,
     /// Pid of a debugger.
     tracer: u32,
+    /// Code that is mapped and does not belong there.
+    strangers: BTreeSet<String>,
     /// Who set a clock last, and when.
     clock: Option<(HolderId, BootNs)>,
     /// The agent's resource limits, as `/proc` shows them; `None` before the first look.
@@ -117,6 +119,7 @@ impl SelfCheck {
             shortened: HashMap::new(),
             tracer: tracer(),
             clock: None,
+            strangers: BTreeSet::new(),
             limits: None,
             limited: None,
             opened: HashMap::new(),
@@ -147,6 +150,14 @@ impl SelfCheck {
         let tracer = tracer();
         if tracer != std::mem::replace(&mut self.tracer, tracer) && tracer != 0 {
             found.push((HolderId::HOST, ActKind::Signalled, Some(format!("traced by process {tracer}"))));
+        }
+        for library in
+            strangers(&fs::read_to_string("/proc/self/maps").unwrap_or_default(), &own_executable())
+        {
+            if self.strangers.insert(library.clone()) {
+                let text = format!("{library} is loaded into the agent");
+                found.push((HolderId::HOST, ActKind::FilesChanged, Some(text)));
+            }
         }
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let is_told = self.limited.is_some_and(|at| now.0.saturating_sub(at.0) < FRESH);
@@ -294,6 +305,45 @@ impl Pipeline {
     }
 }
 
+fn own_executable() -> String {
+    fs::read_link("/proc/self/exe").map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned())
+}
+
+/// Files whose code is mapped, by `/proc/PID/maps`, other than the agent's own and the C library's.
+///
+/// By their names alone: a library under the name of the C library's is for the package manager to find. One that is loaded
+/// before the agent (`LD_PRELOAD`, `/etc/ld.so.preload`) can also lie about this file.
+fn strangers(maps: &str, own: &str) -> Vec<String> {
+    const KNOWN: [&str; 10] = [
+        "ld-",
+        "libc.so",
+        "libc-",
+        "libm.so",
+        "libm-",
+        "libgcc_s",
+        "libdl",
+        "libpthread",
+        "librt",
+        "libresolv",
+    ];
+    let mapped = maps.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let is_code = words.nth(1)?.contains('x');
+        let path = line.find('/').and_then(|at| line.get(at..))?;
+        is_code.then_some(path)
+    });
+    let mut found: Vec<String> = mapped
+        .filter(|path| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            // Those of name services come when a host's name is looked up.
+            *path != own && !name.starts_with("libnss_") && !KNOWN.iter().any(|known| name.starts_with(known))
+        })
+        .map(str::to_owned)
+        .collect();
+    found.dedup();
+    found
+}
+
 /// Whether a process may end the agent in the orderly way: pid 1, and who started it.
 fn is_manager(tgid: u32) -> bool {
     tgid == 1 || tgid == std::os::unix::process::parent_id()
@@ -354,6 +404,23 @@ mod tests {
     fn check(files: &[PathBuf], logs: &[PathBuf]) -> SelfCheck {
         let file = |path: &PathBuf| OwnFile { path: path.clone(), grows: logs.contains(path) };
         SelfCheck::new(&files.iter().map(file).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_library_that_is_not_the_c_librarys_is_a_stranger() {
+        let maps = "\
+55d0-55d1 r-xp 00001000 08:01 12 /usr/bin/weighbridge
+55d1-55d2 rw-p 00001000 08:01 12 /usr/bin/weighbridge
+7f00-7f01 r--p 00000000 08:01 13 /tmp/a hook.so
+7f01-7f02 r-xp 00001000 08:01 13 /tmp/a hook.so
+7f02-7f03 r-xp 00001000 08:01 13 /tmp/a hook.so
+7f10-7f11 r-xp 00000000 08:01 14 /usr/lib/x86_64-linux-gnu/libc.so.6
+7f11-7f12 r-xp 00000000 08:01 15 /usr/lib64/ld-linux-x86-64.so.2
+7f12-7f13 r-xp 00000000 00:00 0
+7f13-7f14 r-xp 00000000 00:00 0 [vdso]
+";
+        assert_eq!(strangers(maps, "/usr/bin/weighbridge"), ["/tmp/a hook.so"]);
+        assert_eq!(strangers("", ""), Vec::<String>::new());
     }
 
     fn kinds(check: &mut SelfCheck, now: u64) -> Vec<(ActKind, Option<String>)> {
