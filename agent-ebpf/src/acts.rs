@@ -60,6 +60,38 @@ pub const ACT_SOCKET: u32 = 32;
 /// A holder has a character device open that moves bytes unseen; `number` is the device.
 pub const ACT_DEVICE: u32 = 33;
 
+/// A process has a GPU open that a holder has open, at least for a while at the same time; `number` is the device. User space
+/// concludes it from `GPU_USERS`: the kernel side makes no row of this kind.
+pub const ACT_GPU_SHARED: u32 = 34;
+
+/// Values of `CHANNELS`: its bytes are not counted; it is a GPU's.
+pub const CHANNEL_UNSEEN: u32 = 1;
+pub const CHANNEL_GPU: u32 = 2;
+
+/// A process image that has, or had, a node of a GPU open, in `GPU_USERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GpuKey {
+    pub user: HolderKey,
+    /// The node's number, or [`ANY_NODE`] for the row of the image itself.
+    pub device: u32,
+    pub reserved: u32,
+}
+
+/// Stands for all nodes of an image: no device has this number.
+pub const ANY_NODE: u32 = 0;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuValue {
+    /// When it was first seen open, ns since boot.
+    pub first: u64,
+    /// Of the row of the image: when it ended, ns since boot; 0 while it runs.
+    pub ended: u64,
+    /// Epoch of the last scan that saw it open.
+    pub seen: u64,
+}
+
 /// What came out of a process's memory into another's, other than by a fork or an exec.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -139,7 +139,14 @@ fields! {
     VMA_END = "vm_area_struct", "vm_end", true;
     VMA_FILE = "vm_area_struct", "vm_file", true;
     VMA_FLAGS = "vm_area_struct", "vm_flags", true;
+    UFFD_MM = "userfaultfd_ctx", "mm", false;
     OVL_FILE_REAL = "ovl_file", "realfile", false;
+    OVL_INODE_VFS = "ovl_inode", "vfs_inode", false;
+    OVL_INODE_UPPER = "ovl_inode", "__upperdentry", false;
+    OVL_INODE_ENTRY = "ovl_inode", "oe", false;
+    OVL_ENTRY_COUNT = "ovl_entry", "__numlower", false;
+    OVL_ENTRY_STACK = "ovl_entry", "__lowerstack", false;
+    OVL_PATH_DENTRY = "ovl_path", "dentry", false;
     URING_FILE = "io_kiocb", "file", false;
     URING_OPCODE = "io_kiocb", "opcode", false;
     URING_FLAGS = "io_kiocb", "flags", false;

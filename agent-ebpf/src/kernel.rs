@@ -330,14 +330,31 @@ impl File {
     /// `fanotify_init` (`fs/notify/fanotify/fanotify_user.c`), and nobody can give it to another anonymous inode.
     #[inline(always)]
     pub(crate) fn is_fanotify(self) -> bool {
-        const START: u64 = u64::from_ne_bytes(*b"[fanotif");
+        self.is_anonymous(*b"[fanotif")
+    }
+
+    /// Whether it is an anonymous inode whose name begins so.
+    #[inline(always)]
+    fn is_anonymous(self, start: [u8; 8]) -> bool {
         let name = match self.inode() {
             Some(inode) if inode.magic() == Some(ANON_INODES_MAGIC) => self.dentry().and_then(Dentry::name),
             _ => None,
         };
         let Some(name) = name else { return false };
         // SAFETY: the helper checks the address.
-        matches!(unsafe { bpf_probe_read_kernel(name as *const u64) }, Ok(START))
+        match unsafe { bpf_probe_read_kernel(name as *const u64) } {
+            Ok(found) => found == u64::from_ne_bytes(start),
+            Err(_) => false,
+        }
+    }
+
+    /// A task of the process whose page faults it answers; only for a userfaultfd (`fs/userfaultfd.c`).
+    #[inline(always)]
+    pub(crate) fn faults_of(self) -> Option<Task> {
+        if !self.is_anonymous(*b"[userfau") {
+            return None;
+        }
+        Mm(pointer(self.private_data()?, &UFFD_MM)?).owner()
     }
 
     /// Stands for the pseudo terminal behind it, the same at both ends: the lower address of the two `struct tty_struct`.
@@ -410,6 +427,28 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn is_mapped(self) -> bool {
         pointer(self.0, &INODE_MAPPING).is_none_or(|mapping| pointer(mapping, &MAPPING_TREE).is_some())
+    }
+
+    /// Of an inode of an overlay that has both: (its name in the upper layer, that of its data in a lower one). 6.5 and later.
+    #[inline(always)]
+    pub(crate) fn overlay_layers(self) -> Option<(Dentry, Dentry)> {
+        /// Lower layers of one mount (`OVL_MAX_STACK`).
+        const LAYERS: u32 = 500;
+        /// Bytes of a `struct ovl_path`: a layer, and the name in it.
+        const PATH: u64 = 16;
+        if OVL_INODE_VFS.load() == ABSENT || self.magic()? != OVERLAYFS_MAGIC {
+            return None;
+        }
+        let own = self.0 - u64::from(OVL_INODE_VFS.load());
+        let upper = pointer(own, &OVL_INODE_UPPER)?;
+        let entry = pointer(own, &OVL_INODE_ENTRY)?;
+        let count = field::<u32>(entry, &OVL_ENTRY_COUNT)?;
+        if count == 0 || count > LAYERS || OVL_ENTRY_STACK.load() == ABSENT {
+            return None;
+        }
+        // The last one has the data: those before it can be metadata only.
+        let last = entry + u64::from(OVL_ENTRY_STACK.load()) + u64::from(count - 1) * PATH;
+        Some((Dentry(upper), Dentry(pointer(last, &OVL_PATH_DENTRY)?)))
     }
 
     #[inline(always)]

@@ -444,7 +444,9 @@ pub const SHARED_ACTS_TOLD: u32 = 15;
 pub const SHARED_GONE: u32 = 16;
 /// The thread that reads iterators, as `bpf_get_current_pid_tgid` tells it: iterators can be preempted and have scratch of their own.
 pub const SHARED_SCANNER: u32 = 17;
-pub const SHARED_WORDS: u32 = 18;
+/// Not 0 when the host has nodes of GPUs, so that who opens one is noted.
+pub const SHARED_GPUS: u32 = 18;
+pub const SHARED_WORDS: u32 = 19;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;
@@ -534,8 +536,11 @@ pub const LOSSES: [(&str, &str); 14] = [
     ("descriptor_gone", "a descriptor was closed before its call returned"),
     ("spaces_full", "processes that share memory with others and found no room in SPACES or SHARERS"),
     ("memory_full", "processes whose shared memory found no room in MEMORY"),
-    ("acts_full", "acts that found no room in ACTS"),
-    ("reached_full", "bytes that one process took out of another and that found no room in REACHED"),
+    ("acts_full", "acts that found no room in ACTS, and users of GPUs that found none in GPU_USERS"),
+    (
+        "reached_full",
+        "bytes that one process took out of another and that found no room in REACHED; they count for every asset that either held",
+    ),
 ];
 
 pub const LOSS_RING_FULL: u32 = 0;

@@ -7,7 +7,7 @@ use agent_ebpf::{
     FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, MEMORY_SLOTS, Memory,
     NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS,
     SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
-    acts::{ActKey, ActValue, ReachKey, StoreValue},
+    acts::{ActKey, ActValue, GpuKey, GpuValue, ReachKey, StoreValue},
     egress::{PeerKey, PeerValue, REST, SCALE_WORDS, SUMS},
     tamper::{TAMPERED_WORDS, TamperKey, TamperValue},
 };
@@ -17,7 +17,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 
-use crate::{hooks::acts::Moved, scratch::Scratch};
+use crate::{flow::overlay::Copied, hooks::acts::Moved, scratch::Scratch};
 
 const NO_PREALLOC: u32 = 1;
 
@@ -82,10 +82,18 @@ pub(crate) static REACHED: HashMap<ReachKey, TakeValue> = HashMap::with_max_entr
 #[map]
 pub(crate) static STORES: HashMap<u64, StoreValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
 
-/// Character devices that move bytes unseen, by device number or by major with `ANY_MINOR` (user space); the values are not
-/// looked at.
+/// Character devices that move bytes unseen, and those of GPUs, by device number or by major with `ANY_MINOR` (user space); the
+/// values are `CHANNEL_` constants.
 #[map]
 pub(crate) static CHANNELS: HashMap<u32, u32> = HashMap::with_max_entries(1 << 10, NO_PREALLOC);
+
+/// Who has which node of a GPU open (us; user space removes rows).
+#[map]
+pub(crate) static GPU_USERS: HashMap<GpuKey, GpuValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// What an overlay copied (us).
+#[map]
+pub(crate) static COPIED_SCRATCH: PerCpuArray<Copied> = PerCpuArray::with_max_entries(1, 0);
 
 /// Identity of every live process, by thread group id: argv and path must be kept at exec, they cannot be had later.
 #[map]

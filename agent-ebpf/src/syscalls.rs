@@ -74,6 +74,8 @@ pub const SLIDE: u8 = 28;
 pub const SHIFT: u8 = 29;
 /// getsockopt(fd, level, option, …): one of them receives.
 pub const OPTION: u8 = 30;
+/// (fd, …): changes what is said of a file, and not what is in it.
+pub const CHANGE: u8 = 31;
 
 /// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
 pub const SIGNAL: u8 = 31;
@@ -180,6 +182,10 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (250, CHANNEL),      // keyctl
     (463, CHANNEL),      // setxattrat
     (464, CHANNEL),      // getxattrat
+    (91, CHANGE),        // fchmod
+    (93, CHANGE),        // fchown
+    (199, CHANGE),       // fremovexattr
+    (280, CHANGE),       // utimensat, of a descriptor
     (164, TAMPER),       // settimeofday
     (227, TAMPER),       // clock_settime
     (305, TAMPER),       // clock_adjtime
@@ -261,6 +267,12 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (280, READ),         // mq_timedreceive
     (286, CHANNEL),      // add_key
     (288, CHANNEL),      // keyctl
+    (94, CHANGE),        // fchmod
+    (95, CHANGE),        // fchown
+    (207, CHANGE),       // fchown32
+    (237, CHANGE),       // fremovexattr
+    (320, CHANGE),       // utimensat, of a descriptor
+    (412, CHANGE),       // utimensat_time64
     (397, ATTACH),       // shmat
     (400, CHANNEL),      // msgsnd
     (401, CHANNEL),      // msgrcv

@@ -333,7 +333,8 @@ pub struct Process {
     pub start: u64,
     /// Path of the executable as the kernel named it when it was executed; empty when not known.
     pub exe: String,
-    /// Lower-case hex; `None` when the file was gone or no longer the one that was executed.
+    /// Lower-case hex; `None` when the file was gone or no longer the one that was executed, [`Process::NO_HASH`] when it never
+    /// lay in a directory and is gone.
     pub exe_sha256: Option<String>,
     /// Arguments joined by spaces, as executed (later changes to argv do not show).
     pub cmdline: String,
@@ -351,6 +352,15 @@ pub struct Process {
 }
 
 impl Process {
+    /// Stands in the place of a hash where nothing is left that could be hashed: a program that ran out of `memfd_create`.
+    pub const NO_HASH: &str = "unavailable";
+
+    /// The hash, where there is one.
+    #[must_use]
+    pub fn hash(&self) -> Option<&str> {
+        self.exe_sha256.as_deref().filter(|hash| *hash != Self::NO_HASH)
+    }
+
     /// The host itself, where no process can be named. Its pid is 0, and alerts leave it out.
     #[must_use]
     pub const fn host() -> Self {
@@ -466,7 +476,7 @@ pub enum ActKind {
     Rdma,
     Vfio,
     GpuDirect,
-    Gpu,
+    GpuShared,
     Tunnel,
     RawMemory,
     RawSocket,
@@ -493,6 +503,8 @@ pub enum ActClass {
     Below,
     /// A channel whose bytes cannot be counted was opened by a holder (WB-0008).
     Channel,
+    /// A GPU that a holder has open was opened by another process: for rules of one's own.
+    Gpu,
     /// Against the agent, or a loss that it noticed (WB-0010).
     Tamper,
 }
@@ -504,6 +516,7 @@ impl ActClass {
             Self::Reach => "reach",
             Self::Below => "below",
             Self::Channel => "channel",
+            Self::Gpu => "gpu",
             Self::Tamper => "tamper",
         }
     }
@@ -527,7 +540,7 @@ pub const ACTS: [(ActKind, &str, ActClass); 32] = [
     (ActKind::Rdma, "rdma", ActClass::Channel),
     (ActKind::Vfio, "vfio", ActClass::Channel),
     (ActKind::GpuDirect, "gpu_direct", ActClass::Channel),
-    (ActKind::Gpu, "gpu", ActClass::Channel),
+    (ActKind::GpuShared, "gpu_shared", ActClass::Gpu),
     (ActKind::Tunnel, "tunnel", ActClass::Channel),
     (ActKind::RawMemory, "raw_memory", ActClass::Channel),
     (ActKind::RawSocket, "raw_socket", ActClass::Channel),

@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{hold, memory, object, row, store, unmetered, wake};
+use super::{gpu, hold, memory, object, row, store, unmetered, wake};
 use crate::{
     kernel::{
         AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task,
@@ -310,7 +310,8 @@ extern "C" fn flow_is_ours(task: u64, descriptor: u32) -> u32 {
             object::source(file).is_some()
                 || file.is_fanotify()
                 || store::is_control(file)
-                || file.memory_of().is_some(),
+                || file.memory_of().is_some()
+                || gpu::is_one(file),
         ),
         None => 0,
     }

@@ -133,7 +133,7 @@ extern "C" fn flow_map(task: u64, file: u64, bytes: u64) -> u32 {
 fn map_sink(task: Task, file: File, bytes: u64) {
     let file = file.backing();
     let Some((key, inode)) = sink_of_mapping(task, file) else { return };
-    put::count(&key, reach(inode, bytes), Some((file, inode)));
+    put::count(&key, reach(inode, bytes), put::place_of(file, inode));
     if let Some((holder, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
         unsafe { hold::moved(&holder, row) };

@@ -9,12 +9,14 @@
 pub(crate) mod act;
 pub(crate) mod carrier;
 pub(crate) mod channel;
+pub(crate) mod gpu;
 pub(crate) mod hold;
 pub(crate) mod looped;
 pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod object;
 pub(crate) mod open;
+pub(crate) mod overlay;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod put;

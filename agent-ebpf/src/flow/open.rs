@@ -1,6 +1,6 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, hold, is_agent, object, reach, store, take, tamper, unmetered};
+use super::{carrier, gpu, hold, is_agent, object, overlay, reach, store, take, tamper, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, OBJECTS, add, mark},
@@ -13,11 +13,13 @@ pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
 /// `descriptor` is new in `task`'s process and stands for `file`.
 #[inline(always)]
 pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
+    overlay::on_open(task, file);
     carrier::adopt(task, flow_open(task.0, tgid, descriptor, file.0));
     reach::on_open(task, tgid, file);
     let spreads = hold::spreads(task);
     carrier::adopt_file(file, spreads);
     unmetered::on_have(task, file, spreads);
+    gpu::on_have(task, file);
     if file.is_writable() && !is_agent(task, tgid) {
         tamper::on_open_writable(file);
     }

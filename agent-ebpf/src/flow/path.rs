@@ -22,9 +22,21 @@ pub(crate) unsafe fn write(dentry: Dentry, path: *mut RawPath) {
     let mut whole = false;
     // SAFETY: the fields of *path are contiguous, `bytes` before `spare`.
     let bytes = unsafe { &raw mut (*path).bytes } as *mut u8;
-    for _ in 0..DEPTH {
+    for depth in 0..DEPTH {
         let Some(parent) = entry.parent() else {
             whole = true;
+            // A file without a directory has a name all the same: `memfd:…`.
+            if depth == 0
+                && let Some(name) = entry.name()
+            {
+                // SAFETY: a whole name, at the start of the buffer.
+                let written =
+                    unsafe { bpf_probe_read_kernel_str(bytes.cast(), NAME_BYTES as u32, name as *const _) };
+                // The root of a filesystem is called `/`.
+                if written > 2 && written <= NAME_BYTES as i64 {
+                    len = written as u32;
+                }
+            }
             break;
         };
         let Some(name) = entry.name() else { break };

@@ -90,15 +90,24 @@ fn put(task: Task, file: File, bytes: u64) -> Option<u64> {
     let (holder, row) = hold::held(task)?;
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
-    count(&FlowKey { holder, assets, sink: sink_of(inode)? }, bytes, Some((file, inode)));
+    count(&FlowKey { holder, assets, sink: sink_of(inode)? }, bytes, place_of(file, inode));
     // SAFETY: the row stays valid until the program ends.
     unsafe { hold::moved(&holder, row) };
     Some(spreads)
 }
 
+/// The name and the inode of an open file.
+#[inline(always)]
+pub(super) fn place_of(file: File, inode: Inode) -> Option<(Dentry, Inode)> {
+    match file.dentry() {
+        Some(dentry) => Some((dentry, inode)),
+        None => None,
+    }
+}
+
 /// The sink that an inode is.
 #[inline(always)]
-fn sink_of(inode: Inode) -> Option<SinkKey> {
+pub(super) fn sink_of(inode: Inode) -> Option<SinkKey> {
     let mut sink =
         SinkKey { kind: SINK_OTHER, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
     match inode.kind()? {
@@ -133,7 +142,7 @@ pub(crate) fn of_object(kind: u8, key: &ObjectKey) -> SinkKey {
 
 /// Adds `bytes` to a flow. The first flow into something with a path sends it.
 #[inline(always)]
-pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
+pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(Dentry, Inode)>) {
     if let Some(row) = FLOWS.get_ptr_mut(key) {
         // SAFETY: the row stays valid until the program ends.
         unsafe { grow(row, bytes) };
@@ -149,8 +158,8 @@ pub(crate) fn count(key: &FlowKey, bytes: u64, place: Option<(File, Inode)>) {
         hold::put_beyond(&key.holder, key.sink.kind == SINK_PEER, bytes);
         return;
     };
-    if let Some((file, _)) = place {
-        describe(&key.sink, magic, file);
+    if let Some((dentry, _)) = place {
+        describe(&key.sink, magic, dentry);
     }
     if is_new {
         row::flow(key);
@@ -193,7 +202,7 @@ unsafe fn grow(row: *mut FlowValue, bytes: u64) {
 }
 
 #[inline(always)]
-fn describe(sink: &SinkKey, magic: u64, file: File) {
+fn describe(sink: &SinkKey, magic: u64, dentry: Dentry) {
     if sink.kind == SINK_OTHER || sink.kind == SINK_PROCESS {
         return;
     }
@@ -205,9 +214,7 @@ fn describe(sink: &SinkKey, magic: u64, file: File) {
             (*fact).sink = *sink;
             (*fact).magic = magic;
         }
-        if let Some(dentry) = file.dentry() {
-            flow_send_sink(dentry.0);
-        }
+        flow_send_sink(dentry.0);
     }
 }
 

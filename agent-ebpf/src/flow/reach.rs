@@ -40,6 +40,12 @@ pub(crate) fn on_signal(actor: Task, victim: Task) {
     put_into(victim, actor, INFO);
 }
 
+/// `actor` put `bytes` of its own memory into that of `other`, which had asked for them: no act, and a hand-over.
+#[inline(always)]
+pub(crate) fn on_fill(actor: Task, other: Task, bytes: u64) {
+    put_into(other, actor, bytes);
+}
+
 /// `bytes` of `from`'s memory came into `to`'s, which is a holder of all that `from` holds from then on; nothing happens
 /// unless that is a holder.
 #[inline(always)]
@@ -172,11 +178,19 @@ fn give(to: Task, from: Task, bytes: u64) -> Option<u64> {
     let (assets, before) = unsafe { ((*row).assets, (*row).parent) };
     let (to_key, row) = hold::held(to)?;
     let mut key = ReachKey { to: to_key, from: from_key };
-    count(&key, bytes);
+    let mut has_room = count(&key, bytes);
     // It executed another program: what was read before that was of the memory that it had then.
     if before.tgid == key.from.tgid {
         key.from = before;
-        count(&key, bytes);
+        has_room &= count(&key, bytes);
+    }
+    if !has_room {
+        // Not linked to whom it came from, and so not limited by what that had: of every asset that either holds.
+        // SAFETY: the row stays valid until the program ends.
+        unsafe {
+            add(&raw mut (*row).taken_beyond, bytes);
+            hold::moved(&to_key, row);
+        }
     }
     // SAFETY: the row stays valid until the program ends.
     let spreads = unsafe {
@@ -187,14 +201,15 @@ fn give(to: Task, from: Task, bytes: u64) -> Option<u64> {
     Some(spreads)
 }
 
+/// Whether there was room.
 #[inline(always)]
-fn count(key: &ReachKey, bytes: u64) {
+fn count(key: &ReachKey, bytes: u64) -> bool {
     if REACHED.get_ptr(key).is_none()
         && REACHED.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_err()
         && REACHED.get_ptr(key).is_none()
     {
         lose(LOSS_REACHED_FULL, bytes);
-        return;
+        return false;
     }
     if let Some(row) = REACHED.get_ptr_mut(key) {
         // SAFETY: the row stays valid until the program ends.
@@ -204,6 +219,7 @@ fn count(key: &ReachKey, bytes: u64) {
         }
         act::changed();
     }
+    true
 }
 
 /// `task` opened `file`: if it is the memory of another process, what `task` reads is looked at from now on, whether that

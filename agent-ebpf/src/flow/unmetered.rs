@@ -1,12 +1,9 @@
 //! Channels whose bytes nothing counts: that a holder has one is all that can be said.
 
-use agent_ebpf::acts::{ACT_DEVICE, ACT_SOCKET, ANY_MINOR};
+use agent_ebpf::acts::{ACT_DEVICE, ACT_GPU_SHARED, ACT_SOCKET, CHANNEL_GPU, CHANNEL_UNSEEN};
 
-use super::act;
-use crate::{
-    kernel::{File, S_IFCHR, S_IFSOCK, Task},
-    maps::CHANNELS,
-};
+use super::{act, gpu};
+use crate::kernel::{File, S_IFCHR, S_IFSOCK, Task};
 
 /// Families that reach other hosts or devices and are no IP, vsock, Unix or netlink: CAN, TIPC, Bluetooth, RDS, phonet,
 /// 802.15.4, CAIF, NFC, QIPCRTR, SMC, XDP, MCTP, and packets of the link layer.
@@ -25,8 +22,14 @@ pub(crate) fn on_have(task: Task, file: File, assets: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_channel(task: u64, file: u64, assets: u64) -> u32 {
-    if let Some((kind, number)) = channel(File(file)) {
-        act::note(Task(task), kind, number, assets);
+    match channel(File(file)) {
+        // That its owner holds something is new, even where its node is not.
+        Some((ACT_GPU_SHARED, number)) => {
+            gpu::flow_note_gpu(task, number);
+            act::changed();
+        }
+        Some((kind, number)) => act::note(Task(task), kind, number, assets),
+        None => {}
     }
     0
 }
@@ -41,10 +44,10 @@ fn channel(file: File) -> Option<(u32, u32)> {
         }
         S_IFCHR => {
             let device = inode.rdev()?;
-            if CHANNELS.get_ptr(device).is_some() || CHANNELS.get_ptr(device | ANY_MINOR).is_some() {
-                Some((ACT_DEVICE, device))
-            } else {
-                None
+            match gpu::channel_of(device) {
+                CHANNEL_UNSEEN => Some((ACT_DEVICE, device)),
+                CHANNEL_GPU => Some((ACT_GPU_SHARED, device)),
+                _ => None,
             }
         }
         _ => None,

@@ -18,7 +18,7 @@ use crate::{
         object,
         open::{NO_DESCRIPTOR, on_open},
         put::{on_put, on_put_unknown},
-        reach::{flow_find, on_inject, on_reach, on_reach_gone, on_signal},
+        reach::{flow_find, on_fill, on_inject, on_reach, on_reach_gone, on_signal},
         store,
         take::on_take,
     },
@@ -273,6 +273,8 @@ extern "C" fn flow_proc_path(task: u64, path: u64) -> u64 {
     }
 }
 
+/// `_IOWR(UFFDIO, _UFFDIO_COPY, struct uffdio_copy)`.
+const UFFDIO_COPY: u64 = 0xc028_aa03;
 const LOOP_SET_FD: u64 = 0x4c00;
 const LOOP_CHANGE_FD: u64 = 0x4c06;
 const LOOP_CONFIGURE: u64 = 0x4c0a;
@@ -418,6 +420,13 @@ fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
 fn ordered(call: Call) -> Option<u32> {
     let argument = call.argument(2);
     match call.argument(1) & 0xffff_ffff {
+        UFFDIO_COPY => {
+            // struct uffdio_copy: dst, src, len, mode, copy (what was copied, or an error).
+            // SAFETY: the helper checks the address.
+            let bytes = unsafe { bpf_probe_read_user((argument + 16) as *const u64) }.ok()?;
+            let other = call.file(call.argument(0))?.faults_of()?;
+            on_fill(call.task, other, bytes);
+        }
         LOOP_SET_FD | LOOP_CHANGE_FD | NBD_SET_SOCK => backed(call, argument),
         // struct loop_config begins with the descriptor.
         LOOP_CONFIGURE => {

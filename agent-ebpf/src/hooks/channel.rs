@@ -7,7 +7,7 @@
 use super::syscall::Call;
 use crate::flow::{
     channel::{class, on_put, on_take},
-    map, put,
+    map, overlay, put,
 };
 use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, ObjectKey};
 
@@ -15,6 +15,9 @@ use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, Obje
 const LARGEST_ATTRIBUTE: u64 = 65_536;
 /// Most that a key holds whose length is not told: a key of type `big_key`.
 const LARGEST_KEY: u64 = 1 << 20;
+
+const FSETXATTR: usize = 190;
+const FSETXATTR_32: usize = 228;
 
 const SHM_RDONLY: u64 = 0o10_000;
 
@@ -59,6 +62,13 @@ pub(super) fn channelled(call: &Call, number: usize) {
     let Some(meaning) = meaning(number, call.compat) else { return };
     let failed = (call.result as i64) < 0;
     let moved = |asked: u64| if failed || call.result > asked { asked } else { call.result };
+    if let Use::AttributeSet = meaning
+        && !failed
+        && number == if call.compat { FSETXATTR_32 } else { FSETXATTR }
+        && let Some(file) = call.task.file(call.argument(0) as u32)
+    {
+        overlay::on_change(call.task, file);
+    }
     match meaning {
         Use::MessageSend if !failed => on_put(call.task, &messages(call, call.argument(0)), call.argument(2)),
         Use::MessageReceive => on_take(call.task, &messages(call, call.argument(0)), moved(call.argument(2))),

@@ -10,7 +10,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use super::word;
 use crate::{
     flow::{
-        act, carrier, hold, memory, now,
+        act, carrier, gpu, hold, memory, now,
         open::{NO_DESCRIPTOR, on_open},
         process, reach, row, space,
         take::on_take,
@@ -96,6 +96,7 @@ fn execed(task: Task, bprm: u64) -> Option<()> {
     process::keep(key.tgid);
     process::note(task, &key, true);
     space::leave(key.tgid);
+    gpu::on_end(&HolderKey { exec: key.exec.wrapping_sub(1), ..key });
     let inherited = marks(key.tgid);
     if inherited & MARK_MAPPED != 0 {
         let before = HolderKey { exec: key.exec.wrapping_sub(1), ..key };
@@ -172,6 +173,7 @@ fn exited(task: Task) -> Option<()> {
     }
     let key = task.holder_key()?;
     space::leave(key.tgid);
+    gpu::on_end(&key);
     let marked = marks(key.tgid);
     if marked & MARK_HOLDER != 0 && task.dumped_core() {
         act::dumped(task);

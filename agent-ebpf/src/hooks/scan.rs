@@ -12,7 +12,7 @@ use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, hold, is_agent, map, object, process, space, store, take::on_take},
+    flow::{carrier, gpu, hold, is_agent, map, object, process, space, store, take::on_take},
     kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
     scratch,
@@ -88,6 +88,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
     if is_agent(task, tgid) {
         return None;
     }
+    gpu::on_have(task, file);
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
         carrier::keep(file, unsafe { (*row).spreads });

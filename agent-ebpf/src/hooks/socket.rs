@@ -11,7 +11,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, progra
 
 use super::word;
 use crate::{
-    flow::{carrier, memory, send::on_send, space, take::on_receive},
+    flow::{carrier, gpu, memory, send::on_send, space, take::on_receive},
     kernel::{Sock, Task},
     maps::{mark, marks},
 };
@@ -46,6 +46,10 @@ pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     let sock = Sock(word(&ctx, 0));
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let marks = marks(tgid);
+    if gpu::are_there() && carrier::may_bring_descriptors(sock) {
+        // Whether a GPU's is among them is for the next scan to see.
+        carrier::unsettle();
+    }
     if marks & (MARK_HOLDER | MARK_WATCHED) == 0 {
         // Descriptors may have come with it, which are not looked at one by one: who received from where they may come is
         // watched from then on.

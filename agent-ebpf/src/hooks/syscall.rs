@@ -26,6 +26,7 @@ use crate::{
         map::{on_grow, on_map, on_map_anonymous},
         memory,
         open::on_open,
+        overlay,
         put::{on_put, on_put_unknown},
         race,
         send::on_send,
@@ -134,6 +135,7 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::GETFD
             | syscalls::OPTION
             | syscalls::TAMPER
+            | syscalls::CHANGE
     )
 }
 
@@ -250,6 +252,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::CONNECT => carrier::reach(task),
         syscalls::CHANNEL => channelled(&call, number),
         syscalls::ATTACH => attached(&call),
+        syscalls::CHANGE => changed(&call),
         syscalls::TAMPER => tamper::called(&call, number),
         _ => {}
     }
@@ -313,6 +316,14 @@ fn got(call: &Call) {
         Some(file) => on_open(call.task, call.tgid, call.result as u32, file),
         // Another thread moved or closed it meanwhile: what it moved it to is found by the scan, until which it is watched.
         None => mark(call.tgid, MARK_WATCHED),
+    }
+}
+
+/// What is said of a file was changed by its descriptor.
+#[inline(never)]
+fn changed(call: &Call) {
+    if let Some(file) = call.task.file(call.argument(0) as u32) {
+        overlay::on_change(call.task, file);
     }
 }
 

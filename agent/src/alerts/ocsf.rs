@@ -207,7 +207,7 @@ fn ocsf_process(context: &Context, process: &Process) -> OcsfProcess {
         cmd_line: process.cmdline.clone(),
         uid: Some(format!("{}:{}:{}", context.host, process.pid, process.start)),
         created_time: Some(context.wall_ms(BootNs(process.start))),
-        file: (!process.exe.is_empty()).then(|| file(&process.exe, process.exe_sha256.as_deref())),
+        file: (!process.exe.is_empty()).then(|| file(&process.exe, process.hash())),
         parent_process: parent,
     }
 }

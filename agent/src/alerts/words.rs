@@ -92,7 +92,7 @@ pub(super) fn deed(act: &Act, victim: Option<&Process>) -> String {
         ActKind::Rdma => "opened an RDMA device:",
         ActKind::Vfio => "opened a VFIO device:",
         ActKind::GpuDirect => "opened a GPU direct channel:",
-        ActKind::Gpu => "opened a GPU that a holder has open:",
+        ActKind::GpuShared => "opened a GPU that a holder has open:",
         ActKind::Tunnel => "has a tunnel open:",
         ActKind::RawMemory => "has the memory of the host open:",
         ActKind::RawSocket => "has a socket whose bytes are not counted:",

@@ -36,6 +36,8 @@ pub struct Config {
     pub propagation_floor: u64,
     /// Most rows of the kernel's maps.
     pub limits: Limits,
+    /// Drivers of GPUs besides those that are known, by their names in `/proc/devices` or `/proc/misc`.
+    pub gpu_drivers: Vec<String>,
 }
 
 /// Most rows of the kernel's maps; 0 for the built-in number. What finds no room is counted together, never dropped.

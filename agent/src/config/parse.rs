@@ -141,6 +141,10 @@ impl ConfigReader<'_> {
             Some(node) => self.limits(node),
             None => Some(Limits::default()),
         };
+        let gpu_drivers = match fields.get("gpu_drivers") {
+            Some(node) => self.gpu_drivers(node),
+            None => Some(Vec::new()),
+        };
         fields.done(&mut self.check);
         Some(Config {
             file: file.to_owned(),
@@ -154,6 +158,7 @@ impl ConfigReader<'_> {
             sinks: sinks?,
             propagation_floor: propagation_floor?,
             limits: limits?,
+            gpu_drivers: gpu_drivers?,
         })
     }
 
@@ -323,6 +328,20 @@ impl ConfigReader<'_> {
         Some(floor)
     }
 
+    fn gpu_drivers(&mut self, node: &Node) -> Option<Vec<String>> {
+        let mut names = Vec::new();
+        for item in self.check.list(node, "`gpu_drivers`")? {
+            let name = self.check.text(item, "the driver's name")?;
+            if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_whitespace) {
+                let help = "write a name as /proc/devices or /proc/misc has it, such as `nvidia-uvm`";
+                self.check.error(item.span, format!("no driver is called `{name}`"), help);
+                return None;
+            }
+            names.push(name.to_owned());
+        }
+        Some(names)
+    }
+
     fn limits(&mut self, node: &Node) -> Option<Limits> {
         let mut fields = self.check.fields(node, "`limits`")?;
         let mut limits = Limits::default();
@@ -370,6 +389,7 @@ listen: '[::1]:9000'
 pin: false
 sensor: syscall
 propagation_floor: 128KiB
+gpu_drivers: [cpu/cpuid]
 sinks:
   - {type: file, path: alerts.ndjson}
 ";
@@ -403,6 +423,7 @@ sinks:
             }],
             propagation_floor: 65_536,
             limits: Limits::default(),
+            gpu_drivers: Vec::new(),
         };
         assert_eq!(config, expected);
     }
@@ -432,8 +453,9 @@ sinks:
         assert_eq!(config.listen, "[::1]:9000".parse().expect("an address"));
         assert_eq!((config.pin, config.sensor), (false, SensorChoice::Syscall));
         assert_eq!(config.propagation_floor, 131_072);
+        assert_eq!(config.gpu_drivers, ["cpu/cpuid"]);
         let [SinkConfig::File { path }] = config.sinks.as_slice() else { panic!("one sink") };
-        assert_eq!((path.value.as_path(), path.line), (Path::new("/etc/weighbridge/alerts.ndjson"), 18));
+        assert_eq!((path.value.as_path(), path.line), (Path::new("/etc/weighbridge/alerts.ndjson"), 19));
     }
 
     #[test]

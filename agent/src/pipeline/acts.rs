@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Below {
     devices: Devices,
     channels: Channels,
+    /// Configured names of drivers.
+    gpu_drivers: Vec<String>,
     stores: Stores,
     /// Devices that are made of the same disks and were there when the agent came: other volumes.
     beside: Option<BTreeSet<Dev>>,
@@ -34,6 +36,10 @@ pub(crate) struct Below {
 }
 
 impl Below {
+    pub(crate) fn new(gpu_drivers: Vec<String>) -> Self {
+        Self { gpu_drivers, ..Self::default() }
+    }
+
     /// Looks anew, tells the sensor, and returns the devices that came since the last time.
     pub(super) fn refresh(
         &mut self,
@@ -87,9 +93,13 @@ impl Below {
                 && !mirrors.contains_key(&dev)
                 && !loops.iter().any(|(known, _)| *known == dev)
         })?;
-        self.channels = Channels::read();
+        self.channels = Channels::read(&self.gpu_drivers);
         for dev in self.channels.devices() {
-            sensor.add_channel(dev)?;
+            if self.channels.kind(dev) == Some(ActKind::GpuShared) {
+                sensor.add_gpu(dev)?;
+            } else {
+                sensor.add_channel(dev)?;
+            }
         }
         self.stores = stores;
         if !new.is_empty() {
@@ -125,6 +135,7 @@ impl Below {
             SensedAct::Device(dev) => {
                 (self.channels.kind(dev).unwrap_or(ActKind::RawSocket), node(DeviceType::Char, dev))
             }
+            SensedAct::GpuShared(dev) => (ActKind::GpuShared, node(DeviceType::Char, dev)),
         })
     }
 

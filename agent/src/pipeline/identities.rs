@@ -26,6 +26,8 @@ use crate::{
 const GENERATIONS: usize = 64;
 /// Executables up to this size are hashed at once (some 50 ms at most); larger ones by the queue's thread, and the alert is renewed.
 const HASHED_AT_ONCE: u64 = 64 << 20;
+/// How the name of a file begins that `memfd_create` made.
+const MEMFD: &str = "/memfd:";
 /// Process images remembered; beyond it those that are gone and hold nothing are dropped.
 const REMEMBERED: usize = 16_384;
 
@@ -147,7 +149,10 @@ impl Identities {
         let exe = self.path(&image);
         let cgroup = self.cgroup(&image);
         let placement = cgroup.as_deref().map(cgroup::placement);
-        let exe_sha256 = self.hash(holder, &image, Path::new(&exe));
+        let mut exe_sha256 = self.hash(holder, &image, Path::new(&exe));
+        if exe_sha256.is_none() && exe.starts_with(MEMFD) && !self.unhashed.contains(&holder) {
+            exe_sha256 = Some(Process::NO_HASH.to_owned());
+        }
         Process {
             pid: holder.tgid,
             start: holder.start.0,
@@ -170,7 +175,10 @@ impl Identities {
             // /proc counts in ticks of 10 ms; further apart it is another process under the same id.
             .filter(|process| process.start.abs_diff(start) < 20_000_000);
         match known {
-            Some(process) => Process { start, ..process },
+            Some(process) => {
+                let exe_sha256 = self.hasher.hash_exe(holder.tgid, Path::new(&process.exe), 0);
+                Process { start, exe_sha256, ..process }
+            }
             None => Process {
                 pid: holder.tgid,
                 start,
@@ -191,7 +199,13 @@ impl Identities {
     /// path from its root.
     fn path(&self, image: &ProcessReading) -> String {
         let Some(exe) = image.exe else { return String::new() };
-        self.mounts.path_of(exe.dev, &image.exe_path.text).unwrap_or_else(|| image.exe_path.text.clone())
+        let text = &image.exe_path.text;
+        match self.mounts.path_of(exe.dev, text) {
+            Some(path) => path,
+            // As `/proc/PID/exe` has it: such a file lies in no directory.
+            None if text.starts_with(MEMFD) => format!("{text} (deleted)"),
+            None => text.clone(),
+        }
     }
 
     fn cgroup(&mut self, image: &ProcessReading) -> Option<String> {
@@ -208,7 +222,17 @@ impl Identities {
         if let Some(hash) = self.hasher.remembered(holder.tgid, exe, ino) {
             return Some(hash);
         }
-        let size = fs::metadata(exe).map_or(u64::MAX, |facts| facts.len());
+        // One that lies in no directory (`memfd_create`) is there for as long as its process is.
+        let by_pid = format!("/proc/{}/exe", holder.tgid);
+        let facts = [exe, Path::new(&by_pid)].into_iter().find_map(|path| {
+            let facts = fs::metadata(path).ok()?;
+            (facts.ino() == ino).then_some(facts)
+        });
+        // What is gone cannot be hashed later either.
+        if facts.is_none() && exe.starts_with(MEMFD) {
+            return None;
+        }
+        let size = facts.map_or(u64::MAX, |facts| facts.len());
         if size <= HASHED_AT_ONCE {
             return self.hasher.hash_exe(holder.tgid, exe, ino);
         }

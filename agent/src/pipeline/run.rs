@@ -246,7 +246,7 @@ impl Agent {
             scale: Scale::new(),
             own: SelfCheck::new(&own_files(&config)),
             known: AssetSet::default(),
-            below: super::acts::Below::default(),
+            below: super::acts::Below::new(config.gpu_drivers.clone()),
             protected: HashSet::new(),
             records: Vec::new(),
             matches: Vec::new(),

@@ -47,10 +47,11 @@ const ACT_KINDS: [&str; ACTS.len()] = {
     }
     words
 };
-const ACT_CLASSES: [&str; 4] = [
+const ACT_CLASSES: [&str; 5] = [
     ActClass::Reach.as_str(),
     ActClass::Below.as_str(),
     ActClass::Channel.as_str(),
+    ActClass::Gpu.as_str(),
     ActClass::Tamper.as_str(),
 ];
 
@@ -215,7 +216,7 @@ pub static FIELDS: [Field; 43] = [
         FieldType::Text,
         WHO,
         "SHA-256 of the executable in lower-case hex; absent when the file was gone or changed",
-        |r| FieldValue::text(mover(r)?.exe_sha256.as_deref()?),
+        |r| FieldValue::text(mover(r)?.hash()?),
         Some(|d, v| d.process.exe_sha256 = Some(v.to_text())),
     ),
     row(
@@ -313,7 +314,7 @@ pub static FIELDS: [Field; 43] = [
         "act.class",
         FieldType::Word(&ACT_CLASSES),
         ACT,
-        "family of the act: reach (into a holder), below (the filesystem of an asset), channel (whose bytes cannot be counted), tamper (with the agent)",
+        "family of the act: reach (into a holder), below (the filesystem of an asset), channel (whose bytes cannot be counted), gpu (that a holder has open, opened by another process), tamper (with the agent)",
         |r| FieldValue::text(r.act.as_ref()?.kind.class().as_str()),
         None,
     ),
@@ -346,7 +347,7 @@ pub static FIELDS: [Field; 43] = [
         FieldType::Text,
         ACT,
         "SHA-256 of the executable in lower-case hex; absent when the file was gone or changed",
-        |r| FieldValue::text(r.victim.as_deref()?.exe_sha256.as_deref()?),
+        |r| FieldValue::text(r.victim.as_deref()?.hash()?),
         Some(|d, v| d.victim().exe_sha256 = Some(v.to_text())),
     ),
     row(

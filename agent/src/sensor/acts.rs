@@ -10,6 +10,7 @@ use agent_ebpf::{self as abi, acts::ActKey, acts::ReachKey};
 use super::{
     SensorError,
     drain::absent_is_fine,
+    gpus::Gpus,
     maps::{Maps, Raw, rows},
     reading::{self, Reading},
 };
@@ -28,6 +29,7 @@ pub(super) struct Acts {
     /// The assets that each act was told with.
     told: HashMap<ActKey, u64>,
     reached: HashMap<ReachKey, u64>,
+    pub(super) gpus: Gpus,
     /// Kinds that are not known: the object and the binary do not fit each other.
     pub(super) malformed: u64,
 }
@@ -77,6 +79,7 @@ impl Acts {
                 absent_is_fine(maps.acts.remove(&Raw(key)))?;
             }
         }
+        self.gpus.look(maps, told, &mut readings)?;
         // A row can be seen a moment after its time was taken.
         maps.set_shared(abi::SHARED_ACTS_TOLD, now.saturating_sub(MOMENT))?;
         Ok(readings)

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 34] = [
+pub(super) const MAPS: [&str; 35] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -30,6 +30,7 @@ pub(super) const MAPS: [&str; 34] = [
     "FLOWS",
     "ACTS",
     "REACHED",
+    "GPU_USERS",
     "STORES",
     "CHANNELS",
     "PROCESSES",

@@ -52,6 +52,8 @@ pub(super) struct Drain {
     pub(super) carriers_lost: bool,
     links: Links,
     acts: Acts,
+    /// To be told in the next look.
+    later: Vec<Reading>,
     losses: Loss,
     losses_told: bool,
     malformed: u64,
@@ -153,6 +155,11 @@ impl Drain {
         self.told = None;
     }
 
+    /// A scan has ended, of this epoch.
+    pub(super) fn sweep_gpus(&mut self, maps: &mut Maps, epoch: u64) -> Result<(), SensorError> {
+        self.acts.gpus.sweep(maps, epoch, &mut self.later)
+    }
+
     pub(super) fn run(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
         let before = readings.len();
         // A row that was not told of stays: the next agent would know nothing of it.
@@ -166,7 +173,8 @@ impl Drain {
             self.walked = Some(Instant::now());
             self.walk(maps)?;
         }
-        let mut acts = self.acts.look(maps)?;
+        let mut acts = std::mem::take(&mut self.later);
+        acts.append(&mut self.acts.look(maps)?);
         // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it. What
         // grows from here on is told again, because the count of looks has changed.
         self.facts(maps, readings);

@@ -30,6 +30,8 @@ impl Abi for abi::FlowKey {}
 impl Abi for abi::FlowValue {}
 impl Abi for abi::acts::ActKey {}
 impl Abi for abi::acts::ActValue {}
+impl Abi for abi::acts::GpuKey {}
+impl Abi for abi::acts::GpuValue {}
 impl Abi for abi::acts::ReachKey {}
 impl Abi for abi::acts::StoreValue {}
 impl Abi for abi::Identity {}
@@ -55,6 +57,7 @@ pub(super) struct Maps {
     pub(super) takes: Hash<abi::TakeKey, Raw<abi::TakeValue>>,
     pub(super) flows: Hash<abi::FlowKey, Raw<abi::FlowValue>>,
     pub(super) acts: Hash<abi::acts::ActKey, Raw<abi::acts::ActValue>>,
+    pub(super) gpu_users: Hash<abi::acts::GpuKey, Raw<abi::acts::GpuValue>>,
     pub(super) reached: Hash<abi::acts::ReachKey, Raw<abi::TakeValue>>,
     pub(super) stores: HashMap<MapData, u64, Raw<abi::acts::StoreValue>>,
     pub(super) channels: HashMap<MapData, u32, u32>,
@@ -87,6 +90,7 @@ impl Maps {
             takes: HashMap::try_from(named(ebpf, "TAKES")?)?,
             flows: HashMap::try_from(named(ebpf, "FLOWS")?)?,
             acts: HashMap::try_from(named(ebpf, "ACTS")?)?,
+            gpu_users: HashMap::try_from(named(ebpf, "GPU_USERS")?)?,
             reached: HashMap::try_from(named(ebpf, "REACHED")?)?,
             stores: HashMap::try_from(named(ebpf, "STORES")?)?,
             channels: HashMap::try_from(named(ebpf, "CHANNELS")?)?,

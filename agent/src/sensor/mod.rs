@@ -10,6 +10,7 @@ mod canary;
 mod drain;
 mod egress;
 mod facts;
+mod gpus;
 mod layout;
 mod load;
 mod log;

@@ -80,6 +80,8 @@ pub enum SensedAct {
     /// The address family.
     Socket(u32),
     Device(Dev),
+    /// A process has a GPU open that a holder has open.
+    GpuShared(Dev),
 }
 
 /// `None`: no kind that this agent knows.

@@ -66,6 +66,7 @@ impl Sensor {
         let unsettled = made != self.maps.shared(abi::SHARED_SETTLED)?;
         self.maps.set_shared(abi::SHARED_SETTLED, made)?;
         let forgotten = self.forget_carriers(epoch)?;
+        self.drain.sweep_gpus(&mut self.maps, epoch)?;
         self.iterate("scan_marks")?;
         Ok(unsettled || forgotten != 0)
     }

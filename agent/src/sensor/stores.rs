@@ -117,7 +117,17 @@ impl Sensor {
     ///
     /// When the map is full or cannot be written.
     pub fn add_channel(&mut self, device: Dev) -> Result<(), SensorError> {
-        Ok(self.maps.channels.insert(device.0, 1, 0)?)
+        Ok(self.maps.channels.insert(device.0, acts::CHANNEL_UNSEEN, 0)?)
+    }
+
+    /// Who has `device`, the node of a GPU, open is noted from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full or cannot be written.
+    pub fn add_gpu(&mut self, device: Dev) -> Result<(), SensorError> {
+        self.maps.channels.insert(device.0, acts::CHANNEL_GPU, 0)?;
+        self.maps.set_shared(abi::SHARED_GPUS, 1)
     }
 
     /// Finds who has a device open that became a store just now.

@@ -273,6 +273,7 @@ mod tests {
                 sinks: Vec::new(),
                 propagation_floor: 65536,
                 limits: Limits::default(),
+                gpu_drivers: Vec::new(),
             };
             Self { directory, config, classifier }
         }

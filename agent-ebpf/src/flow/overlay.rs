@@ -1,0 +1,155 @@
+//! Copies that an overlay makes by itself: a file of a lower layer comes into the upper one when it is opened for writing or its
+//! metadata is changed, and no process reads it.
+//!
+//! A copy is noticed by its inode in the overlay, which knows its names in both layers (`struct ovl_inode`, 6.5 and later, and
+//! only where the kernel's BTF describes it). Misses: who made a copy by a call that names the file by its path; whoever opens it
+//! next counts for that.
+
+use agent_ebpf::{FlowKey, OBJECT_CARRIER, OBJECT_FILE, ObjectKey, ObjectValue};
+
+use super::{carrier, hold, is_agent, object, put, take};
+use crate::{
+    kernel::{Dentry, File, Inode, Task},
+    maps::COPIED_SCRATCH,
+};
+
+/// A copy of a protected file or of a carrier.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Copied {
+    lower: ObjectKey,
+    upper: ObjectKey,
+    /// Of the lower one.
+    value: ObjectValue,
+    bytes: u64,
+    /// The name in the upper layer (`struct dentry`), and its inode.
+    dentry: u64,
+    inode: u64,
+}
+
+/// `task` opened `file`. Who opens the name of a copy first is the one who had it made, if nobody was seen to before: to read it
+/// too, for what he reads is the asset's.
+#[inline(always)]
+pub(crate) fn on_open(task: Task, file: File) {
+    if !file.is_only_a_name() && flow_copied(file.0) != 0 {
+        settle(task);
+    }
+}
+
+/// `task` changed the metadata of `file`.
+#[inline(always)]
+pub(crate) fn on_change(task: Task, file: File) {
+    if flow_copied(file.0) != 0 {
+        settle(task);
+    }
+}
+
+/// Counts the copy that was found just now: as taken and put by `task`.
+#[inline(always)]
+fn settle(task: Task) {
+    if !is_agent(task, task.tgid().unwrap_or(0)) {
+        hold::become_holder(task, assets());
+        carrier::adopt(task, flow_take_copy(task.0));
+        flow_put_copy(task.0);
+    }
+    flow_feed_copy();
+}
+
+#[inline(always)]
+fn assets() -> u64 {
+    match copied() {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        Some(copied) => unsafe { (*copied).value.assets },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn copied() -> Option<*const Copied> {
+    COPIED_SCRATCH.get_ptr(0)
+}
+
+/// Whether `file` has a copy that is not known yet; leaves it in this CPU's `COPIED_SCRATCH`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_copied(file: u64) -> u32 {
+    u32::from(find(File(file)).is_some())
+}
+
+#[inline(always)]
+fn find(file: File) -> Option<()> {
+    let (upper, lower) = file.inode()?.overlay_layers()?;
+    let scratch = COPIED_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let copied = unsafe { &mut *scratch };
+    let (copy, original) = (upper.inode()?, data(lower)?);
+    copied.lower = original.key()?;
+    copied.upper = copy.key()?;
+    copied.value = object::lookup(&copied.lower)?;
+    if copied.value.kind != OBJECT_FILE && copied.value.kind != OBJECT_CARRIER {
+        return None;
+    }
+    // Of one that was opened to be emptied nothing was copied.
+    let (own, other) = (copy.size(), original.size());
+    copied.bytes = if own < other { own } else { other };
+    copied.dentry = upper.0;
+    copied.inode = copy.0;
+    match object::lookup(&copied.upper) {
+        Some(known) if known.assets & copied.value.assets == copied.value.assets => None,
+        _ if copied.bytes == 0 => None,
+        _ => Some(()),
+    }
+}
+
+/// The inode that stores the data: an overlay can lie on an overlay.
+#[inline(always)]
+fn data(lower: Dentry) -> Option<Inode> {
+    let inode = lower.inode()?;
+    match inode.overlay_layers() {
+        Some((upper, _)) => upper.inode(),
+        None => Some(inode),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_take_copy(task: u64) -> u64 {
+    match copied() {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        Some(copied) => unsafe { take::take(Task(task), (*copied).lower, (*copied).value, (*copied).bytes) },
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put_copy(task: u64) -> u32 {
+    put_copy(Task(task));
+    0
+}
+
+#[inline(always)]
+fn put_copy(task: Task) -> Option<()> {
+    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let (bytes, dentry, inode) = unsafe {
+        let copied = copied()?;
+        ((*copied).bytes, Dentry((*copied).dentry), Inode((*copied).inode))
+    };
+    let (holder, row) = hold::held(task)?;
+    // SAFETY: the row stays valid until the program ends.
+    let assets = unsafe { (*row).assets };
+    put::count(&FlowKey { holder, assets, sink: put::sink_of(inode)? }, bytes, Some((dentry, inode)));
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
+    Some(())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_feed_copy() -> u32 {
+    if let Some(copied) = copied() {
+        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        unsafe { carrier::feed(&(*copied).upper, OBJECT_CARRIER, (*copied).value.assets, (*copied).bytes) };
+    }
+    0
+}
