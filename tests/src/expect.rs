@@ -39,6 +39,8 @@ pub(crate) struct Expected {
     any_port: bool,
     /// How the executable is called where that is not its path; its hash is that of the identity's.
     exe: Option<&'static str>,
+    /// It may have been gone before it could be hashed.
+    unhashed: bool,
     /// Types of nodes that the lineage must lead through.
     lineage: &'static [&'static str],
     /// For the rules about acts.
@@ -108,6 +110,7 @@ impl Expected {
             also: Vec::new(),
             any_port: false,
             exe: None,
+            unhashed: false,
             lineage: &[],
             act: None,
         }
@@ -131,6 +134,7 @@ impl Expected {
             also: Vec::new(),
             any_port: false,
             exe: None,
+            unhashed: false,
             lineage: &[],
             act: None,
         }
@@ -148,6 +152,7 @@ impl Expected {
             also: Vec::new(),
             any_port: false,
             exe: None,
+            unhashed: false,
             lineage: &[],
             act: None,
         }
@@ -177,6 +182,7 @@ impl Expected {
             also: Vec::new(),
             any_port: false,
             exe: None,
+            unhashed: false,
             lineage: &[],
             act: Some(ExpectedAct { kind, target: None, victim: None, optional: false }),
         }
@@ -255,6 +261,12 @@ impl Expected {
         self
     }
 
+    /// The executable was a memfd of a process that may have ended before it was looked at: then the alert says so.
+    pub(crate) const fn or_unhashed(mut self) -> Self {
+        self.unhashed = true;
+        self
+    }
+
     /// The alert must also say this, by JSON pointer into its detail.
     pub(crate) fn with(mut self, pointer: &'static str, value: impl Into<Value>) -> Self {
         self.also.push((pointer, value.into()));
@@ -318,7 +330,7 @@ impl Expected {
         let tiers: &[(u64, &str)] = match self.rule {
             "WB-0001" => &[(share(100).max(16 * MIB), "critical"), (16 * MIB, "high"), (MIB, "medium")],
             "WB-0002" => &[(share(1000).max(64 * MIB), "critical"), (8 * MIB, "high")],
-            "WB-0005" | "WB-0006" | "WB-0008" => &[(0, "high")],
+            "WB-0005" | "WB-0006" | "WB-0008" | "SITE-0008" => &[(0, "high")],
             "WB-0004" => &[(share(100).max(MIB), "high"), (MIB, "low")],
             "WB-0003" => &[
                 (share(100).max(256 * MIB), "critical"),
@@ -439,7 +451,9 @@ impl Expected {
         let exe = self.exe.map_or_else(|| self.by.exe.to_string_lossy().into_owned(), str::to_owned);
         check("exe", text("exe"), exe);
         let hash = process::sha256(&self.by.exe).unwrap_or_else(|error| format!("unreadable: {error}"));
-        check("exe_sha256", text("exe_sha256"), hash);
+        if !(self.unhashed && text("exe_sha256") == "unavailable") {
+            check("exe_sha256", text("exe_sha256"), hash);
+        }
         if let Some(cmdline) = &self.by.cmdline {
             check("cmdline", text("cmdline"), cmdline.clone());
         }

@@ -26,6 +26,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -35,11 +36,12 @@ use serde_json::{Value, json};
 use crate::world::{Run, Skipped, Test, World};
 
 const USAGE: &str = "\
-usage: e2e [--list] [--agent PATH] [--package PATH] [--report FILE] [FILTER…]
+usage: e2e [--list] [--long] [--agent PATH] [--package PATH] [--report FILE] [FILTER…]
 
 Runs the tests whose name contains one of the filters, or all. As root. What failed runs a second time at the end; what passes
 then is listed with what it failed with at first.
   --list          print the names and run nothing
+  --long          give the tests under pressure their full time: a minute of senders, ten of forks
   --agent PATH    the weighbridge binary; default: the release build beside this one
   --package PATH  the Debian package to try; without one its test is skipped
   --report FILE   write one JSON line per test to FILE
@@ -65,6 +67,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::filesystems", techniques::filesystems::TESTS),
     ("techniques::disguise", techniques::disguise::TESTS),
     ("techniques::pace", techniques::pace::TESTS),
+    ("techniques::gpu", techniques::gpu::TESTS),
     ("techniques::reach", techniques::reach::TESTS),
     ("techniques::below", techniques::below::TESTS),
     ("techniques::channels", techniques::channels::TESTS),
@@ -157,6 +160,7 @@ impl Options {
             let mut value = || arguments.next().with_context(|| format!("{argument} wants a path"));
             match argument.as_str() {
                 "--list" => options.list = true,
+                "--long" => world::LONG.store(true, Ordering::Relaxed),
                 "--agent" => options.agent = Some(PathBuf::from(value()?)),
                 "--package" => options.package = Some(PathBuf::from(value()?)),
                 "--report" => options.report = Some(PathBuf::from(value()?)),

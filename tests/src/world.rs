@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
@@ -41,6 +42,9 @@ pub(crate) type Run = fn(&mut World);
 /// Why a test does not run here: thrown by [`skip`], caught by the runner.
 #[derive(Debug)]
 pub(crate) struct Skipped(pub(crate) String);
+
+/// Tests under pressure take their full time (`--long`).
+pub(crate) static LONG: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// The panic that is under way is a skip: no failure that needs explaining.

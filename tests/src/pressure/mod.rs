@@ -1,7 +1,7 @@
 //! Under pressure: full maps, a flooded ring, floods of processes. Sums must still be upper bounds of the truth, and whatever was
 //! lost must be said.
 
-use std::{fs, path::Path, process::Command, time::Instant};
+use std::{fs, path::Path, process::Command, sync::atomic::Ordering, time::Instant};
 
 use tests::lab::{
     KIB, MIB,
@@ -12,13 +12,14 @@ use tests::lab::{
     wait_for,
 };
 
-use crate::world::{ALERT_WITHIN, ASSET, PATIENCE, Scene, Test, World, size};
+use crate::world::{ALERT_WITHIN, ASSET, LONG, PATIENCE, Scene, Test, World, size};
 
 pub(crate) const TESTS: &[Test] = &[
     ("flows_full", flows_full),
     ("takes_full", takes_full),
     ("holders_full", holders_full),
     ("objects_full", objects_full),
+    ("acts_and_reached_full", acts_and_reached_full),
     ("flood_of_readers_and_senders", flood_of_readers_and_senders),
     ("flood_of_processes", flood_of_processes),
 ];
@@ -121,24 +122,49 @@ fn objects_full(w: &mut World) {
     scene.stop();
 }
 
+/// Every one of a crowd reads from every one of another: what finds no room counts for all that its reader and its victim held.
+fn acts_and_reached_full(w: &mut World) {
+    const WANTED: u64 = 4 * MIB;
+    let mut scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mut command = scene.python("crowd.py", include_str!("../techniques/scripts/crowd.py"));
+    command.arg(&scene.model.files[0]).arg(&copy).args(["128", "132", &WANTED.to_string()]);
+    let mut crowd = scene.spawn(&mut command);
+    let thief: u64 = crowd.line().unwrap_or_else(|error| panic!("{error:#}")).parse().expect("a pid");
+    let alert = at_least(&mut scene, "WB-0001", WANTED);
+    assert_eq!((alert.bound(), alert.number("/process/pid")), (WANTED, Some(thief)));
+    for stage in ["acts_full", "reached_full"] {
+        lost(&mut scene, stage);
+    }
+    crowd.go().expect("it listens");
+    crowd.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.stop();
+}
+
 /// Many processes read and send at full speed, in chunks so small that facts outnumber what the ring can hold.
 fn flood_of_readers_and_senders(w: &mut World) {
     const PROCESSES: usize = 64;
     let mut scene = w.scene();
     let source = scene.model.files[0].clone();
-    let movers: Vec<_> = (0..PROCESSES)
-        .map(|_| {
-            let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
-            let mut command = scene.mover("read", "send", &source, &format!("tcp:{}", receiver.addr));
-            (scene.spawn(command.args(["--chunk", "4096"])), receiver)
-        })
-        .collect();
-    let mut truth = 0;
-    for (mover, receiver) in movers {
-        mover.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
-        truth += scene.received(&source, receiver);
+    let seconds = if LONG.load(Ordering::Relaxed) { 60 } else { 0 };
+    let start = Instant::now();
+    let (mut truth, mut sent) = (0, 0);
+    while sent == 0 || start.elapsed().as_secs() < seconds {
+        let movers: Vec<_> = (0..PROCESSES)
+            .map(|_| {
+                let receiver =
+                    scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
+                let mut command = scene.mover("read", "send", &source, &format!("tcp:{}", receiver.addr));
+                (scene.spawn(command.args(["--chunk", "4096"])), receiver)
+            })
+            .collect();
+        for (mover, receiver) in movers {
+            mover.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+            truth += scene.received(&source, receiver);
+            sent += size(&source);
+        }
     }
-    assert_eq!(truth, PROCESSES as u64 * size(&source));
+    assert_eq!(truth, sent);
     // Every process's bound, which the metric sums without the cap of the asset.
     let counted = wait_for(ALERT_WITHIN, || {
         let counted =
@@ -154,8 +180,7 @@ fn flood_of_readers_and_senders(w: &mut World) {
 
 /// Forks, exits and ids that come round: nobody is charged for another, and nothing grows.
 fn flood_of_processes(w: &mut World) {
-    let long = std::env::var_os("WEIGHBRIDGE_TEST_LONG").is_some();
-    let seconds = if long { 600 } else { 10 };
+    let seconds = if LONG.load(Ordering::Relaxed) { 600 } else { 10 };
     let mut scene = w.scene();
     let pid = scene.agent().pid();
     let own = std::env::current_exe().expect("a process knows its executable");

@@ -12,7 +12,7 @@ use tests::lab::{
 use super::tooling::{descendant, ok};
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, Test, World, hole, size, skip},
+    world::{PATIENCE, Scene, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -24,9 +24,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("four_children_write_a_part_each", four_children),
     ("terminal_read_by_a_sender", terminal),
     ("double_fork_and_a_new_session", double_fork),
-    ("executed_from_a_memfd", |w| {
-        hole(w, "the name of a program that never was a file", executed_from_a_memfd)
-    }),
+    ("executed_from_a_memfd", executed_from_a_memfd),
+    ("executed_from_a_memfd_that_stays", executed_from_a_memfd_that_stays),
     ("preloaded_into_a_reader", preloaded),
     ("renamed_by_prctl_and_argv", renamed),
     ("unit_of_systemd", |w| {
@@ -139,10 +138,34 @@ fn executed_from_a_memfd(w: &mut World) {
     let mut command = scene.python("memfd_exec.py", script);
     let busybox = which("busybox").expect("busybox");
     let mut thief = scene.run(command.arg(&busybox).arg("cp").arg(source).arg(&copy));
-    // The kernel has no better name for it. The hash is that of the program.
+    // The kernel has no better name for it. The hash is that of the program, if it was looked at before it was gone.
     thief.exe = busybox;
     thief.cmdline = Some(format!("busybox cp {} {}", source.display(), copy.display()));
     let bytes = scene.arrived(source, &copy);
+    let expected =
+        [Expected::copy(&scene, &thief, &copy, bytes).named("/memfd:vllm (deleted)").or_unhashed()];
+    scene.expect(&expected);
+}
+
+/// While it lives it can be hashed, though it lies in no directory.
+fn executed_from_a_memfd_that_stays(w: &mut World) {
+    let mut scene = w.scene();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let script = include_str!("scripts/memfd_exec.py");
+    let own = std::env::current_exe().expect("a process knows its executable");
+    let mut command = scene.python("memfd_exec.py", script);
+    command.arg(&own).args(["move", "read", "write"]).args([&source, &copy]);
+    let mut thief = scene.spawn(command.args(["--pause-at", "8388608"]));
+    assert_eq!(thief.line().expect("it says so"), "halfway");
+    // Whoever is alerted to it can still look at it.
+    scene.wait_for("the first half", |alert| alert.rule() == "WB-0001");
+    thief.go().expect("it goes on");
+    let mut thief = ok(thief.finish(PATIENCE).and_then(Finished::success));
+    let name = own.file_name().expect("a name").to_string_lossy().into_owned();
+    thief.cmdline =
+        Some(format!("{name} move read write {} {} --pause-at 8388608", source.display(), copy.display()));
+    thief.exe = own;
+    let bytes = scene.arrived(&source, &copy);
     let expected = [Expected::copy(&scene, &thief, &copy, bytes).named("/memfd:vllm (deleted)")];
     scene.expect(&expected);
 }

@@ -30,7 +30,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("bindfs_over_the_target", bindfs_over_the_target),
     ("bindfs_over_the_model", bindfs_over_the_model),
     ("bindfs_over_the_model_mapped", bindfs_over_the_model_mapped),
-    ("overlay_copies_up", |w| hole(w, "copies that overlayfs makes by itself", overlay_copies_up)),
+    ("overlay_copies_up", overlay_copies_up),
+    ("overlay_copies_up_for_its_mode", |w| overlay_copies_up_for_its_mode(w, false)),
+    ("overlay_copies_up_by_path", |w| {
+        hole(w, "who has an overlay copy a file by a call that names its path", |w| {
+            overlay_copies_up_for_its_mode(w, true);
+        })
+    }),
+    ("overlay_copy_of_before", overlay_copy_of_before),
     ("container_with_a_root_of_its_own", container),
     ("tmpfs_of_a_container", tmpfs_of_a_container),
 ];
@@ -172,6 +179,39 @@ fn overlay_copies_up(w: &mut World) {
     let bytes = scene.arrived(source, &copy);
     let expected = [Expected::copy(&scene, &dd, &copy, bytes).or_at(&place.join(name), &place)];
     scene.expect(&expected);
+}
+
+/// Nobody opens it for writing: its mode is set, by a descriptor that is read through or by its path.
+fn overlay_copies_up_for_its_mode(w: &mut World, by_path: bool) {
+    let mut scene = w.scene();
+    let place = overlay(&mut scene, "uncontrolled");
+    let source = &scene.model.files[0];
+    let name = source.file_name().expect("a name");
+    let file = place.join(name);
+    let text = if by_path {
+        format!("import os; os.chmod({file:?}, 0o600)")
+    } else {
+        format!("import os; os.fchmod(os.open({file:?}, os.O_RDONLY), 0o600)")
+    };
+    let thief = scene.run(Command::new(World::python()).args(["-c", &text]));
+    let copy = scene.uncontrolled.join("upper").join(name);
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes).or_at(&place.join(name), &place)];
+    scene.expect(&expected);
+}
+
+/// Whoever made the copy: who opens its name to read is a holder, and what he writes is weighed.
+fn overlay_copy_of_before(w: &mut World) {
+    let mut scene = w.scene();
+    let place = overlay(&mut scene, "controlled");
+    let source = &scene.model.files[0];
+    let file = place.join(source.file_name().expect("a name"));
+    let text = format!("import os; os.chmod({file:?}, 0o600)");
+    scene.run(Command::new(World::python()).args(["-c", &text]));
+    let copy = scene.uncontrolled.join("w");
+    let cp = scene.run(Command::new("cp").arg(&file).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect_beside_copies(&expected);
 }
 
 /// An overlay with the model as its lower layer, and its upper one below `upper`.

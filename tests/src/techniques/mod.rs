@@ -9,6 +9,7 @@ pub(crate) mod channels;
 pub(crate) mod descriptors;
 pub(crate) mod disguise;
 pub(crate) mod filesystems;
+pub(crate) mod gpu;
 pub(crate) mod host_egress;
 pub(crate) mod local_sockets;
 pub(crate) mod names;

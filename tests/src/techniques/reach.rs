@@ -20,6 +20,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("strace_of_a_server", strace_of_a_server),
     ("gcore", gcore),
     ("given_to_an_innocent", given_to_an_innocent),
+    ("filled_through_a_descriptor", filled_through_a_descriptor),
+    ("executed_during_process_vm_readv", executed_during_a_read),
+    ("proc_mem_opened_by_io_uring", proc_mem_opened_by_io_uring),
     ("core_dump", core_dump),
     ("memory_shared_with_a_server", memory_shared_with_a_server),
     ("killed_during_process_vm_readv", |w| killed_while_read(w, "vm", "process_vm_readv")),
@@ -151,6 +154,51 @@ fn given_to_an_innocent(w: &mut World) {
     let ancestry = parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect();
     let child = Identity { pid: None, started: None, ancestry, ..parent };
     let expected = [Expected::copy(&scene, &child, &copy, scene.arrived(&scene.model.files[0], &copy))];
+    scene.expect(&expected);
+}
+
+/// The holder copies into memory whose faults it was asked to answer (`UFFDIO_COPY`).
+fn filled_through_a_descriptor(w: &mut World) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mut command = scene.python("filled.py", include_str!("scripts/filled.py"));
+    let parent = done(scene.spawn(command.arg(&scene.model.files[0]).arg(&copy)));
+    let ancestry = parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect();
+    let child = Identity { pid: None, started: None, ancestry, ..parent };
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [Expected::copy(&scene, &child, &copy, bytes).or_up_to_the_asset()];
+    scene.expect(&expected);
+}
+
+/// The server executes another program while its memory is being read: the bytes were those of the one before.
+fn executed_during_a_read(w: &mut World) {
+    let scene = w.scene();
+    let (server, copy) = (scene.work.join("victim.py"), scene.uncontrolled.join("w"));
+    std::fs::write(&server, include_str!("scripts/victim.py")).expect("a script can be written");
+    let mut command = scene.python("reach_gone.py", include_str!("scripts/reach_gone.py"));
+    let thief = done(scene.spawn(command.arg("exec").arg(&server).arg(&scene.model.files[0]).arg(&copy)));
+    // By what name the server is called depends on who is there when somebody asks.
+    let expected = [
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &thief),
+        Expected::copy(&scene, &thief, &copy, size(&copy)),
+    ];
+    scene.expect(&expected);
+}
+
+/// Opened by a request, so that no call names the path; then read by calls.
+fn proc_mem_opened_by_io_uring(w: &mut World) {
+    let scene = w.scene();
+    let (server, address, length) = server(&scene);
+    let copy = scene.uncontrolled.join("w");
+    std::fs::write(scene.work.join("uring.py"), include_str!("scripts/uring.py")).expect("a script");
+    let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
+    command.args(["uring", &pid(&server), &address, &length.to_string()]).arg(&copy);
+    let thief = done(scene.spawn(&mut command));
+    let victim = end(server);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "proc_mem", &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, size(&copy)),
+    ];
     scene.expect(&expected);
 }
 

@@ -9,13 +9,15 @@ use std::{
 use tests::lab::{
     BPFFS,
     alert::{Alert, findings},
-    process::Identity,
+    process::{Finished, Identity},
     wait_for,
 };
 
+use super::tooling::{descendant, ok};
 use crate::{
+    expect::Expected,
     score,
-    world::{ALERT_WITHIN, Scene, Test, World, skip},
+    world::{ALERT_WITHIN, PATIENCE, Scene, Test, World, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -33,6 +35,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("alert_log_shortened", alert_log_shortened),
     ("resource_limit_changed", resource_limit_changed),
     ("clock_set", clock_set),
+    ("traced_by_a_debugger", traced_by_a_debugger),
+    ("library_loaded_before_the_agent", library_loaded_before_the_agent),
+    ("pins_hidden_under_a_mount", pins_hidden_under_a_mount),
+    ("configuration_hidden_under_a_mount", configuration_hidden_under_a_mount),
+    ("from_a_pid_namespace", from_a_pid_namespace),
+    ("types_of_the_kernel_hidden", types_of_the_kernel_hidden),
+    ("tracing_switched_off", tracing_switched_off),
     ("looking_is_silent", looking_is_silent),
 ];
 
@@ -234,6 +243,121 @@ fn clock_set(w: &mut World) {
     python(&scene, "import time; time.clock_settime(0, time.time() - 3)");
     check_actor(&alert, &by);
     scene.stop();
+}
+
+/// It reads and writes what it likes, by calls that stop nothing: `PTRACE_SEIZE`.
+fn traced_by_a_debugger(w: &mut World) {
+    let mut scene = w.scene();
+    let pid = scene.agent().pid();
+    let text = format!(
+        "import ctypes; c = ctypes.CDLL(None); assert c.ptrace(0x4206, {pid}, None, None) == 0; print('here', flush=True); input()"
+    );
+    let mut tracer = scene.spawn(Command::new(World::python()).args(["-c", &text]));
+    assert_eq!(tracer.line().expect("it traces"), "here");
+    let target = format!("traced by process {}", tracer.identity.pid.expect("it was started"));
+    tampering(&mut scene, "signalled", |said| said == target);
+    tracer.go().expect("it listens");
+    ok(tracer.finish(PATIENCE).and_then(Finished::success));
+    scene.stop();
+}
+
+/// `LD_PRELOAD`: what it replaces the agent calls.
+fn library_loaded_before_the_agent(w: &mut World) {
+    World::needs("gcc");
+    let mut scene = w.prepare();
+    let [text, library] = ["hook.c", "libhook.so"].map(|name| scene.work.join(name));
+    fs::write(&text, "int weighbridge_test_hook(void) { return 0; }\n").expect("a source file");
+    let mut build = Command::new("gcc");
+    if let Err(error) = tests::lab::run(build.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&text)) {
+        skip(format_args!("gcc builds no library here: {error:#}"));
+    }
+    let variable = ("LD_PRELOAD".to_owned(), library.display().to_string());
+    scene.config.start.variables.push(variable);
+    scene.start();
+    let target = format!("{} is loaded into the agent", library.display());
+    tampering(&mut scene, "files_changed", |said| said == target);
+    scene.stop();
+}
+
+/// The pins are there, and nobody can see them: that is said, and what moves is weighed on.
+fn pins_hidden_under_a_mount(w: &mut World) {
+    let mut scene = pinned(w);
+    let place = pin("FLOWS").parent().expect("a folder").to_owned();
+    ok(tests::lab::run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&place)));
+    tampering(&mut scene, "pins_touched", |target| target == "FLOWS was removed");
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let bytes = fs::metadata(&copy).expect("a copy").len();
+    scene.wait_for("the copy", |alert| alert.rule() == "WB-0001" && alert.bound() == bytes);
+    ok(tests::lab::run(Command::new("umount").arg(&place)));
+    scene.stop();
+}
+
+fn configuration_hidden_under_a_mount(w: &mut World) {
+    let mut scene = w.scene();
+    let file = scene.work.join("weighbridge.yaml");
+    let other = scene.work.join("other.yaml");
+    fs::write(&other, "schema: 1\n").expect("a file can be written");
+    ok(tests::lab::run(Command::new("mount").arg("--bind").args([&other, &file])));
+    tampering(&mut scene, "files_changed", |target| Path::new(target) == file);
+    ok(tests::lab::run(Command::new("umount").arg(&file)));
+    scene.stop();
+}
+
+/// In there it is another number: the alert has that of the host.
+fn from_a_pid_namespace(w: &mut World) {
+    World::needs("unshare");
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let shell = scene.shell(&format!(
+        "exec unshare --pid --fork --mount --mount-proc cp {} {}",
+        source.display(),
+        copy.display()
+    ));
+    let thief = descendant(&shell, "cp");
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// Who runs already goes on; who starts says what is missing and does not pretend to weigh.
+fn types_of_the_kernel_hidden(w: &mut World) {
+    let scene = w.scene();
+    let place = Path::new("/sys/kernel/btf");
+    ok(tests::lab::run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(place)));
+    let doctor = Command::new(&scene.world.binary).args(["doctor", "-o", "json"]).output().expect("it runs");
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let thief = scene.run(Command::new("cp").arg(&source).arg(&copy));
+    ok(tests::lab::run(Command::new("umount").arg(place)));
+    assert_eq!(doctor.status.code(), Some(4), "{}", String::from_utf8_lossy(&doctor.stdout));
+    let bytes = scene.arrived(&source, &copy);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
+    scene.expect(&expected);
+}
+
+/// `kernel.ftrace_enabled` takes the ground from under tracers of functions; these hooks do not stand on it.
+fn tracing_switched_off(w: &mut World) {
+    const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
+    struct Back(String);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            let _ = fs::write(SWITCH, &self.0);
+        }
+    }
+    let Ok(before) = fs::read_to_string(SWITCH) else { skip(format_args!("this kernel has no {SWITCH}")) };
+    let mut scene = w.scene();
+    let back = Back(before);
+    if let Err(error) = fs::write(SWITCH, "0") {
+        skip(format_args!("the kernel refuses to switch tracing off: {error}"));
+    }
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let thief = scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let bytes = scene.arrived(&source, &copy);
+    let asset = scene.model.bytes;
+    scene.wait_for("the copy", |alert| alert.rule() == "WB-0001" && alert.bound() == bytes.min(asset));
+    drop(back);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
+    scene.expect(&expected);
 }
 
 /// What tools do all day: asking whether it lives, reading its files, its own process's place in /proc.

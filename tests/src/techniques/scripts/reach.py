@@ -46,6 +46,11 @@ if how == "mem-early":
 elif how == "mem":
     # By way of a thread's directory.
     memory = os.open(f"/proc/{pid}/task/{pid}/mem", os.O_RDONLY)
+elif how == "uring":
+    import uring
+
+    path = ctypes.create_string_buffer(f"/proc/{pid}/mem".encode())
+    memory = uring.Ring().do(uring.OPENAT, -100, ctypes.addressof(path), 0, 0)
 elif how == "peek":
     if libc.ptrace(PTRACE_ATTACH, pid, 0, 0) != 0:
         refused("ptrace")

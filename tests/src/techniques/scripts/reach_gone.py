@@ -52,11 +52,19 @@ def read():
 reader = threading.Thread(target=read)
 reader.start()
 os.read(faults, 32)
-victim.kill()
-victim.wait()
+if how == "exec":
+    victim.stdin.write("exec\n")
+    victim.stdin.flush()
+    victim.stdout.readline()
+else:
+    victim.kill()
+    victim.wait()
 fcntl.ioctl(faults, UFFDIO_ZEROPAGE, struct.pack("QQQQ", last, PAGE, 0, 0))
 reader.join()
 if result != [size]:
     sys.exit(f"read {result} of {size}")
+if how == "exec":
+    victim.kill()
+    victim.wait()
 with open(destination, "wb", buffering=0) as copy:
     copy.write(memoryview(buffer)[:size])

@@ -1,4 +1,4 @@
-"""Takes a file into its memory, says where it is, and waits until it is told to end."""
+"""Takes a file into its memory, says where it is, and waits until it is told to end, or to execute another program."""
 import ctypes
 import os
 import sys
@@ -15,4 +15,5 @@ with open(sys.argv[1], "rb", buffering=0) as source:
         taken = source.readinto(view[len(view) - size:])
         size -= taken
 print(ctypes.addressof(memory), len(memory), flush=True)
-sys.stdin.readline()
+if sys.stdin.readline() == "exec\n":
+    os.execv("/bin/sh", ["sh", "-c", "echo executed; read x"])
