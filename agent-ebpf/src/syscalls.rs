@@ -75,7 +75,7 @@ pub const SHIFT: u8 = 29;
 /// getsockopt(fd, level, option, …): one of them receives.
 pub const OPTION: u8 = 30;
 /// (fd, …): changes what is said of a file, and not what is in it.
-pub const CHANGE: u8 = 31;
+pub const CHANGE: u8 = 32;
 
 /// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
 pub const SIGNAL: u8 = 31;
