@@ -52,7 +52,18 @@ fn every_kernel_has_every_required_field() {
         // Debian builds vsock and overlayfs as modules, whose types are not among those of the kernel.
         let modules: &[&str] = match release {
             "6.18.44-fc-v657" => &[],
-            _ => &["VSOCK_CID", "VSOCK_PORT", "VSOCK_OWN_PORT", "OVL_FILE_REAL"],
+            _ => &[
+                "VSOCK_CID",
+                "VSOCK_PORT",
+                "VSOCK_OWN_PORT",
+                "OVL_FILE_REAL",
+                "OVL_INODE_VFS",
+                "OVL_INODE_UPPER",
+                "OVL_INODE_ENTRY",
+                "OVL_ENTRY_COUNT",
+                "OVL_ENTRY_STACK",
+                "OVL_PATH_DENTRY",
+            ],
         };
         // io_uring keeps its task and its files otherwise since 6.13, and named its results otherwise before 5.19.
         const NEWER: &[&str] = &["URING_TCTX", "TCTX_TASK"];
