@@ -57,18 +57,6 @@ pub(crate) fn skip(reason: impl fmt::Display) -> ! {
     panic_any(Skipped(reason.to_string()))
 }
 
-/// Runs a test that fails now and then for a reason that is not found yet: its failure is listed as a skip, with what it
-/// said. To be found, not to be kept.
-pub(crate) fn unsettled(world: &mut World, what: &str, test: Run) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| test(world))) {
-        if payload.is::<Skipped>() {
-            resume_unwind(payload);
-        }
-        let said = payload.downcast_ref::<String>().map_or("", String::as_str);
-        skip(format_args!("fails now and then: {what}: {said}"));
-    }
-}
-
 /// Runs a test of something that the agent does not weigh yet, a hole that docs/limits.md names: its failure is listed as a
 /// skip, and once it passes it fails until it is a test like the others.
 pub(crate) fn hole(world: &mut World, what: &str, test: Run) {

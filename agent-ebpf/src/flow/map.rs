@@ -1,13 +1,13 @@
 //! A process mapped a file: loads and stores cannot be counted, so the whole length is.
 
-use super::{carrier, channel, hold, memory, object, put, take};
+use super::{carrier, channel, hold, is_agent, memory, object, put, take};
 use crate::{
     kernel::{File, HUGETLBFS_MAGIC, Inode, S_IFREG, TMPFS_MAGIC, Task},
     maps::{add_shared, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, OBJECT_CARRIER, OBJECT_FILE,
-    OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER,
+    OBJECT_FILE, OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -192,14 +192,42 @@ fn reach(inode: Inode, bytes: u64) -> u64 {
     bytes
 }
 
-/// `task` grew a mapping by `bytes`: of which file is not told, so it counts for every asset that it holds.
+/// `task` grew a mapping of its own by `bytes`, by `mremap`: as every allocator does.
+#[inline(always)]
+pub(crate) fn on_remap(task: Task, bytes: u64) {
+    if flow_has_only_carried(task.0) == 0 {
+        on_grow(task, bytes);
+    } else {
+        look_again(task);
+    }
+}
+
+/// Whether all that `task`'s process holds came through its exec, which leaves every mapping behind: what it mapped since would
+/// have counted as taken. Who shares its memory can have others' mappings.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_has_only_carried(task: u64) -> u32 {
+    let Some((key, row)) = hold::held(Task(task)) else { return 0 };
+    // SAFETY: the row stays valid until the program ends.
+    let (before, is_carried) = unsafe { (&(*row).parent, (*row).taken == (*row).inherited) };
+    // The id alone can have been another's, who shared this memory and ended.
+    let was_exec = before.tgid == key.tgid && before.start == key.start;
+    u32::from(is_carried && was_exec && marks(key.tgid) & MARK_SPACE == 0)
+}
+
+/// `bytes` came to `task`, through a mapping or otherwise: of which file is not told, so it counts for every asset that it holds.
 #[inline(always)]
 pub(crate) fn on_grow(task: Task, bytes: u64) {
-    // Which mapping it was is looked up.
+    look_again(task);
+    carrier::adopt(task, flow_grow(task.0, bytes));
+}
+
+/// Which mapping it was is looked up by a scan.
+#[inline(always)]
+fn look_again(task: Task) {
     if marks(task.tgid().unwrap_or(0)) & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED | MARK_HOLDER {
         add_shared(SHARED_MAPPINGS, 1);
     }
-    carrier::adopt(task, flow_grow(task.0, bytes));
 }
 
 #[unsafe(no_mangle)]
@@ -215,8 +243,8 @@ fn grow(task: Task, bytes: u64) -> u64 {
     // SAFETY: the row stays valid until the program ends.
     let (mut assets, taken) = unsafe { ((*row).assets, (*row).taken) };
     // Whoever took nothing has no mapping of an asset that could grow: he opened one, or is only suspected of seeing what others
-    // store. Every allocator grows its mappings.
-    if taken == 0 {
+    // store. Every allocator grows its mappings, the agent's too, which can hold a few bytes of who started it.
+    if taken == 0 || is_agent(task, task.tgid().unwrap_or(0)) {
         return 0;
     }
     for asset in 0..64u32 {

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     flow::{
         carrier,
-        map::{on_grow, on_map, on_map_anonymous},
+        map::{on_grow, on_map, on_map_anonymous, on_remap},
         memory,
         open::on_open,
         overlay,
@@ -236,7 +236,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::REMAP => {
             let (old, new) = (call.argument(1), call.argument(2));
             if new > old {
-                on_grow(task, new - old);
+                on_remap(task, new - old);
             }
         }
         syscalls::SENDFILE => through(&call, call.argument(1), call.argument(0), result),

@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("find_du_file_and_an_index", find_du_file),
     ("somebody_else_moves_a_gigabyte_on_loopback", a_gigabyte_on_loopback),
     ("somebody_else_sends_half_a_gigabyte", half_a_gigabyte_outside),
+    ("heap_of_who_was_started_by_a_reader", heap_grows),
     ("container_reads_through_an_overlay", container_overlay),
     ("admin_looks_at_the_configuration", admin),
     ("pings_and_small_talk", small_talk),
@@ -96,6 +97,22 @@ fn find_du_file(w: &mut World) {
         "(find {dir} -printf '%p %s\\n'; du -ab {dir}; file {dir}/llm/*; ls -lRi {dir}; stat -f {dir}; head -c 64 {dir}/llm/* | od -c) > {}",
         out.display()
     ));
+    scene.expect_silence();
+}
+
+/// A shell reads 64 bytes of the model and becomes another program, whose allocator moves its heap and which writes all of it.
+fn heap_grows(w: &mut World) {
+    let scene = w.scene();
+    let text = "import mmap, sys\n\
+                heap = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n\
+                heap.resize(8 << 20)\n\
+                with open(sys.argv[1], 'wb') as out:\n    out.write(heap)\n";
+    let (grown, out) = (scene.python("heap.py", text), scene.uncontrolled.join("heap"));
+    let program = [grown.get_program().to_owned(), scene.work.join("heap.py").into(), out.clone().into()];
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "read -r -N 64 line < \"$0\"; exec \"$@\""]).arg(&scene.model.files[0]).args(program);
+    scene.run(&mut shell);
+    assert_eq!(size(&out), 8 * MIB);
     scene.expect_silence();
 }
 

@@ -15,7 +15,7 @@ use tests::lab::{
 
 use crate::{
     expect::Expected,
-    world::{ASSET, PATIENCE, Scene, Test, World, skip, unsettled},
+    world::{ASSET, PATIENCE, Scene, Test, World, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,13 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_in_the_middle_of_sending", killed_in_the_middle_of_sending),
     ("all_of_it_while_away", all_of_it_while_away),
     ("stopped_in_the_middle_of_a_copy", stopped_in_the_middle_of_a_copy),
-    ("says_nothing_again", |w| {
-        unsettled(
-            w,
-            "the agent that comes back counts as a holder: its log becomes a carrier, and who reads that a holder too",
-            says_nothing_again,
-        )
-    }),
+    ("says_nothing_again", says_nothing_again),
     ("copy_of_a_copy", copy_of_a_copy),
     ("child_of_a_parent_that_is_gone", child_of_a_parent_that_is_gone),
     ("killed_again_and_again", killed_again_and_again),

@@ -15,6 +15,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("mapping_slid_over_the_model", |w| alone(w, "slid_source", known_and_not)),
     ("mapping_slid_over_the_copy", |w| alone(w, "slid_sink", not_known)),
+    ("mapping_grown_over_the_model", |w| alone(w, "grown", |copy| vec![copy.or_up_to_the_asset()])),
     ("room_made_below_a_mapping", room_made),
     ("identity_swapped_with_the_boot_loader", |w| {
         alone(w, "swapped", |copy| vec![copy.or_up_to_the_asset()])

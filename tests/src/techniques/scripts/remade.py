@@ -54,6 +54,22 @@ def slid_sink(source, destination):
         ctypes.memmove(address, part, len(part))
 
 
+def grown(source, destination):
+    """A program that was executed by who had read a few bytes maps a page of the model, and lets the mapping grow over all of it."""
+    if "GROWN" not in os.environ:
+        os.read(os.open(source, os.O_RDONLY), 64)
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GROWN": "1"})
+    MAY_MOVE = 1
+    read, write = os.open(source, os.O_RDONLY), os.open(destination, TARGET, 0o600)
+    size, page = os.fstat(read).st_size, mmap.PAGESIZE
+    LIBC.mremap.restype = ctypes.c_void_p
+    LIBC.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+    address = LIBC.mmap(None, page, mmap.PROT_READ, mmap.MAP_PRIVATE, read, 0)
+    os.close(read)
+    address = LIBC.mremap(address, page, size, MAY_MOVE)
+    os.write(write, ctypes.string_at(address, size))
+
+
 def inserted(source, destination):
     """Below a mapping of 64 KiB room is made again and again, and what was written moves on: the copy has its parts in
     the order from last to first."""
