@@ -160,6 +160,8 @@ pub struct HolderValue {
     pub put_beyond: u64,
     /// The same for peers.
     pub sent_beyond: u64,
+    /// Assets of which it has mapped a file, or what stores one: only those can come to it by a mapping that grows.
+    pub mapped: u64,
 }
 
 /// Stands for all processes that found no room in `HOLDERS`: what they take and put is summed in this one row, which user

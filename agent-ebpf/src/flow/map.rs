@@ -3,11 +3,11 @@
 use super::{carrier, channel, hold, is_agent, memory, object, put, take};
 use crate::{
     kernel::{File, HUGETLBFS_MAGIC, Inode, S_IFREG, TMPFS_MAGIC, Task},
-    maps::{add_shared, marks},
+    maps::{add_shared, join, marks},
 };
 use agent_ebpf::{
     ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER,
-    OBJECT_FILE, OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    OBJECT_FILE, OBJECT_STREAM, OVERFLOW, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -17,6 +17,7 @@ pub(crate) fn on_map(task: Task, file: File, bytes: u64, shared: bool) {
     let carried = flow_carried(file.0);
     if carried == 0 {
         take::on_take(task, file, bytes);
+        flow_note_mapped(task.0, file.0);
     } else {
         memory::suspect_of(task, carried);
     }
@@ -192,27 +193,37 @@ fn reach(inode: Inode, bytes: u64) -> u64 {
     bytes
 }
 
-/// `task` grew a mapping of its own by `bytes`, by `mremap`: as every allocator does.
+/// `task` grew a mapping by `bytes`, by `mremap`, as every allocator does: of which file is not told, so it counts for each asset of
+/// which it has mapped anything.
 #[inline(always)]
 pub(crate) fn on_remap(task: Task, bytes: u64) {
-    if flow_has_only_carried(task.0) == 0 {
-        on_grow(task, bytes);
-    } else {
-        look_again(task);
-    }
+    look_again(task);
+    carrier::adopt(task, flow_remap(task.0, bytes));
 }
 
-/// Whether all that `task`'s process holds came through its exec, which leaves every mapping behind: what it mapped since would
-/// have counted as taken. Who shares its memory can have others' mappings.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_has_only_carried(task: u64) -> u32 {
-    let Some((key, row)) = hold::held(Task(task)) else { return 0 };
+extern "C" fn flow_remap(task: u64, bytes: u64) -> u64 {
+    let task = Task(task);
+    let Some((key, row)) = hold::held(task) else { return 0 };
+    // Who shares its memory, and who has no row of its own, can have others' mappings.
+    let shares = marks(task.tgid().unwrap_or(0)) & MARK_SPACE != 0 || key.tgid == OVERFLOW.tgid;
     // SAFETY: the row stays valid until the program ends.
-    let (before, is_carried) = unsafe { (&(*row).parent, (*row).taken == (*row).inherited) };
-    // The id alone can have been another's, who shared this memory and ended.
-    let was_exec = before.tgid == key.tgid && before.start == key.start;
-    u32::from(is_carried && was_exec && marks(key.tgid) & MARK_SPACE == 0)
+    grow(task, if shares { ALL_ASSETS } else { unsafe { (*row).mapped } }, bytes)
+}
+
+/// Notes of which assets `task`'s process, a holder, has mapped something.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_note_mapped(task: u64, file: u64) -> u32 {
+    if let Some((_, object)) = object::source(File(file))
+        && object.kind < OBJECT_CARRIER
+        && let Some((_, row)) = hold::held(Task(task))
+    {
+        // SAFETY: the row stays valid until the program ends.
+        unsafe { join(&raw mut (*row).mapped, object.assets) };
+    }
+    0
 }
 
 /// `bytes` came to `task`, through a mapping or otherwise: of which file is not told, so it counts for every asset that it holds.
@@ -233,17 +244,16 @@ fn look_again(task: Task) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_grow(task: u64, bytes: u64) -> u64 {
-    grow(Task(task), bytes)
+    grow(Task(task), ALL_ASSETS, bytes)
 }
 
 #[inline(always)]
-fn grow(task: Task, bytes: u64) -> u64 {
+fn grow(task: Task, among: u64, bytes: u64) -> u64 {
     let Some((_, row)) = hold::held(task) else { return 0 };
     let mut spreads = 0;
     // SAFETY: the row stays valid until the program ends.
-    let (mut assets, taken) = unsafe { ((*row).assets, (*row).taken) };
-    // Whoever took nothing has no mapping of an asset that could grow: he opened one, or is only suspected of seeing what others
-    // store. Every allocator grows its mappings, the agent's too, which can hold a few bytes of who started it.
+    let (mut assets, taken) = unsafe { ((*row).assets & among, (*row).taken) };
+    // Whoever took nothing is only suspected of seeing what others store. The agent can hold a few bytes of who started it.
     if taken == 0 || is_agent(task, task.tgid().unwrap_or(0)) {
         return 0;
     }

@@ -70,6 +70,10 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
         brought = row.taken + u64::from(running) * MOST;
         hold::inherit(&from, &to, &row, brought);
+        if let Some(child) = HOLDERS.get_ptr_mut(&to) {
+            // SAFETY: the row stays valid until the program ends.
+            unsafe { (*child).mapped = row.mapped };
+        }
         log::log_forked(from.tgid, to.tgid, row.taken);
         if inherited & MARK_MAPPED != 0 {
             memory::expose(child);

@@ -117,6 +117,7 @@ const NOTHING_HELD: abi::HolderValue = abi::HolderValue {
     taken_beyond: 0,
     put_beyond: 0,
     sent_beyond: 0,
+    mapped: 0,
 };
 
 /// A running sensor. Detached and gone when dropped, unless it is pinned.

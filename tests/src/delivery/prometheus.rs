@@ -12,6 +12,8 @@ use crate::world::World;
 
 /// So that the metrics of exceptions have a child.
 const EXCEPTION: &str = "
+schema: 1
+pack: site
 exceptions:
   - id: EX-1
     rules: [WB-0001]
