@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use crate::world::{Run, Skipped, Test, World};
 
 const USAGE: &str = "\
-usage: e2e [--list] [--long] [--agent PATH] [--package PATH] [--report FILE] [FILTER…]
+usage: e2e [--list] [--long] [--agent PATH] [--package PATH] [--report FILE] [--record DIR] [FILTER…]
 
 Runs the tests whose name contains one of the filters, or all. As root. What failed runs a second time at the end; what passes
 then is listed with what it failed with at first.
@@ -45,6 +45,7 @@ then is listed with what it failed with at first.
   --agent PATH    the weighbridge binary; default: the release build beside this one
   --package PATH  the Debian package to try; without one its test is skipped
   --report FILE   write one JSON line per test to FILE
+  --record DIR    record what each test does, with names hidden, to DIR, a file for each (of several scenes, the last)
 example: e2e --report /run/e2e.ndjson techniques::tools";
 
 /// Where to add a file of tests: its `mod` line, its name and its list.
@@ -115,6 +116,7 @@ struct Options {
     agent: Option<PathBuf>,
     package: Option<PathBuf>,
     report: Option<PathBuf>,
+    record: Option<PathBuf>,
     filters: Vec<String>,
 }
 
@@ -154,7 +156,8 @@ fn main() -> ExitCode {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let mut options = Self { list: false, agent: None, package: None, report: None, filters: Vec::new() };
+        let mut options =
+            Self { list: false, agent: None, package: None, report: None, record: None, filters: Vec::new() };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} wants a path"));
@@ -164,6 +167,7 @@ impl Options {
                 "--agent" => options.agent = Some(PathBuf::from(value()?)),
                 "--package" => options.package = Some(PathBuf::from(value()?)),
                 "--report" => options.report = Some(PathBuf::from(value()?)),
+                "--record" => options.record = Some(PathBuf::from(value()?)),
                 flag if flag.starts_with('-') => bail!("unknown flag {flag}"),
                 filter => options.filters.push(filter.to_owned()),
             }
@@ -194,7 +198,10 @@ fn run(options: &Options) -> Result<ExitCode> {
     let mut world = if rustix::process::geteuid().is_root() {
         let package = options.package.as_ref().map(|path| path.canonicalize()).transpose();
         let package = package.context("there is no such package")?;
-        Some(World::new(agent_binary(options.agent.clone())?, package).context("cannot set up the lab")?)
+        let mut world =
+            World::new(agent_binary(options.agent.clone())?, package).context("cannot set up the lab")?;
+        world.record.clone_from(&options.record);
+        Some(world)
     } else {
         None
     };
@@ -208,7 +215,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     let mut listed = Vec::new();
     let mut to_repeat = Vec::new();
     for (name, test) in chosen {
-        let ran = Ran::of(test, world.as_mut());
+        let ran = Ran::of(&name, test, world.as_mut());
         ran.print(&name, colour);
         if ran.outcome == Outcome::Failed {
             to_repeat.push((name, test, ran));
@@ -222,7 +229,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     }
     let is_worth_it = to_repeat.len() <= MOST_REPEATED;
     for (name, test, first) in to_repeat {
-        let last = if is_worth_it { Ran::of(test, world.as_mut()) } else { first.clone() };
+        let last = if is_worth_it { Ran::of(&name, test, world.as_mut()) } else { first.clone() };
         if is_worth_it {
             last.print(&format!("{name}, again"), colour);
         }
@@ -242,10 +249,13 @@ fn run(options: &Options) -> Result<ExitCode> {
 }
 
 impl Ran {
-    fn of(test: Run, world: Option<&mut World>) -> Self {
+    fn of(name: &str, test: Run, world: Option<&mut World>) -> Self {
         let start = Instant::now();
         let (outcome, reason) = match world {
-            Some(world) => one(test, world),
+            Some(world) => {
+                world.test = name.replace("::", "-");
+                one(test, world)
+            }
             None => (Outcome::Skipped, "needs root".to_owned()),
         };
         let (findings, silent) = score::take();

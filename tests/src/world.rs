@@ -20,6 +20,7 @@ use tests::lab::{
     metrics::Sample,
     outside::{Outside, Received, Receiver},
     process::{Finished, Identity, Running, sha256},
+    recording::Recording,
     run,
     volume::Volume,
     weights::Weights,
@@ -77,6 +78,10 @@ pub(crate) struct World {
     pub(crate) binary: PathBuf,
     /// The Debian package under test, if one was given.
     pub(crate) package: Option<PathBuf>,
+    /// Where to keep a recording of each test, if anywhere.
+    pub(crate) record: Option<PathBuf>,
+    /// The test that runs, as a file can be called.
+    pub(crate) test: String,
     fitness: Option<Fitness>,
     scenes: u32,
 }
@@ -97,6 +102,8 @@ pub(crate) struct Scene<'w> {
     pub(crate) binary: Option<PathBuf>,
     marker: Weights,
     agent: Option<Agent>,
+    /// Beside the agent, where the world wants one.
+    recording: Option<Recording>,
     /// How often the agent was started.
     pub(crate) starts: u32,
     /// Taken back before the folders are removed.
@@ -120,7 +127,18 @@ impl World {
         let controlled = Volume::ext4(&lab, "controlled", 2 * GIB)?;
         let uncontrolled = Volume::ext4(&lab, "uncontrolled", 2 * GIB)?;
         let outside = Outside::new()?;
-        Ok(Self { lab, controlled, uncontrolled, outside, binary, package, fitness: None, scenes: 0 })
+        Ok(Self {
+            lab,
+            controlled,
+            uncontrolled,
+            outside,
+            binary,
+            package,
+            record: None,
+            test: String::new(),
+            fitness: None,
+            scenes: 0,
+        })
     }
 
     /// A scene whose agent does not run yet.
@@ -176,6 +194,7 @@ impl World {
             binary: None,
             marker,
             agent: None,
+            recording: None,
             starts: 0,
             mounts: Vec::new(),
             truth: RefCell::default(),
@@ -221,6 +240,10 @@ impl Scene<'_> {
         let agent =
             Agent::start(self.binary.as_ref().unwrap_or(&self.world.binary), self.config.clone(), &file);
         self.agent = Some(agent.unwrap_or_else(|error| panic!("the agent does not start: {error:#}")));
+        if self.world.record.is_some() && self.starts == 1 {
+            let recording = Recording::start(&self.world.binary, &file, &self.work.join("scene.wbrec"), true);
+            self.recording = Some(recording.unwrap_or_else(|error| panic!("{error:#}")));
+        }
     }
 
     /// What the agent says of itself now.
@@ -314,9 +337,18 @@ impl Scene<'_> {
         }
     }
 
+    /// Ends the recording, if there is one, and keeps it: what the test is about has happened.
+    fn keep_recording(&mut self) {
+        let Some((recording, dir)) = self.recording.take().zip(self.world.record.as_ref()) else { return };
+        let to = dir.join(format!("{}.wbrec", self.world.test));
+        let file = recording.stop().unwrap_or_else(|error| panic!("{error:#}"));
+        fs::copy(file, &to).unwrap_or_else(|error| panic!("cannot write {}: {error}", to.display()));
+    }
+
     /// Copies the marker asset and waits for its alert. Whatever moved before has been weighed by then. The copy starts
     /// after everything else ended, so a set of alerts without anything else after this is complete.
     pub(crate) fn mark(&mut self) {
+        self.keep_recording();
         let copy = self.uncontrolled.join("marker-copy");
         self.run(Command::new("cp").arg(&self.marker.files[0]).arg(copy));
         let came = self
@@ -344,6 +376,7 @@ impl Scene<'_> {
 
     /// Stops the agent: every line it wrote. It must end well and have said nothing of a panic.
     pub(crate) fn stop(&mut self) -> Vec<Alert> {
+        self.keep_recording();
         let agent = self.agent.take().expect("the scene was started");
         let (alerts, stderr) = agent.stop().unwrap_or_else(|error| panic!("{error:#}"));
         assert!(!stderr.contains("panicked at"), "the agent panicked:\n{stderr}");

@@ -17,6 +17,7 @@ use tests::lab::{
     alert::{Alert, findings},
     outside::{Outside, UNCONTROLLED},
     process::{Finished, Running},
+    recording::Recording,
     volume::Volume,
     weights::Weights,
 };
@@ -66,7 +67,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         return Ok(ExitCode::from(UNFIT));
     }
     let built = started.elapsed();
-    let good = Demo::set_up(&binary, runner)?.play()?;
+    let good = play(&binary, runner, None)?;
     println!(
         "\nEverything was cleaned up. {:.1} s, {:.1} s of them for looking after the build.",
         started.elapsed().as_secs_f64(),
@@ -75,11 +76,18 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether everything was weighed as it should be. With `record` a recorder runs beside the agent and writes there, with
+/// names hidden.
+pub(crate) fn play(binary: &Path, runner: PathBuf, record: Option<&Path>) -> Result<bool> {
+    Demo::set_up(binary, runner, record)?.play()
+}
+
 struct Demo {
     runner: PathBuf,
     python: PathBuf,
     model: Weights,
     agent: Agent,
+    recording: Option<Recording>,
     /// Alert lines that were shown or are none of a person's business.
     seen: usize,
     outside: Outside,
@@ -97,7 +105,7 @@ struct Theft {
 }
 
 impl Demo {
-    fn set_up(binary: &Path, runner: PathBuf) -> Result<Self> {
+    fn set_up(binary: &Path, runner: PathBuf, record: Option<&Path>) -> Result<Self> {
         let python = python()?;
         let lab = Lab::enter()?;
         let controlled = Volume::ext4(&lab, "controlled", GIB)?;
@@ -117,13 +125,16 @@ impl Demo {
         println!("  uncontrolled  {}  ext4, listed nowhere", uncontrolled.path().display());
         println!("  outside       {UNCONTROLLED}, listed nowhere");
         let start = Instant::now();
-        let agent = Agent::start(binary, config, &lab.scratch().join("weighbridge.yaml"))?;
+        let file = lab.scratch().join("weighbridge.yaml");
+        let agent = Agent::start(binary, config, &file)?;
         println!("The agent is ready after {:.1} s.", start.elapsed().as_secs_f64());
+        let recording = record.map(|to| Recording::start(binary, &file, to, true)).transpose()?;
         Ok(Self {
             runner,
             python,
             model,
             agent,
+            recording,
             seen: 0,
             outside,
             uncontrolled,
@@ -165,7 +176,14 @@ impl Demo {
         let loader = self.start(&mut load)?.finish(PATIENCE).and_then(Finished::success)?;
 
         // Everything was weighed by the agent's end: only then can it be said that something raised nothing.
-        let (alerts, _) = self.agent.stop().context("the agent did not end well")?;
+        let (mut alerts, _) = self.agent.stop().context("the agent did not end well")?;
+        // That it was ended, and by whom, is its last word; it was us.
+        let own = u64::from(std::process::id());
+        alerts.retain(|alert| alert.rule() != "WB-0011" || alert.number("/process/pid") != Some(own));
+        // Only now: an agent says who ends another one.
+        if let Some(recording) = self.recording.take() {
+            recording.stop()?;
+        }
         show(&alerts[self.seen..], None);
         let newest = findings(&alerts);
         let loads: Vec<&Alert> = newest

@@ -13,6 +13,7 @@ mod deploy_tests;
 mod dist;
 mod fuzz;
 mod libtest;
+mod record_fixtures;
 mod score;
 mod setup;
 mod shell;
@@ -72,6 +73,9 @@ enum Chore {
     /// Reduce a kernel's BTF to a fixture: what the table of fields and the hooks look for, a few KB
     #[command(after_help = btf_fixture::EXAMPLE)]
     BtfFixture(btf_fixture::Args),
+    /// Record the demo and the benign tests anew, for the tests that replay them (as root)
+    #[command(after_help = "Example: sudo -E cargo xtask record-fixtures")]
+    RecordFixtures(record_fixtures::Args),
     /// Build the Debian package, and the list of what the binary is made of (CycloneDX)
     #[command(after_help = "Example: cargo xtask dist --out packages")]
     Dist(dist::Args),
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Chore::Score(args) => score::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::RecordFixtures(args) => record_fixtures::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BtfFixture(args) => btf_fixture::run(&args),
     };

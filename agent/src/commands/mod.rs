@@ -5,6 +5,8 @@ mod doctor;
 mod drill;
 mod explain;
 #[cfg(test)]
+mod fixture_tests;
+#[cfg(test)]
 mod guide_tests;
 mod inventory;
 mod log;

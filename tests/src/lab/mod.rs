@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outside;
 pub mod process;
 pub mod prometheus;
+pub mod recording;
 pub mod volume;
 pub mod weights;
 

@@ -4,13 +4,16 @@
 mod tuning;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
-use tests::lab::guard::{Undo, Undoing};
+use tests::lab::{
+    guard::{Undo, Undoing},
+    recording::Recording,
+};
 
 use crate::world::{Scene, Test, World};
 
@@ -57,34 +60,9 @@ impl Looking {
 }
 
 /// `weighbridge record`, beside the agent.
-struct Recording {
-    child: Looking,
-    said: BufReader<ChildStderr>,
-    file: PathBuf,
-}
-
-impl Recording {
-    /// Returns once it records.
-    fn start(scene: &Scene<'_>) -> Self {
-        let file = scene.work.join("day.wbrec");
-        let mut child = Looking::start(command(scene, &["record"]).arg(&file));
-        let mut said = BufReader::new(child.child.stderr.take().expect("a pipe"));
-        let mut line = String::new();
-        while line.trim() != "ready" {
-            line.clear();
-            assert_ne!(said.read_line(&mut line).expect("a line"), 0, "record ended before it was ready");
-        }
-        Self { child, said, file }
-    }
-
-    /// Ends it in order; the file.
-    fn stop(mut self) -> PathBuf {
-        let pid = rustix::process::Pid::from_child(&self.child.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-        assert!(self.child.child.wait().expect("its end").success());
-        self.said.read_to_string(&mut String::new()).expect("the rest");
-        self.file
-    }
+fn record(scene: &Scene<'_>) -> Recording {
+    let (config, file) = (scene.work.join("weighbridge.yaml"), scene.work.join("day.wbrec"));
+    Recording::start(&scene.world.binary, &config, &file, false).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn copy(scene: &Scene<'_>) -> u64 {
@@ -142,13 +120,13 @@ fn no_agent_answers(w: &mut World) {
 /// Beside the running agent, which raises the same.
 fn recorded_and_replayed(w: &mut World) {
     let mut scene = w.scene();
-    let recording = Recording::start(&scene);
+    let recording = record(&scene);
     let bytes = copy(&scene);
     let live = scene.agent().wait(crate::world::ALERT_WITHIN, |alerts| {
         alerts.iter().rev().find(|alert| alert.rule() == "WB-0001" && alert.bound() == bytes).cloned()
     });
     let live = live.expect("alerts").expect("WB-0001");
-    let file = recording.stop();
+    let file = recording.stop().expect("a recording");
     let rules = scene.config.rules[0].clone();
     let replay = |extra: &[&Path]| {
         let mut replay = Command::new(&scene.world.binary);

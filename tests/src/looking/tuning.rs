@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tests::lab::alert::Alert;
 
-use super::{Recording, command, copy, ran};
+use super::{command, copy, ran, record};
 use crate::{
     life::reload::{reload, site, soon, started},
     world::{ALERT_WITHIN, ASSET, Scene, World},
@@ -43,10 +43,10 @@ fn core() -> PathBuf {
 /// What `explain` offers is filled in, holds what it should by lint, test, replay and reload, and is named by the next alert.
 pub(super) fn an_alert_becomes_an_exception(w: &mut World) {
     let mut scene = started(w);
-    let recording = Recording::start(&scene);
+    let recording = record(&scene);
     let bytes = copy(&scene);
     let alert = wait_for_alert(&mut scene, |alert| alert.rule() == "WB-0001" && alert.bound() == bytes);
-    let file = recording.stop();
+    let file = recording.stop().expect("a recording");
 
     let explain = |what: &str| ran(&mut command(&scene, &["explain", what, "-o", "json"]));
     let explained = json(&explain(alert.uid()));
@@ -121,7 +121,7 @@ pub(super) fn an_alert_becomes_an_exception(w: &mut World) {
 /// What `rules suggest` proposes goes into the configuration and into a file of rules as it is printed.
 pub(super) fn proposals_are_taken_over(w: &mut World) {
     let mut scene = w.scene();
-    let recording = Recording::start(&scene);
+    let recording = record(&scene);
     let source = scene.model.files[0].clone();
     let to = scene.uncontrolled.join("part");
     // A program with a name of its own. What it does is small; what `cp` does could be the model.
@@ -129,7 +129,7 @@ pub(super) fn proposals_are_taken_over(w: &mut World) {
     scene.run(reader.args(["--bytes", "1048576"]));
     copy(&scene);
     scene.wait_for("the copy", |alert| alert.rule() == "WB-0001");
-    let file = recording.stop();
+    let file = recording.stop().expect("a recording");
     scene.stop();
 
     let suggested = json(&told(&scene, &["rules", "suggest", "-o", "json"], &[&file], 0));
