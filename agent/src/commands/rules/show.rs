@@ -212,39 +212,92 @@ pub(super) fn fields(on: Option<RecordKind>, output: Output, colour: bool) -> u8
     OK
 }
 
-pub(super) fn coverage(set: &RuleSet, output: Output, colour: bool) -> u8 {
-    let mut by_tag: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
-    for rule in set.rules().iter().filter(|rule| rule.facts.mode != Mode::Off) {
-        for tag in &rule.facts.tags {
-            by_tag.entry(tag).or_default().push(rule);
+/// Measures of the Code of Practice that rules are for: one that none serves is shown as such. That a team handles alerts
+/// (12.2g) is served by every rule.
+const MEASURES: [&str; 3] = ["cop.12.2f", "cop.12.3a", "cop.12.3b"];
+
+/// Rules that are on, by what they cover.
+struct Covered<'a> {
+    /// `event`, or `tag`.
+    of: &'static str,
+    what: &'a str,
+    rules: Vec<&'a Rule>,
+}
+
+impl Covered<'_> {
+    fn ids(&self) -> Vec<&str> {
+        self.rules.iter().map(|rule| rule.facts.id.as_str()).collect()
+    }
+
+    /// What the most that one of its rules does is.
+    fn mode(&self) -> &'static str {
+        if self.rules.is_empty() {
+            "none"
+        } else if self.rules.iter().any(|rule| rule.facts.mode == Mode::Alert) {
+            "alert"
+        } else {
+            "shadow"
         }
     }
-    let ids = |rules: &[&Rule]| rules.iter().map(|rule| rule.facts.id.clone()).collect::<Vec<_>>();
-    let alerting = |rules: &[&Rule]| rules.iter().any(|rule| rule.facts.mode == Mode::Alert);
-    let tests = |rules: &[&Rule]| {
-        let counts = rules.iter().map(|rule| rule.test_counts());
+
+    /// (those that must fire, those that must be silent).
+    fn tests(&self) -> (usize, usize) {
+        let counts = self.rules.iter().map(|rule| rule.test_counts());
         counts.fold((0, 0), |sum, (fires, silent)| (sum.0 + fires, sum.1 + silent))
+    }
+}
+
+/// Each kind of event, then each tag of a rule and each measure.
+fn covered(set: &RuleSet) -> Vec<Covered<'_>> {
+    let rules = || set.rules().iter().filter(|rule| rule.facts.mode != Mode::Off);
+    let mut by_tag: BTreeMap<&str, Vec<&Rule>> = MEASURES.map(|measure| (measure, Vec::new())).into();
+    for rule in rules() {
+        for tag in &rule.facts.tags {
+            by_tag.entry(tag).or_default().push(&**rule);
+        }
+    }
+    let of_kind = |kind: RecordKind| Covered {
+        of: "event",
+        what: kind.as_str(),
+        rules: rules().filter(|rule| rule.on == kind).map(|rule| &**rule).collect(),
     };
+    let tags = by_tag.into_iter().map(|(what, rules)| Covered { of: "tag", what, rules });
+    RecordKind::ALL.map(of_kind).into_iter().chain(tags).collect()
+}
+
+pub(super) fn coverage(set: &RuleSet, output: Output, colour: bool) -> u8 {
+    let covered = covered(set);
     if output == Output::Json {
-        let tags: Vec<Value> = by_tag
-            .iter()
-            .map(|(tag, rules)| {
-                let (fires, silent) = tests(rules);
-                json!({"tag": tag, "rules": ids(rules), "alerts": alerting(rules), "tests": {"fire": fires, "silent": silent}})
-            })
-            .collect();
-        print(&format!("{}\n", json!({"schema": 1, "tags": tags})));
+        let part = |of| {
+            let rows = covered.iter().filter(move |one| one.of == of).map(|one| {
+                let (fires, silent) = one.tests();
+                json!({one.of: one.what, "rules": one.ids(), "alerts": one.mode() == "alert", "tests": {"fire": fires, "silent": silent}})
+            });
+            rows.collect::<Vec<Value>>()
+        };
+        print(&format!("{}\n", json!({"schema": 1, "events": part("event"), "tags": part("tag")})));
         return OK;
     }
-    let rows: Vec<Vec<Cell>> = by_tag
+    let rows: Vec<Vec<Cell>> = covered
         .iter()
-        .map(|(tag, rules)| {
-            let (fires, silent) = tests(rules);
-            let mode = if alerting(rules) { ("alert".to_owned(), "32") } else { ("shadow".to_owned(), "33") };
-            vec![plain(*tag), mode, plain(format!("{fires}+{silent}")), plain(ids(rules).join(" "))]
+        .map(|one| {
+            let (fires, silent) = one.tests();
+            let colour = match one.mode() {
+                "alert" => "32",
+                "shadow" => "33",
+                _ => "31",
+            };
+            let mode = (one.mode().to_owned(), colour);
+            vec![
+                plain(one.of),
+                plain(one.what),
+                mode,
+                plain(format!("{fires}+{silent}")),
+                plain(one.ids().join(" ")),
+            ]
         })
         .collect();
-    print(&table::render(&["tag", "mode", "tests", "rules"], &rows, colour));
+    print(&table::render(&["of", "what", "mode", "tests", "rules"], &rows, colour));
     OK
 }
 
