@@ -11,7 +11,7 @@ use crate::shell;
 
 /// Files above this size are data.
 const LARGEST: u64 = 1 << 20;
-/// cargo writes this file, and names its registry in it.
+/// cargo writes files of this name, and names its registry in them.
 const GENERATED: &str = "Cargo.lock";
 /// Folders of other people's homes and scratch space; test code may use them as examples.
 const PLACES: [&str; 3] = ["/root/", "/home/", "/tmp/"];
@@ -50,7 +50,7 @@ pub(crate) fn complaints() -> Result<Vec<String>> {
         let small = fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= LARGEST);
         // A file that is deleted but still in the index, a submodule or a binary fixture says nothing.
         let Some(text) = small.then(|| fs::read_to_string(&path).ok()).flatten() else { continue };
-        if name == GENERATED {
+        if Path::new(&name).file_name().is_some_and(|file| file == GENERATED) {
             continue;
         }
         complaints.extend(in_text(&name, &text, &here, &hosts));

@@ -99,10 +99,7 @@ fn put(task: Task, file: File, bytes: u64) -> Option<u64> {
 /// The name and the inode of an open file.
 #[inline(always)]
 pub(super) fn place_of(file: File, inode: Inode) -> Option<(Dentry, Inode)> {
-    match file.dentry() {
-        Some(dentry) => Some((dentry, inode)),
-        None => None,
-    }
+    file.dentry().map(|dentry| (dentry, inode))
 }
 
 /// The sink that an inode is.

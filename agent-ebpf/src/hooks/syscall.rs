@@ -595,14 +595,15 @@ fn brought(call: &Call) {
 #[inline(never)]
 fn brings_control(call: &Call) -> bool {
     let header = call.argument(1);
-    // SAFETY: the helper checks the address.
-    if call.compat {
-        // msg_controllen of `struct compat_msghdr`, and of `struct user_msghdr`.
-        !matches!(unsafe { bpf_probe_read_user((header + 20) as *const u32) }, Ok(0))
+    // msg_controllen of `struct compat_msghdr`, and of `struct user_msghdr`.
+    let length = if call.compat {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user((header + 20) as *const u32) }.map(u64::from)
     } else {
-        // SAFETY: as above.
-        !matches!(unsafe { bpf_probe_read_user((header + 40) as *const u64) }, Ok(0))
-    }
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user((header + 40) as *const u64) }
+    };
+    !matches!(length, Ok(0))
 }
 
 const MAP_SHARED: u64 = 1;
