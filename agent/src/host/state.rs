@@ -7,6 +7,8 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -29,6 +31,9 @@ pub enum StateError {
     )]
     Locked { path: PathBuf, pid: Option<u32> },
 }
+
+/// A process that was killed holds its lock until the last of its threads is gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Holds the boot id while an agent runs.
 const RUNNING: &str = "running";
@@ -103,7 +108,7 @@ impl StateDir {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(failed("open"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match within(LOCK_PATIENCE, || flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut text = String::new();
@@ -209,6 +214,19 @@ fn refuse_writable(path: &Path, facts: &fs::Metadata, sticky_is_fine: bool) -> R
         return Ok(());
     };
     Err(StateError::Unsafe { path: path.to_owned(), who, mode, owner })
+}
+
+/// Tries again while `lock` would block. There is no call that waits for a lock and gives up.
+fn within(patience: Duration, lock: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        match lock() {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                thread::sleep(Duration::from_millis(10))
+            }
+            done => return done,
+        }
+    }
 }
 
 #[cfg(test)]
