@@ -142,8 +142,9 @@ fn the_watchdog_is_fed_by_proofs_only(w: &mut World) {
     for _ in 0..3 {
         assert!(heard("WATCHDOG=1").is_some(), "the watchdog is not fed");
     }
-    // The canary cannot put its bytes there: nothing is proved any more.
-    fs::create_dir(scene.config.state_dir.join("canary.copy")).expect("a folder can be made");
+    // The canary cannot put its bytes there: nothing is proved any more. While one is under way its file is there.
+    let copy = scene.config.state_dir.join("canary.copy");
+    assert!(wait_for(PATIENCE, || fs::create_dir(&copy).ok()).is_some(), "no folder can be made");
     let failed = wait_for(PATIENCE, || {
         let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
         let labels = [("probe", "canary")];
@@ -154,7 +155,7 @@ fn the_watchdog_is_fed_by_proofs_only(w: &mut World) {
     // Two more ticks of the agent's, and no word.
     let quiet = (0..30).all(|_| next().is_none());
     assert!(quiet, "the watchdog is fed although nothing is proved");
-    fs::remove_dir(scene.config.state_dir.join("canary.copy")).expect("the folder can be removed");
+    fs::remove_dir(&copy).expect("the folder can be removed");
     assert!(heard("WATCHDOG=1").is_some(), "the watchdog is not fed again");
     scene.expect_silence();
 }
