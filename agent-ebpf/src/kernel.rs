@@ -25,6 +25,7 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 const ANON_INODES_MAGIC: u64 = 0x0904_1934;
 pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub(crate) const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+pub(crate) const PIPEFS_MAGIC: u64 = 0x5049_5045;
 pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
 pub(crate) const PROC_MAGIC: u64 = 0x9fa0;
 pub(crate) const XFS_MAGIC: u64 = 0x5846_5342;
@@ -291,31 +292,40 @@ impl File {
     /// The file below an overlayfs file, itself otherwise: bytes are those of the file that stores them.
     #[inline(always)]
     pub(crate) fn backing(self) -> Self {
-        // Twice: an overlay can lie on an overlay, and no deeper.
-        let below = self.overlay_real().unwrap_or(self);
-        below.overlay_real().unwrap_or(below)
+        match self.backed() {
+            Some((file, _)) => file,
+            None => self,
+        }
     }
 
+    /// As [`File::backing`], with what is known of it by then.
     #[inline(always)]
-    fn overlay_real(self) -> Option<Self> {
-        let inode = self.inode()?;
+    pub(crate) fn backed(self) -> Option<(Self, Known)> {
+        let known = self.inode()?.known()?;
+        // Twice: an overlay can lie on an overlay, and no deeper.
+        let Some((below, known_below)) = self.below(known) else { return Some((self, known)) };
+        Some(below.below(known_below).unwrap_or((below, known_below)))
+    }
+
+    /// The file that an overlayfs file takes its bytes from.
+    #[inline(always)]
+    fn below(self, known: Known) -> Option<(Self, Known)> {
         // Of a FIFO or a directory there, the private data is something else.
-        if inode.magic()? != OVERLAYFS_MAGIC || inode.kind()? != S_IFREG {
+        if known.magic != OVERLAYFS_MAGIC || known.inode.kind()? != S_IFREG {
             return None;
         }
         let private = pointer(self.0, &FILE_PRIVATE_DATA)?;
-        if OVL_FILE_REAL.load() != ABSENT {
-            return pointer(private, &OVL_FILE_REAL).map(Self);
-        }
-        // The types of a module are not in the kernel's BTF.
-        if OVERLAY_WRAPS.load() == 0 {
-            return Some(Self(private));
-        }
-        // SAFETY: the helper checks the address.
-        match unsafe { bpf_probe_read_kernel(private as *const u64) } {
-            Ok(0) | Err(_) => None,
-            Ok(real) => Some(Self(real)),
-        }
+        let real = if OVL_FILE_REAL.load() != ABSENT {
+            pointer(private, &OVL_FILE_REAL)?
+        } else if OVERLAY_WRAPS.load() != 0 {
+            // The types of a module are not in the kernel's BTF.
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_kernel(private as *const u64) }.ok()?
+        } else {
+            private
+        };
+        let real = Self(real);
+        Some((real, real.inode()?.known()?))
     }
 
     /// The map behind a descriptor of one, and the bytes of a value: (address of its `struct bpf_map`, bytes).
@@ -400,6 +410,26 @@ impl File {
     }
 }
 
+/// An inode with its superblock. Each read of the kernel's memory is a call, so that what was read once is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub(crate) inode: Inode,
+    superblock: u64,
+    /// Of its filesystem.
+    pub(crate) magic: u64,
+}
+
+impl Known {
+    #[inline(always)]
+    pub(crate) fn key(self) -> Option<ObjectKey> {
+        Some(ObjectKey {
+            dev: field(self.superblock, &SB_DEV)?,
+            generation: field(self.inode.0, &INODE_GENERATION)?,
+            ino: field(self.inode.0, &INODE_INO)?,
+        })
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Inode(pub(crate) u64);
 
@@ -407,6 +437,12 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn kind(self) -> Option<u32> {
         field::<u16>(self.0, &INODE_MODE).map(|mode| u32::from(mode) & S_IFMT)
+    }
+
+    #[inline(always)]
+    pub(crate) fn known(self) -> Option<Known> {
+        let superblock = pointer(self.0, &INODE_SB)?;
+        Some(Known { inode: self, superblock, magic: field(superblock, &SB_MAGIC)? })
     }
 
     #[inline(always)]
@@ -493,6 +529,7 @@ pub(crate) const AF_UNIX: u16 = 1;
 pub(crate) const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;
 pub(crate) const AF_NETLINK: u16 = 16;
+pub(crate) const AF_PACKET: u16 = 17;
 pub(crate) const AF_VSOCK: u16 = 40;
 
 #[derive(Clone, Copy)]
@@ -514,6 +551,13 @@ impl Sock {
     pub(crate) fn is_datagram(self) -> bool {
         const SOCK_DGRAM: u16 = 2;
         field::<u16>(self.0, &SOCK_TYPE).is_none_or(|kind| kind == SOCK_DGRAM)
+    }
+
+    /// A socket of a device or of a whole protocol.
+    #[inline(always)]
+    pub(crate) fn is_raw(self) -> bool {
+        const SOCK_RAW: u16 = 3;
+        field::<u16>(self.0, &SOCK_TYPE) == Some(SOCK_RAW)
     }
 
     /// UDP or UDP-Lite, of either family.

@@ -70,6 +70,9 @@ pub const CLASS_UNIX_DATAGRAMS: u64 = 1;
 pub const CLASS_ATTRIBUTES: u64 = 2;
 /// Values of System V semaphores.
 pub const CLASS_SEMAPHORES: u64 = 3;
+/// What holders send through the network stack, as those see it who listen to devices (`AF_PACKET`) or to all of a protocol
+/// (raw sockets).
+pub const CLASS_PACKETS: u64 = 4;
 /// Shared memory of which only the slot is known; the slot is added to it.
 pub const CLASS_MEMORY: u64 = 1 << 16;
 /// Netlink messages; the protocol is added to it.
@@ -448,7 +451,9 @@ pub const SHARED_GONE: u32 = 16;
 pub const SHARED_SCANNER: u32 = 17;
 /// Not 0 when the host has nodes of GPUs, so that who opens one is noted.
 pub const SHARED_GPUS: u32 = 18;
-pub const SHARED_WORDS: u32 = 19;
+/// Not 0 once a process had a socket that hears what others send ([`CLASS_PACKETS`]): before that nothing is put there.
+pub const SHARED_PACKETS: u32 = 19;
+pub const SHARED_WORDS: u32 = 20;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;

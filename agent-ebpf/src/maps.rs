@@ -205,8 +205,22 @@ pub(crate) static ACT_SCRATCH: Scratch<ActKey> = Scratch::new();
 #[map]
 pub(crate) static MOVED_SCRATCH: Scratch<Moved> = Scratch::new();
 
+/// What a search for a source found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) key: ObjectKey,
+    pub(crate) value: ObjectValue,
+    /// Address of the `struct file` that was asked for.
+    pub(crate) file: u64,
+    /// `super_block.s_magic` of what stores its bytes; 0 where that could not be read.
+    pub(crate) magic: u64,
+    /// Not 0 when it is one.
+    pub(crate) found: u64,
+}
+
 #[map]
-pub(crate) static SOURCE_SCRATCH: Scratch<(ObjectKey, ObjectValue)> = Scratch::new();
+pub(crate) static SOURCE_SCRATCH: Scratch<Source> = Scratch::new();
 
 #[map]
 pub(crate) static STORED_SCRATCH: Scratch<u64> = Scratch::new();

@@ -77,6 +77,9 @@ pub const OPTION: u8 = 30;
 /// (fd, …): changes what is said of a file, and not what is in it.
 pub const CHANGE: u8 = 32;
 
+/// vmsplice(pipe, …): pages go into a pipe, by reference.
+pub const GIVE: u8 = 33;
+
 /// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
 pub const SIGNAL: u8 = 31;
 
@@ -112,7 +115,7 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (257, OPEN),         // openat
     (275, SPLICE),       // splice
     (276, TEE),          // tee
-    (278, WRITE),        // vmsplice
+    (278, GIVE),         // vmsplice
     (295, READ),         // preadv
     (296, WRITE),        // pwritev
     (299, RECEIVE_MANY), // recvmmsg
@@ -149,7 +152,7 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (517, READ),         // recvfrom
     (518, SEND),         // sendmsg
     (519, RECEIVE),      // recvmsg
-    (532, WRITE),        // vmsplice
+    (532, GIVE),         // vmsplice
     (534, READ),         // preadv
     (535, WRITE),        // pwritev
     (537, RECEIVE_MANY), // recvmmsg
@@ -219,7 +222,7 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (295, OPEN),         // openat
     (313, SPLICE),       // splice
     (315, TEE),          // tee
-    (316, WRITE),        // vmsplice
+    (316, GIVE),         // vmsplice
     (330, REPLACE),      // dup3
     (333, READ),         // preadv
     (334, WRITE),        // pwritev
@@ -289,6 +292,7 @@ pub const fn moves(kind: u8) -> bool {
     matches!(
         kind,
         READ | WRITE
+            | GIVE
             | SEND
             | SENDMMSG
             | RECEIVE

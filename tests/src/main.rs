@@ -59,6 +59,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),
     ("techniques::remade", techniques::remade::TESTS),
+    ("techniques::passing", techniques::passing::TESTS),
     ("techniques::uring", techniques::uring::TESTS),
     ("techniques::local_sockets", techniques::local_sockets::TESTS),
     ("techniques::shared_memory", techniques::shared_memory::TESTS),

@@ -3,10 +3,11 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{gpu, hold, memory, object, row, store, unmetered, wake};
+use super::{channel, gpu, hold, memory, object, row, store, unmetered, wake};
 use crate::{
     kernel::{
-        AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Sock, Task,
+        AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, PROC_MAGIC, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK,
+        Sock, Task,
     },
     log,
     maps::{OBJECTS, SHARED, add, join, lose, marks, shared},
@@ -23,7 +24,7 @@ const IPPROTO_TCP: u8 = 6;
 const FUSE_DEVICE: u32 = 10 << 20 | 229;
 /// `FUSE_SUPER_MAGIC` (`fs/fuse/inode.c`).
 const FUSE_MAGIC: u64 = 0x6573_5546;
-const FUSE: ObjectKey = ObjectKey { dev: DEV_FUSE, generation: 0, ino: 0 };
+pub(crate) const FUSE: ObjectKey = ObjectKey { dev: DEV_FUSE, generation: 0, ino: 0 };
 
 /// Descriptors looked at when a process becomes a holder; of a larger table the scan of user space finds the rest.
 const DESCRIPTORS: u32 = 1024;
@@ -81,9 +82,8 @@ pub(crate) fn adopt_file(file: File, assets: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_adopt_file(file: u64, assets: u64) -> u32 {
-    let file = File(file).backing();
-    let Some((key, kind)) = outgoing(file) else { return 0 };
-    flow_make(file.0, u64::from(key.dev) << 32 | u64::from(key.generation), key.ino, kind, assets)
+    let Some((backing, key, kind)) = outgoing(File(file)) else { return 0 };
+    flow_make(backing.0, u64::from(key.dev) << 32 | u64::from(key.generation), key.ino, kind, assets)
 }
 
 // VERIFIER: a function of its own, for the stack («combined stack size»).
@@ -99,17 +99,19 @@ extern "C" fn flow_make(file: u64, dev_generation: u64, ino: u64, kind: u32, ass
     u32::from(made)
 }
 
+/// (The file that stores its bytes, the carrier that they come out of, its kind.)
 #[inline(always)]
-fn outgoing(file: File) -> Option<(ObjectKey, u32)> {
-    let inode = file.inode()?;
-    match inode.kind()? {
-        S_IFSOCK => Some((receiver(file.socket()?)?, OBJECT_STREAM)),
-        S_IFIFO if file.is_writable() => Some((inode.key()?, OBJECT_STREAM)),
+fn outgoing(file: File) -> Option<(File, ObjectKey, u32)> {
+    let (file, known) = file.backed()?;
+    let (key, kind) = match known.inode.kind()? {
+        S_IFSOCK => (receiver(file.socket()?)?, OBJECT_STREAM),
+        S_IFIFO if file.is_writable() => (known.key()?, OBJECT_STREAM),
         // What is written into procfs, such as the memory of a process, is not kept there.
-        S_IFREG if file.is_writable() && !inode.is_in_proc() => Some((inode.key()?, OBJECT_CARRIER)),
-        S_IFCHR => Some((device(file, inode)?, OBJECT_STREAM)),
-        _ => None,
-    }
+        S_IFREG if file.is_writable() && known.magic != PROC_MAGIC => (known.key()?, OBJECT_CARRIER),
+        S_IFCHR => (device(file, known.inode)?, OBJECT_STREAM),
+        _ => return None,
+    };
+    Some((file, key, kind))
 }
 
 /// The carrier that bytes put into a character device come out of: a terminal, or files that the writer serves.
@@ -121,11 +123,11 @@ pub(crate) fn device(file: File, inode: Inode) -> Option<ObjectKey> {
     }
 }
 
-/// The carrier that a file's bytes come out of when a process serves them. Which of the servers it was is not told, so all
+/// The carrier that the bytes of a file of such a filesystem come out of when a process serves them. Which of the servers it was is not told, so all
 /// connections are one.
 #[inline(always)]
-pub(crate) fn served(inode: Inode) -> Option<ObjectKey> {
-    if inode.magic()? == FUSE_MAGIC { Some(FUSE) } else { None }
+pub(crate) const fn served(magic: u64) -> Option<ObjectKey> {
+    if magic == FUSE_MAGIC { Some(FUSE) } else { None }
 }
 
 /// The carrier that bytes sent through `sock` come out of, when that is on this host.
@@ -180,7 +182,7 @@ pub(crate) fn feed_file(file: File, assets: u64, bytes: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_feed_file(file: u64, assets: u64, bytes: u64) -> u32 {
-    if let Some((key, kind)) = outgoing(File(file).backing()) {
+    if let Some((_, key, kind)) = outgoing(File(file)) {
         feed(&key, kind, assets, bytes);
     }
     0
@@ -197,7 +199,7 @@ pub(crate) fn keep(file: File, assets: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_keep(file: u64, assets: u64) -> u32 {
-    if let Some((key, kind)) = outgoing(File(file).backing()) {
+    if let Some((_, key, kind)) = outgoing(File(file)) {
         make(&key, kind, assets);
         if let Some(row) = OBJECTS.get_ptr_mut(&key) {
             // SAFETY: the row stays valid until the program ends.
@@ -207,21 +209,22 @@ extern "C" fn flow_keep(file: u64, assets: u64) -> u32 {
     0
 }
 
-/// Makes `object` a carrier of `assets`, unless it is one or is protected itself; whether it did.
+/// Makes `object` a carrier of `assets`, unless it is one of all of them or is protected itself; whether it did.
 #[inline(always)]
 pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
     if let Some(row) = OBJECTS.get_ptr_mut(object) {
         // SAFETY: the row stays valid until the program ends.
-        unsafe {
+        return unsafe {
             if (*row).kind == OBJECT_PATHWAY && kind != OBJECT_PATHWAY {
                 core::ptr::write_volatile(&raw mut (*row).kind, kind);
                 count_made();
             }
-            if (*row).kind >= OBJECT_CARRIER && (*row).assets & assets != assets {
+            let is_new = (*row).kind >= OBJECT_CARRIER && (*row).assets & assets != assets;
+            if is_new {
                 join(&raw mut (*row).assets, assets);
             }
-        }
-        return false;
+            is_new
+        };
     }
     let value = ObjectValue { assets, kind, asset: 0, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(object, &value, 1).is_err() && OBJECTS.get_ptr(object).is_none() {
@@ -309,6 +312,7 @@ extern "C" fn flow_is_ours(task: u64, descriptor: u32) -> u32 {
         Some(file) => u32::from(
             object::source(file).is_some()
                 || file.is_fanotify()
+                || channel::hears(file)
                 || store::is_control(file)
                 || file.memory_of().is_some()
                 || gpu::is_one(file),

@@ -4,14 +4,15 @@
 //! gives nothing before as much went in as the propagation floor, so that a name look-up by a holder does not make holders
 //! of everybody who hears of it.
 
-use super::{carrier, hold, object, put, take};
+use super::{carrier, hold, memory, object, put, take};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
-    kernel::{AF_NETLINK, AF_UNIX, Sock, Task},
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, File, S_IFSOCK, Sock, Task},
+    maps::{set_shared, shared},
 };
 use agent_ebpf::{
-    ALL_ASSETS, CLASS_NETLINK, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL, ObjectKey,
-    SINK_PROCESS,
+    ALL_ASSETS, CLASS_NETLINK, CLASS_PACKETS, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL, ObjectKey,
+    SHARED_PACKETS, SINK_PROCESS,
 };
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
@@ -30,8 +31,39 @@ pub(crate) fn class_of(sock: Sock) -> Option<ObjectKey> {
     match sock.family()? {
         AF_UNIX if sock.is_datagram() => Some(class(CLASS_UNIX_DATAGRAMS)),
         AF_NETLINK => Some(class(CLASS_NETLINK + sock.protocol() as u64)),
+        AF_PACKET => Some(class(CLASS_PACKETS)),
+        AF_INET | AF_INET6 if sock.is_raw() => Some(class(CLASS_PACKETS)),
         _ => None,
     }
+}
+
+/// Whether `file` is a socket that hears what others send. From the first on, what holders send is put there.
+#[inline(always)]
+pub(crate) fn hears(file: File) -> bool {
+    flow_hears(file.0) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_hears(file: u64) -> u32 {
+    match packets(File(file)) {
+        Some(()) => {
+            if shared(SHARED_PACKETS) == 0 {
+                set_shared(SHARED_PACKETS, 1);
+            }
+            1
+        }
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn packets(file: File) -> Option<()> {
+    if file.inode()?.kind()? != S_IFSOCK {
+        return None;
+    }
+    let class = class_of(file.socket()?)?;
+    if class.ino == CLASS_PACKETS { Some(()) } else { None }
 }
 
 /// `task` put `bytes` into a channel; nothing happens unless its process is a holder.
@@ -56,6 +88,10 @@ extern "C" fn flow_channel_put(task: u64, dev_generation: u64, ino: u64, bytes: 
         return 0;
     }
     if spreads != 0 {
+        if carrier::make(&object, OBJECT_CHANNEL, spreads) {
+            // A ring of packets is read without a call.
+            memory::expose_object(&object, spreads);
+        }
         carrier::feed(&object, OBJECT_CHANNEL, spreads, bytes);
     }
     put::count(&FlowKey { holder, assets, sink: put::of_object(SINK_PROCESS, &object) }, bytes, None);

@@ -2,11 +2,11 @@
 
 use super::{carrier, channel, hold, is_agent, memory, object, put, take};
 use crate::{
-    kernel::{File, HUGETLBFS_MAGIC, Inode, S_IFREG, TMPFS_MAGIC, Task},
+    kernel::{File, HUGETLBFS_MAGIC, Inode, PIPEFS_MAGIC, S_IFREG, TMPFS_MAGIC, Task},
     maps::{add_shared, join, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER,
+    ALL_ASSETS, CLASS_PACKETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER,
     OBJECT_FILE, OBJECT_STREAM, OVERFLOW, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
@@ -48,6 +48,17 @@ pub(crate) fn on_map_anonymous(task: Task, bytes: u64) {
     }
 }
 
+/// `task` gave `bytes` of its pages to the pipe `file` by reference: what it stores there until they are read comes out of the
+/// pipe, as if that was memory that it shares with the reader.
+#[inline(always)]
+pub(crate) fn on_give(task: Task, file: File, bytes: u64) {
+    if let Some(inode) = file.inode()
+        && let Some(pipe) = inode.key()
+    {
+        memory::share(task, &pipe, bytes, PIPEFS_MAGIC, true);
+    }
+}
+
 /// `task` attached the System V segment `id`.
 #[inline(always)]
 pub(crate) fn on_attach(task: Task, id: u64, writes: bool) {
@@ -68,9 +79,9 @@ extern "C" fn flow_carried(file: u64) -> u64 {
     match object::source_here(file) {
         // SAFETY: a row of this program's alone, which was written just now.
         Some(found) => unsafe {
-            let object = &(*found).1;
+            let object = &(*found).value;
             let carries = object.kind >= OBJECT_CARRIER && object.kind != OBJECT_STREAM;
-            if carries && is_of(file, &(*found).0) { object.assets } else { 0 }
+            if carries && is_of(file, &(*found).key) { object.assets } else { 0 }
         },
         None => 0,
     }
@@ -95,6 +106,10 @@ fn note(task: Task, file: File, bytes: u64, shared: bool, writes: bool) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_note(task: u64, file: u64, bytes: u64, shared: u32, writes: u32) -> u32 {
+    if channel::hears(File(file)) {
+        // Nobody reads what is stored into a ring of packets: what is sent out of one counts when it is.
+        return memory::add(Task(task), &channel::class(CLASS_PACKETS), bytes, 0, false);
+    }
     let Some((key, magic)) = seen_through(File(file).backing(), shared != 0) else { return 0 };
     memory::add(Task(task), &key, bytes, magic, writes != 0)
 }

@@ -6,12 +6,12 @@
 
 use super::{carrier, hold, put, take};
 use crate::{
-    kernel::Task,
+    kernel::{PIPEFS_MAGIC, Task},
     maps::{self, EXPOSED, MEMORY, MEMORY_SCRATCH, SHARED, add_shared, join, lose, mark, marks, shared},
 };
 use agent_ebpf::{
     ALL_ASSETS, FlowKey, HolderKey, LOSS_MEMORY_FULL, MARK_HOLDER, MARK_MAPPED, MEMORY_OBJECTS, MEMORY_SLOTS,
-    Memory, MemoryObject, OBJECT_CARRIER, OBJECT_CHANNEL, ObjectKey, SHARED_MAPPINGS, SHARED_MEMORY_ASSETS,
+    Memory, MemoryObject, OBJECT_CARRIER, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SHARED_MEMORY_ASSETS,
     SINK_FILE, memory_slot,
 };
 
@@ -188,7 +188,13 @@ extern "C" fn flow_expose_object(task: u64, index: u32) -> u32 {
     if index >= count || object.writes == 0 || spreads == 0 {
         return 0;
     }
-    let kind = if object.key.dev >= OURS { OBJECT_CHANNEL } else { OBJECT_CARRIER };
+    let kind = if object.key.dev >= OURS {
+        OBJECT_CHANNEL
+    } else if u64::from(object.magic) == PIPEFS_MAGIC {
+        OBJECT_STREAM
+    } else {
+        OBJECT_CARRIER
+    };
     // What it has room for is in it once, whoever reads it later; what passes through it meanwhile is linked.
     let bytes = if carrier::make(&object.key, kind, spreads) { object.bytes } else { 0 };
     if !carrier::pour(&object.key, bytes) {

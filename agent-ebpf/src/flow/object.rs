@@ -8,7 +8,7 @@ use crate::{
         AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, S_IFSOCK, Sock,
     },
     maps::{
-        DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, SOURCE_SCRATCH, lose,
+        DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, SOURCE_SCRATCH, Source, lose,
     },
 };
 use agent_ebpf::{
@@ -26,13 +26,37 @@ const DEPTH: u32 = 64;
 #[inline(always)]
 pub(crate) fn source(file: File) -> Option<(ObjectKey, ObjectValue)> {
     // SAFETY: copied out at once.
-    source_here(file).map(|found| unsafe { *found })
+    source_here(file).map(|found| unsafe { ((*found).key, (*found).value) })
 }
 
 /// As [`source`], where it was found: valid until the next search.
 #[inline(always)]
-pub(crate) fn source_here(file: File) -> Option<*const (ObjectKey, ObjectValue)> {
+pub(crate) fn source_here(file: File) -> Option<*const Source> {
     if flow_source(file.0) == 0 { None } else { SOURCE_SCRATCH.row().map(<*mut _>::cast_const) }
+}
+
+/// As [`source`], when `file` was what the last search was for: without another.
+#[inline(always)]
+pub(crate) fn source_again(file: File) -> Option<(ObjectKey, ObjectValue)> {
+    let last = SOURCE_SCRATCH.row()?;
+    // SAFETY: a row of this program's alone, copied out at once.
+    unsafe {
+        if (*last).file == file.0 && (*last).found != 0 {
+            Some(((*last).key, (*last).value))
+        } else {
+            source(file)
+        }
+    }
+}
+
+/// Whether a file of this kind of filesystem was what the last search was for.
+#[inline(always)]
+pub(crate) fn was_of(magic: u64) -> bool {
+    match SOURCE_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
+        Some(last) => unsafe { (*last).magic == magic },
+        None => true,
+    }
 }
 
 /// Leaves what it finds in this CPU's `SOURCE_SCRATCH`; whether it did.
@@ -43,34 +67,38 @@ pub(crate) fn source_here(file: File) -> Option<*const (ObjectKey, ObjectValue)>
 extern "C" fn flow_source(file: u64) -> u32 {
     let Some(found) = SOURCE_SCRATCH.row() else { return 0 };
     // SAFETY: a row of this program's alone.
-    u32::from(find_source(File(file), unsafe { &mut *found }).is_some())
+    let found = unsafe { &mut *found };
+    (found.file, found.magic) = (file, 0);
+    let is_one = u32::from(find_source(File(file), found).is_some());
+    found.found = u64::from(is_one);
+    is_one
 }
 
 #[inline(always)]
-fn find_source(file: File, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
-    let file = file.backing();
-    let inode = file.inode()?;
-    match inode.kind()? {
-        S_IFSOCK => found.0 = incoming(file.socket()?)?,
-        S_IFBLK => return store::of_node(inode, S_IFBLK, found),
-        S_IFCHR => match file.pseudo_terminal(inode.rdev()?) {
-            Some(terminal) => found.0 = carrier::terminal(terminal),
-            None => return store::of_node(inode, S_IFCHR, found),
+fn find_source(file: File, found: &mut Source) -> Option<()> {
+    let (file, known) = file.backed()?;
+    found.magic = known.magic;
+    match known.inode.kind()? {
+        S_IFSOCK => found.key = incoming(file.socket()?)?,
+        S_IFBLK => return store::of_node(known.inode, S_IFBLK, found),
+        S_IFCHR => match file.pseudo_terminal(known.inode.rdev()?) {
+            Some(terminal) => found.key = carrier::terminal(terminal),
+            None => return store::of_node(known.inode, S_IFCHR, found),
         },
-        _ => found.0 = inode.key()?,
+        _ => found.key = known.key()?,
     }
     // SAFETY: copied out at once; an entry freed meanwhile is not reused before the program ends (RCU).
-    match unsafe { OBJECTS.get(&found.0) } {
+    match unsafe { OBJECTS.get(&found.key) } {
         Some(value) if value.kind == OBJECT_DIRECTORY || value.kind == OBJECT_NAMED => None,
         Some(value) => {
-            found.1 = *value;
-            if carries(&found.0, &found.1) { Some(()) } else { None }
+            found.value = *value;
+            if carries(&found.key, &found.value) { Some(()) } else { None }
         }
-        None => match carrier::served(inode) {
+        None => match carrier::served(known.magic) {
             Some(served) => {
-                found.0 = served;
+                found.key = served;
                 // SAFETY: as above.
-                found.1 = *unsafe { OBJECTS.get(&found.0) }?;
+                found.value = *unsafe { OBJECTS.get(&found.key) }?;
                 Some(())
             }
             None => store::of_mirror(found),
@@ -81,21 +109,20 @@ fn find_source(file: File, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
 /// The class of channels that a read from `file` may come out of, beside its own [`source`].
 #[inline(always)]
 pub(crate) fn source_class(file: File) -> Option<(ObjectKey, ObjectValue)> {
-    let file = file.backing();
-    let inode = file.inode()?;
-    match inode.kind()? {
-        S_IFSOCK => known(channel::class_of(file.socket()?)?),
-        // What its server answers, where it is a carrier in its own right too.
-        _ => {
-            let key = carrier::served(inode)?;
-            known(inode.key()?)?;
-            known(key)
-        }
+    // No socket lies on an overlay.
+    if file.inode()?.kind()? == S_IFSOCK {
+        return carrying(channel::class_of(file.socket()?)?);
     }
+    // What its server answers, where it is a carrier in its own right too.
+    let answers = carrying(carrier::FUSE)?;
+    let (_, known) = file.backed()?;
+    carrier::served(known.magic)?;
+    carrying(known.key()?)?;
+    Some(answers)
 }
 
 #[inline(always)]
-fn known(key: ObjectKey) -> Option<(ObjectKey, ObjectValue)> {
+fn carrying(key: ObjectKey) -> Option<(ObjectKey, ObjectValue)> {
     let value = lookup(&key)?;
     if carries(&key, &value) { Some((key, value)) } else { None }
 }

@@ -1,6 +1,6 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, gpu, hold, is_agent, object, overlay, reach, store, take, tamper, unmetered};
+use super::{carrier, channel, gpu, hold, is_agent, object, overlay, reach, store, take, tamper, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, OBJECTS, add, mark},
@@ -60,13 +60,13 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         return 0;
     }
     let Some(found) = object::source_here(file) else {
-        if store::is_control(file) {
+        if store::is_control(file) || channel::hears(file) {
             mark(tgid, MARK_WATCHED);
         }
         return 0;
     };
     // SAFETY: this CPU's scratch, which was written just now; programs that use it do not nest.
-    let (device, kind, assets) = unsafe { ((*found).0.dev, (*found).1.kind, (*found).1.assets) };
+    let (device, kind, assets) = unsafe { ((*found).key.dev, (*found).value.kind, (*found).value.assets) };
     if store::is_only_found(inode, kind) {
         mark(tgid, MARK_WATCHED);
         return 0;

@@ -3,7 +3,7 @@
 use super::{carrier, hold, now, path, reach, row, send};
 use crate::{
     kernel::{
-        Dentry, File, Inode, MQUEUE_MAGIC, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task,
+        Dentry, File, Inode, Known, MQUEUE_MAGIC, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task,
     },
     maps::{FACTS, FLOWS, SINK_SCRATCH, SINKS, SOCKETS_COUNTED, add, lose},
 };
@@ -18,9 +18,8 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
     if bytes == 0 {
         return;
     }
-    if let Some(inode) = file.inode()
-        && inode.kind() == Some(S_IFSOCK)
-    {
+    let Some(kind) = file.inode().and_then(Inode::kind) else { return };
+    if kind == S_IFSOCK {
         if SOCKETS_COUNTED.load() == 0
             && let Some(sock) = file.socket()
         {
@@ -29,8 +28,13 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
         return;
     }
     carrier::feed_file(file, flow_put(task.0, file.0, bytes), bytes);
-    flow_put_device(task.0, file.0, bytes);
-    reach::on_write(task, file, bytes);
+    match kind {
+        S_IFCHR => {
+            flow_put_device(task.0, file.0, bytes);
+        }
+        S_IFREG => reach::on_write(task, file, bytes),
+        _ => {}
+    }
 }
 
 /// What is written to some character devices is read elsewhere on this host too.
@@ -80,17 +84,17 @@ extern "C" fn flow_put_unknown(task: u64, bytes: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_put(task: u64, file: u64, bytes: u64) -> u64 {
-    put(Task(task), File(file).backing(), bytes).unwrap_or(0)
+    put(Task(task), File(file), bytes).unwrap_or(0)
 }
 
 /// Returns the assets that the process spreads.
 #[inline(always)]
 fn put(task: Task, file: File, bytes: u64) -> Option<u64> {
-    let inode = file.inode()?;
+    let (file, known) = file.backed()?;
     let (holder, row) = hold::held(task)?;
     // SAFETY: the row stays valid until the program ends.
     let (assets, spreads) = unsafe { ((*row).assets, (*row).spreads) };
-    count(&FlowKey { holder, assets, sink: sink_of(inode)? }, bytes, place_of(file, inode));
+    count(&FlowKey { holder, assets, sink: sink_of(known)? }, bytes, place_of(file, known.inode));
     // SAFETY: the row stays valid until the program ends.
     unsafe { hold::moved(&holder, row) };
     Some(spreads)
@@ -104,7 +108,8 @@ pub(super) fn place_of(file: File, inode: Inode) -> Option<(Dentry, Inode)> {
 
 /// The sink that an inode is.
 #[inline(always)]
-pub(super) fn sink_of(inode: Inode) -> Option<SinkKey> {
+pub(super) fn sink_of(known: Known) -> Option<SinkKey> {
+    let inode = known.inode;
     let mut sink =
         SinkKey { kind: SINK_OTHER, protocol: 0, port: 0, dev: 0, generation: 0, reserved: 0, id: [0; 16] };
     match inode.kind()? {
@@ -121,9 +126,9 @@ pub(super) fn sink_of(inode: Inode) -> Option<SinkKey> {
         kind @ (S_IFREG | S_IFIFO) => {
             // A POSIX message queue is a regular file of a filesystem of its own, out of which only processes read; so is the
             // memory of a process.
-            let is_file = kind == S_IFREG && !matches!(inode.magic(), Some(MQUEUE_MAGIC | PROC_MAGIC));
+            let is_file = kind == S_IFREG && !matches!(known.magic, MQUEUE_MAGIC | PROC_MAGIC);
             let kind = if is_file { SINK_FILE } else { SINK_PROCESS };
-            Some(of_object(kind, &inode.key()?))
+            Some(of_object(kind, &known.key()?))
         }
         // eventfd, epoll, io_uring and their like have no kind; what they take in is a few words.
         _ => Some(sink),

@@ -8,11 +8,12 @@ use aya_ebpf::helpers::{
 use super::{carrier, channel, hold, looped, put};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
-    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK, Sock, Task},
-    maps::ADDRESS_SCRATCH,
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Sock, Task},
+    maps::{ADDRESS_SCRATCH, shared},
 };
 use agent_ebpf::{
-    DEV_UNIX, FlowKey, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey,
+    ALL_ASSETS, CLASS_PACKETS, DEV_UNIX, FlowKey, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_PACKETS, SINK_OTHER, SINK_PEER,
+    SINK_PROCESS, SinkKey,
 };
 
 /// `task` sent `bytes` through `sock`; nothing happens unless its process is a holder.
@@ -52,9 +53,34 @@ fn send(task: Task, sock: Sock, bytes: u64) {
     unsafe { hold::moved(&holder, row) };
 }
 
-/// Where the call can have named another receiver than the one that the socket is connected to, its class is fed as well.
+/// `task` sent `bytes` of its pages by reference: until they have left, what it stores there leaves. So they count for
+/// whatever it will hold, beside what [`on_send`] counts for what it holds.
+#[inline(always)]
+pub(crate) fn on_send_pages(task: Task, sock: Sock, bytes: u64) {
+    flow_address(sock.0);
+    flow_send_pages(task.0, sock.0, bytes);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_send_pages(task: u64, sock: u64, bytes: u64) -> u32 {
+    let Some(holder) = Task(task).holder_key() else { return 0 };
+    // SAFETY: the row stays valid until the program ends.
+    let held = hold::held(Task(task)).map_or(0, |(_, row)| unsafe { (*row).assets });
+    put::count(&FlowKey { holder, assets: ALL_ASSETS & !held, sink: peer_of(Sock(sock)) }, bytes, None);
+    0
+}
+
+/// Where the call can have named another receiver than the one that the socket is connected to, its class is fed as well. So is
+/// that of who listens to devices, by all that passes one.
 #[inline(always)]
 fn feed_class(task: Task, sock: Sock, bytes: u64) {
+    if matches!(sock.family(), Some(AF_INET | AF_INET6 | AF_PACKET)) {
+        if shared(SHARED_PACKETS) != 0 {
+            channel::on_put(task, &channel::class(CLASS_PACKETS), bytes);
+        }
+        return;
+    }
     if let Some(class) = channel::class_of(sock)
         && (sock.family() == Some(AF_NETLINK) || sock.unix_peer().is_none() || channel::may_name_receiver())
     {

@@ -14,7 +14,7 @@ use agent_ebpf::{
 use super::{act, hold, object, take};
 use crate::{
     kernel::{BTRFS_MAGIC, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task, XFS_MAGIC},
-    maps::{DEVICES, OBJECTS, SHARED, STORES, lose, shared},
+    maps::{DEVICES, OBJECTS, SHARED, STORES, lose, shared, Source},
 };
 
 /// `MKDEV(MISC_MAJOR, MAPPER_CTRL_MINOR)`.
@@ -25,37 +25,37 @@ const NOTHING: ObjectKey = ObjectKey { dev: 0, generation: 0, ino: 0 };
 
 /// What reading from a device node would read, in `found`.
 #[inline(always)]
-pub(crate) fn of_node(inode: Inode, kind: u32, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+pub(crate) fn of_node(inode: Inode, kind: u32, found: &mut Source) -> Option<()> {
     let device = inode.rdev()?;
     of(if kind == S_IFBLK { store_of_block(device) } else { store_of_char(device) }, false, found)
 }
 
 /// What reading from the file `found` would read, when all files of its filesystem count.
 #[inline(always)]
-pub(crate) fn of_mirror(found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+pub(crate) fn of_mirror(found: &mut Source) -> Option<()> {
     if shared(SHARED_MIRRORS) == 0 {
         return None;
     }
-    of(store_of_block(found.0.dev), true, found)
+    of(store_of_block(found.key.dev), true, found)
 }
 
 #[inline(always)]
-fn of(number: u64, mirrors: bool, found: &mut (ObjectKey, ObjectValue)) -> Option<()> {
+fn of(number: u64, mirrors: bool, found: &mut Source) -> Option<()> {
     // SAFETY: read at once; an entry freed meanwhile is not reused before the program ends (RCU).
     let store = unsafe { STORES.get(number) }?;
     if mirrors && store.flags & STORE_MIRROR == 0 {
         return None;
     }
-    found.0 = store.backing;
-    if found.0.ino != 0 {
+    found.key = store.backing;
+    if found.key.ino != 0 {
         // SAFETY: copied out at once.
-        if let Some(value) = unsafe { OBJECTS.get(&found.0) } {
-            found.1 = *value;
+        if let Some(value) = unsafe { OBJECTS.get(&found.key) } {
+            found.value = *value;
             return Some(());
         }
     }
-    found.0 = ObjectKey { dev: DEV_STORE, generation: 0, ino: number };
-    found.1 = ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
+    found.key = ObjectKey { dev: DEV_STORE, generation: 0, ino: number };
+    found.value = ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
     Some(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::{carrier, channel, hold, is_agent, now, object, reach, row, space, store};
 use crate::{
-    kernel::{File, Sock, Task},
+    kernel::{File, PROC_MAGIC, Sock, Task},
     maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, shared},
 };
 use agent_ebpf::{
@@ -24,7 +24,9 @@ pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
         return;
     }
     let assets = flow_assets(file.0);
-    let spreads = if assets == 0 {
+    let spreads = if assets == 0 && !object::was_of(PROC_MAGIC) {
+        0
+    } else if assets == 0 {
         reach::flow_read_memory(task.0, file.0, bytes) | flow_take_stored(task.0, bytes)
     } else if become_holder(task, assets) {
         // VERIFIER: what a store gives is left by the first for the second, so that it is not on the stack of both («combined
@@ -110,7 +112,7 @@ extern "C" fn flow_class_assets(file: u64) -> u64 {
 extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
     let (task, file) = (Task(task), File(file));
     stored(0);
-    match object::source(file) {
+    match object::source_again(file) {
         Some((_, object)) if object.kind == OBJECT_STORE => {
             store::read(task, file, object.assets);
             stored(object.assets);

@@ -12,7 +12,7 @@ use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, gpu, hold, is_agent, map, object, process, space, store, take::on_take},
+    flow::{carrier, channel, gpu, hold, is_agent, map, object, process, space, store, take::on_take},
     kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
     scratch,
@@ -97,7 +97,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
         mark(tgid, MARK_WATCHED);
         return None;
     }
-    if store::is_control(file) || file.memory_of().is_some() {
+    if store::is_control(file) || file.memory_of().is_some() || channel::hears(file) {
         mark(tgid, MARK_WATCHED);
     }
     let (key, value) = match object::source(file) {

@@ -23,13 +23,13 @@ use super::{
 use crate::{
     flow::{
         carrier,
-        map::{on_grow, on_map, on_map_anonymous, on_remap},
+        map::{on_give, on_grow, on_map, on_map_anonymous, on_remap},
         memory,
         open::on_open,
         overlay,
         put::{on_put, on_put_unknown},
         race,
-        send::on_send,
+        send::{on_send, on_send_pages},
         space,
         take::on_take,
     },
@@ -54,7 +54,11 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && suspected() {
         marks |= MARK_HOLDER | MARK_WATCHED;
     }
-    if marks & (MARK_WATCHED | MARK_HOLDER) == 0 && !can_begin(number as usize) && !space::may_bring(marks) {
+    if marks & (MARK_WATCHED | MARK_HOLDER) == 0
+        && !can_begin(number as usize)
+        && !space::may_bring(marks)
+        && !lends(word(&ctx, 0), number as usize)
+    {
         return 0;
     }
     if space::may_bring(marks) {
@@ -136,6 +140,7 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::OPTION
             | syscalls::TAMPER
             | syscalls::CHANGE
+            | syscalls::GIVE
     )
 }
 
@@ -229,8 +234,19 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::SLIDE => shown_anew(&call, call.argument(1)),
         syscalls::SHIFT => shown_anew(&call, shifted(&call)),
         syscalls::WRITE => wrote(&call),
-        syscalls::SEND => put_into(&call, call.argument(0), result),
-        syscalls::SENDMMSG => sent_many(&call),
+        syscalls::GIVE => {
+            wrote(&call);
+            gave(&call);
+        }
+        syscalls::SEND => {
+            put_into(&call, call.argument(0), result);
+            lent(&call, number, result);
+        }
+        // It returns messages.
+        syscalls::SENDMMSG => {
+            sent_many(&call);
+            lent(&call, number, result * MOST);
+        }
         syscalls::MAP => mapped(&call),
         syscalls::MAP_OLD => mapped_old(&call),
         syscalls::REMAP => {
@@ -354,7 +370,7 @@ fn raced(registers: u64, number: usize, result: u64) {
     }
     let (from, to) = match if call.compat { CALLS_32[number] } else { CALLS_64[number] } {
         syscalls::READ | syscalls::RECEIVE => (0, 6),
-        syscalls::WRITE => (6, 0),
+        syscalls::WRITE | syscalls::GIVE => (6, 0),
         syscalls::SENDFILE => (1, 0),
         syscalls::SPLICE => (0, 2),
         syscalls::TEE => (0, 1),
@@ -397,7 +413,7 @@ fn failed(call: &Call, kind: u8, number: usize) {
         syscalls::READ | syscalls::RECEIVE | syscalls::RECEIVE_MANY => {
             take_from(call, call.argument(0), asked(call, number));
         }
-        syscalls::WRITE | syscalls::SEND => {
+        syscalls::WRITE | syscalls::GIVE | syscalls::SEND => {
             put_into(call, call.argument(0), asked(call, number));
         }
         syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
@@ -568,6 +584,67 @@ fn wrote(call: &Call) {
         on_put(call.task, file, call.result);
     } else {
         on_take(call.task, file, call.result);
+    }
+}
+
+/// vmsplice into a pipe: what is stored into the pages until they are read comes out of the pipe too.
+#[inline(never)]
+fn gave(call: &Call) {
+    if let Some(file) = call.file(call.argument(0))
+        && file.is_writable()
+    {
+        on_give(call.task, file, call.result);
+    }
+}
+
+/// Of the index of an argument: it is one of i386.
+const COMPAT: u8 = 8;
+
+/// Which argument has the flags of a call that sends; 0 for all others.
+const FLAGS_OF_SEND: [u8; TABLE] = {
+    let mut flags = [0; TABLE];
+    // sendto, sendmsg and sendmmsg of the 64-bit ABI, the last two of x32, and those of i386: each number has one meaning.
+    let calls = [
+        (44, 3),
+        (46, 2),
+        (307, 3),
+        (518, 2),
+        (538, 3),
+        (369, COMPAT | 3),
+        (370, COMPAT | 2),
+        (345, COMPAT | 3),
+    ];
+    let mut index = 0;
+    while index < calls.len() {
+        flags[calls[index].0] = calls[index].1;
+        index += 1;
+    }
+    flags
+};
+
+/// Whether a call sends pages by reference (`MSG_ZEROCOPY`).
+#[inline(always)]
+fn lends(registers: u64, number: usize) -> bool {
+    const MSG_ZEROCOPY: u64 = 0x0400_0000;
+    let which = FLAGS_OF_SEND[number];
+    let index = (which & !COMPAT) as usize;
+    if index == 0 {
+        return false;
+    }
+    let flags =
+        if which & COMPAT == 0 { argument_64(registers, index) } else { argument_32(registers, index) };
+    flags.is_some_and(|flags| flags & MSG_ZEROCOPY != 0)
+}
+
+#[inline(never)]
+fn lent(call: &Call, number: usize, bytes: u64) {
+    if number < TABLE
+        && lends(call.registers, number)
+        && let Some(file) = call.file(call.argument(0))
+        && is_socket(file)
+        && let Some(sock) = file.socket()
+    {
+        on_send_pages(call.task, sock, bytes);
     }
 }
 

@@ -7,9 +7,8 @@
 use agent_ebpf::fields::*;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
-use super::{File, Inode, Task, field, pointer};
+use super::{File, Inode, PROC_MAGIC, Task, field, pointer};
 
-const PROC_MAGIC: u64 = 0x9fa0;
 /// pidfds since 6.9; before they were anonymous inodes.
 const PIDFS_MAGIC: u64 = 0x5049_4446;
 /// `struct upid`: the number, padding, the namespace.
@@ -87,11 +86,6 @@ fn slot_of(node: u64, slot: u64) -> Option<u64> {
 }
 
 impl Inode {
-    #[inline(always)]
-    pub(crate) fn is_in_proc(self) -> bool {
-        self.magic().is_some_and(|magic| magic == PROC_MAGIC)
-    }
-
     /// The thread whose directory in procfs an inode lies in.
     #[inline(always)]
     fn proc_task(self) -> Option<Task> {

@@ -147,6 +147,7 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
         (abi::DEV_FUSE, _) => "fuse",
         (abi::DEV_CLASS, abi::CLASS_ATTRIBUTES) => "attributes",
         (abi::DEV_CLASS, abi::CLASS_SEMAPHORES) => "semaphores",
+        (abi::DEV_CLASS, abi::CLASS_PACKETS) => "packets",
         (abi::DEV_CLASS, abi::CLASS_NETLINK..abi::CLASS_MEMORY) => "netlink",
         (abi::DEV_SEGMENT | abi::DEV_FAMILY | abi::DEV_CLASS, _) => "shm",
         _ if magic == MQUEUE => "messages",

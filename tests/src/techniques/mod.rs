@@ -15,6 +15,7 @@ pub(crate) mod local_sockets;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod pace;
+pub(crate) mod passing;
 pub(crate) mod python;
 pub(crate) mod reach;
 pub(crate) mod relays;
