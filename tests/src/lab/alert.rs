@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -60,10 +61,36 @@ impl Alert {
         self.0["finding_info"]["uid"].as_str().unwrap_or_default()
     }
 
+    /// Edges from the asset to the sink; none when missing.
+    #[must_use]
+    pub fn lineage(&self) -> &[Value] {
+        self.detail()["lineage"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// 1 Create, 2 Update, 3 Close.
     #[must_use]
     pub fn activity(&self) -> Option<u64> {
         self.0["activity_id"].as_u64()
+    }
+}
+
+/// One line for people.
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, target) = (self.text("/act/kind"), self.text("/act/target"));
+        let act = if kind.is_empty() { String::new() } else { format!(" {kind} {target}") };
+        let (rule, mode, severity) = (self.rule(), self.text("/mode"), self.text("/severity"));
+        let (asset, by) = (self.asset(), self.text("/process/cmdline"));
+        write!(f, "{rule} {mode} {severity}{act}")?;
+        let sink = match (self.text("/sink/path"), self.text("/sink/peer")) {
+            ("", "") => self.text("/sink/kind"),
+            ("", peer) => peer,
+            (path, _) => path,
+        };
+        if sink.is_empty() {
+            return write!(f, " of {asset} by {by} against {}", self.text("/victim/cmdline"));
+        }
+        write!(f, " {} bytes of {asset} by {by} to {sink}", self.bound())
     }
 }
 
