@@ -17,7 +17,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 
-use crate::{flow::overlay::Copied, hooks::acts::Moved, scratch::Scratch};
+use crate::{flow::overlay::Copied, hooks::orders::Moved, scratch::Scratch};
 
 const NO_PREALLOC: u32 = 1;
 

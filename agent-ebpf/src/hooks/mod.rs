@@ -3,9 +3,11 @@
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 
 pub(crate) mod acts;
+mod call;
 pub(crate) mod channel;
 pub(crate) mod egress;
 pub(crate) mod loopback;
+pub(crate) mod orders;
 pub(crate) mod process;
 pub(crate) mod registers;
 pub(crate) mod scan;

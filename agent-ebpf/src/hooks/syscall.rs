@@ -15,8 +15,9 @@ use aya_ebpf::{
 };
 
 use super::{
-    acts,
+    acts, call,
     channel::{attached, channelled},
+    orders,
     registers::{ORIG_AX, argument_32, argument_64},
     tamper, word,
 };
@@ -74,11 +75,11 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if result < 0 {
         return 0;
     }
-    match acts::WHICH[number as usize] {
-        acts::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64),
-        acts::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
-        acts::CONTROLS if acts::controlled(word(&ctx, 0), number as usize, result as u64) != 0 => {
-            acts::moved(tgid);
+    match call::WHICH[number as usize] {
+        call::REACHES => acts::reached(word(&ctx, 0), number as usize, result as u64),
+        call::OPENS => acts::opened(word(&ctx, 0), number as usize, result as u64, tgid),
+        call::ORDERS if orders::ordered(word(&ctx, 0), number as usize, result as u64) != 0 => {
+            orders::moved(tgid);
         }
         _ => {}
     }
