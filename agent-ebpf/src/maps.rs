@@ -93,7 +93,7 @@ pub(crate) static GPU_USERS: HashMap<GpuKey, GpuValue> = HashMap::with_max_entri
 
 /// What an overlay copied (us).
 #[map]
-pub(crate) static COPIED_SCRATCH: PerCpuArray<Copied> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COPIED_SCRATCH: Scratch<Copied> = Scratch::new();
 
 /// Identity of every live process, by thread group id: argv and path must be kept at exec, they cannot be had later.
 #[map]

@@ -58,7 +58,7 @@ fn settle(task: Task) {
 #[inline(always)]
 fn assets() -> u64 {
     match copied() {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        // SAFETY: a row of this program's alone.
         Some(copied) => unsafe { (*copied).value.assets },
         None => 0,
     }
@@ -66,7 +66,7 @@ fn assets() -> u64 {
 
 #[inline(always)]
 fn copied() -> Option<*const Copied> {
-    COPIED_SCRATCH.get_ptr(0)
+    COPIED_SCRATCH.row().map(<*mut _>::cast_const)
 }
 
 /// Whether `file` has a copy that is not known yet; leaves it in this CPU's `COPIED_SCRATCH`.
@@ -79,8 +79,8 @@ extern "C" fn flow_copied(file: u64) -> u32 {
 #[inline(always)]
 fn find(file: File) -> Option<()> {
     let (upper, lower) = file.inode()?.overlay_layers()?;
-    let scratch = COPIED_SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    let scratch = COPIED_SCRATCH.row()?;
+    // SAFETY: a row of this program's alone.
     let copied = unsafe { &mut *scratch };
     let (copy, original) = (upper.inode()?, data(lower)?);
     copied.lower = original.key()?;
@@ -115,7 +115,7 @@ fn data(lower: Dentry) -> Option<Inode> {
 #[inline(never)]
 extern "C" fn flow_take_copy(task: u64) -> u64 {
     match copied() {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        // SAFETY: a row of this program's alone.
         Some(copied) => unsafe { take::take(Task(task), (*copied).lower, (*copied).value, (*copied).bytes) },
         None => 0,
     }
@@ -130,7 +130,7 @@ extern "C" fn flow_put_copy(task: u64) -> u32 {
 
 #[inline(always)]
 fn put_copy(task: Task) -> Option<()> {
-    // SAFETY: this CPU's scratch; programs that use it do not nest.
+    // SAFETY: a row of this program's alone.
     let (bytes, dentry, inode) = unsafe {
         let copied = copied()?;
         ((*copied).bytes, Dentry((*copied).dentry), Inode((*copied).inode))
@@ -148,7 +148,7 @@ fn put_copy(task: Task) -> Option<()> {
 #[inline(never)]
 extern "C" fn flow_feed_copy() -> u32 {
     if let Some(copied) = copied() {
-        // SAFETY: this CPU's scratch; programs that use it do not nest.
+        // SAFETY: a row of this program's alone.
         unsafe { carrier::feed(&(*copied).upper, OBJECT_CARRIER, (*copied).value.assets, (*copied).bytes) };
     }
     0
