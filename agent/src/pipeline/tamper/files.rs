@@ -1,0 +1,173 @@
+//! The files that the agent depends on, and whether somebody changed them. It must not know who.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::is_fresh;
+use crate::{
+    config::{Config, SinkConfig},
+    event::BootNs,
+};
+
+/// A file or directory that the agent depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::pipeline) struct OwnFile {
+    pub(in crate::pipeline) path: PathBuf,
+    /// A log that only grows: times and a larger size are its own doing.
+    grows: bool,
+}
+
+/// What the agent depends on: its program, its configuration, its rules with the directories that they come from, its logs.
+pub(in crate::pipeline) fn own_files(config: &Config) -> Vec<OwnFile> {
+    let mut paths = vec![config.file.clone()];
+    paths.extend(std::env::current_exe());
+    for path in &config.rules {
+        paths.push(path.clone());
+        let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.extend(entries.filter(|path| {
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+        }));
+    }
+    // What is not there now is watched for coming.
+    let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+    let mut files: Vec<OwnFile> =
+        paths.into_iter().map(|path| OwnFile { path: real(path), grows: false }).collect();
+    let logs = config.sinks.iter().filter_map(|sink| match sink {
+        SinkConfig::File { path, .. } => Some(OwnFile { path: real(path.value.clone()), grows: true }),
+        _ => None,
+    });
+    files.extend(logs);
+    files
+}
+
+/// What a change of a file changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+    grows: bool,
+}
+
+/// Those files as they were when they were looked at last.
+#[derive(Debug)]
+pub(super) struct Files {
+    known: HashMap<PathBuf, Option<Facts>>,
+    /// When the kernel side last saw somebody open one for writing.
+    opened: HashMap<PathBuf, BootNs>,
+    /// Of each log, how many bytes were missing.
+    shortened: HashMap<PathBuf, u64>,
+}
+
+impl Files {
+    pub(super) fn new(files: &[OwnFile]) -> Self {
+        let facts = |file: &OwnFile| (file.path.clone(), facts(&file.path, file.grows));
+        Self { known: files.iter().map(facts).collect(), opened: HashMap::new(), shortened: HashMap::new() }
+    }
+
+    /// The kernel side saw somebody open one for writing, and that was told of.
+    pub(super) fn opened(&mut self, path: PathBuf, at: BootNs) {
+        self.opened.insert(path, at);
+    }
+
+    /// Those that changed since they were looked at last, without anybody having been seen.
+    pub(super) fn changed(&mut self, now: BootNs) -> Vec<&Path> {
+        let mut found = Vec::new();
+        for (path, known) in &mut self.known {
+            let facts = facts(path, known.is_some_and(|known| known.grows));
+            let is_changed = changed(std::mem::replace(known, facts), facts);
+            if is_changed && !self.opened.get(path).is_some_and(|at| is_fresh(*at, now)) {
+                found.push(path.as_path());
+            }
+        }
+        found
+    }
+
+    /// Whether a log became shorter than what was written into it; once for each time.
+    pub(super) fn is_shortened(&mut self, path: &Path, length: u64) -> bool {
+        let missing = length.saturating_sub(fs::metadata(path).map_or(0, |facts| facts.len()));
+        missing > self.shortened.insert(path.to_owned(), missing).unwrap_or(0)
+    }
+}
+
+fn facts(path: &Path, grows: bool) -> Option<Facts> {
+    let facts = fs::symlink_metadata(path).ok()?;
+    Some(Facts {
+        dev: facts.dev(),
+        ino: facts.ino(),
+        size: facts.size(),
+        mtime: (facts.mtime(), facts.mtime_nsec()),
+        ctime: (facts.ctime(), facts.ctime_nsec()),
+        grows,
+    })
+}
+
+fn changed(before: Option<Facts>, now: Option<Facts>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) if before.grows => (before.dev, before.ino) != (now.dev, now.ino),
+        _ => before != now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+
+    fn watched(files: &[PathBuf], logs: &[PathBuf]) -> Files {
+        let file = |path: &PathBuf| OwnFile { path: path.clone(), grows: logs.contains(path) };
+        Files::new(&files.iter().map(file).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weighbridge.yaml");
+        fs::write(&path, "a").unwrap();
+        let mut files = watched(from_ref(&path), &[]);
+        let new = folder.path().join("new");
+        fs::write(&new, "b").unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(files.changed(BootNs(1)), [&path]);
+        assert_eq!(files.changed(BootNs(2)), [] as [&Path; 0]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(files.changed(BootNs(3)), [&path]);
+    }
+
+    #[test]
+    fn who_opened_it_was_told_of_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        fs::write(&path, "a").unwrap();
+        let mut files = watched(from_ref(&path), &[]);
+        files.opened(path.clone(), BootNs(1));
+        fs::write(&path, "changed").unwrap();
+        assert_eq!(files.changed(BootNs(2)), [] as [&Path; 0]);
+        fs::write(&path, "changed again").unwrap();
+        assert_eq!(files.changed(BootNs(20_000_000_002)), [&path]);
+    }
+
+    #[test]
+    fn a_log_may_grow_and_not_shrink() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alerts.ndjson");
+        fs::write(&path, "one\n").unwrap();
+        let mut files = watched(from_ref(&path), from_ref(&path));
+        fs::write(&path, "one\ntwo\n").unwrap();
+        assert_eq!(files.changed(BootNs(1)), [] as [&Path; 0]);
+        assert!(!files.is_shortened(&path, 8));
+        fs::write(&path, "two\n").unwrap();
+        assert!(files.is_shortened(&path, 8));
+        fs::write(&path, "two\nthree\n").unwrap();
+        assert!(!files.is_shortened(&path, 14), "it is told once, whatever is written after it");
+        fs::write(&path, "").unwrap();
+        assert!(files.is_shortened(&path, 14), "and again when more is gone");
+    }
+}
