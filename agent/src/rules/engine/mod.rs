@@ -6,6 +6,7 @@ mod cost;
 mod group;
 mod index;
 mod key;
+mod progress;
 mod rows;
 mod state;
 #[cfg(test)]

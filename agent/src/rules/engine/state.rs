@@ -1,18 +1,18 @@
-//! What is remembered for one rule: its windows, how far its sequences came, and its findings. It must not know other
+//! What is remembered for one rule: its windows, how far its sequence came, and its findings. It must not know other
 //! rules.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
 
-use super::{Crossed, Match, Resolved, group::Group, key::Key, rows::prints};
+use super::{Crossed, Match, Resolved, group::Group, key::Key, progress::Progress, rows::prints};
 use crate::{
     event::{BootNs, Record},
     rules::{
         exception::Exception,
         field::Field,
         rule::{Mode, Rule, Severity},
-        shape::{Sequence, Sum},
+        shape::Sum,
     },
 };
 
@@ -24,8 +24,6 @@ const MAX_FINDINGS: usize = 4096;
 pub(super) const FLOOD: usize = 256;
 /// What stands for the values of an identity that was folded.
 pub(super) const OTHERS: &str = "(others)";
-/// Most combinations of one sequence's `by` values. Beyond them the one that came least far makes room.
-const MAX_PROGRESS: usize = 4096;
 
 /// By key. Its hash is quick and has a random seed; at most a few thousand keys are kept, so that whoever finds some that
 /// collide gains little.
@@ -35,9 +33,7 @@ pub(super) type ByKey<T> = HashMap<Key, T, RandomState>;
 pub(super) struct State {
     /// For each sum of the rule, its groups.
     pub(super) sums: Vec<ByKey<Box<Group>>>,
-    /// For each combination of a sequence's values and each of its steps but the last: when the latest run that came so
-    /// far began.
-    progress: ByKey<Vec<Option<BootNs>>>,
+    progress: Progress,
     findings: ByKey<Finding>,
 }
 
@@ -74,7 +70,7 @@ impl State {
     pub(super) fn new(rule: &Rule) -> Self {
         Self {
             sums: rule.sums.iter().map(|_| ByKey::default()).collect(),
-            progress: ByKey::default(),
+            progress: Progress::default(),
             findings: ByKey::default(),
         }
     }
@@ -91,7 +87,7 @@ impl State {
             return;
         }
         if let Some(sequence) = &rule.sequence
-            && !self.advance(sequence, record, scratch)
+            && !self.progress.advance(sequence, record, &mut scratch.key, &mut scratch.evicted)
         {
             return;
         }
@@ -236,57 +232,6 @@ impl State {
         })
     }
 
-    /// Whether a record completes the sequence. For every step the latest start of a run that came so far is kept: a run
-    /// that began later lasts longer, so no other run of the same values can complete when that one does not.
-    fn advance(&mut self, sequence: &Sequence, record: &Record, scratch: &mut Scratch) -> bool {
-        let over = u64::try_from(sequence.over.as_nanos()).unwrap_or(u64::MAX);
-        let last = sequence.steps.len() - 1;
-        let holds = |at: usize| {
-            let step = &sequence.steps[at];
-            step.on == record.kind && step.matcher.matches(record)
-        };
-        if !(0..=last).any(holds) {
-            return false;
-        }
-        scratch.key.write(None, &sequence.by, record);
-        let mut completed = false;
-        // From the last step down, so that one record never takes two steps.
-        for at in (0..=last).rev().filter(|at| holds(*at)) {
-            let began = match at.checked_sub(1) {
-                None => Some(record.at),
-                Some(before) => self.progress.get(&scratch.key).and_then(|runs| runs[before]),
-            };
-            let Some(began) = began.filter(|began| record.at.0.saturating_sub(began.0) <= over) else {
-                continue;
-            };
-            if at == last {
-                completed = true;
-                continue;
-            }
-            if !self.progress.contains_key(&scratch.key) {
-                if self.progress.len() >= MAX_PROGRESS {
-                    scratch.evicted += 1;
-                    self.forget_least();
-                }
-                self.progress.insert(scratch.key.clone(), vec![None; last]);
-            }
-            if let Some(runs) = self.progress.get_mut(&scratch.key) {
-                runs[at] = runs[at].max(Some(began));
-            }
-        }
-        completed
-    }
-
-    /// Whoever starts many sequences must not end one that is nearly complete.
-    fn forget_least(&mut self) {
-        let far =
-            |runs: &Vec<Option<BootNs>>| (runs.iter().rposition(Option::is_some), runs.iter().max().copied());
-        let least = self.progress.iter().min_by_key(|(_, runs)| far(runs)).map(|(key, _)| key.clone());
-        if let Some(key) = least {
-            self.progress.remove(&key);
-        }
-    }
-
     /// Forgets what has left the windows, and resolves the identities that stand on no group any more: at once, or when
     /// the rule's `suppress` since they were last told is over.
     pub(super) fn expire(&mut self, rule: &Rule, now: BootNs, resolved: &mut Vec<Resolved>) {
@@ -305,10 +250,7 @@ impl State {
             self.detach(at, &key);
         }
         if let Some(sequence) = &rule.sequence {
-            let over = u64::try_from(sequence.over.as_nanos()).unwrap_or(u64::MAX);
-            let runs_on =
-                |began: &Option<BootNs>| began.is_some_and(|began| now.0.saturating_sub(began.0) <= over);
-            self.progress.retain(|_, runs| runs.iter().any(runs_on));
+            self.progress.expire(sequence, now);
         }
         let quiet = rule.facts.suppress.unwrap_or(Duration::ZERO);
         let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
