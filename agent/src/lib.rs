@@ -7,6 +7,9 @@
 #[cfg(test)]
 extern crate self as weighbridge;
 
+#[macro_use]
+mod words;
+
 pub mod alerts;
 pub mod commands;
 pub mod config;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     event::{
-        ACTS, Act, Asset, AssetId, AssetKind, BootNs, Edge, HolderId, Process, Record, RecordKind, Sink,
+        Act, ActKind, Asset, AssetId, AssetKind, BootNs, Edge, HolderId, Process, Record, RecordKind, Sink,
     },
     rules::Severity,
 };
@@ -201,8 +201,8 @@ impl Told {
         let detail = self.detail();
         let process = detail.process.clone().unwrap_or_else(Process::host);
         let act = detail.act.as_ref().and_then(|told| {
-            let (kind, ..) = ACTS.iter().find(|(_, word, _)| *word == told.kind)?;
-            Some(Act { kind: *kind, victim: None, target: told.target.clone() })
+            let kind = ActKind::of_word(&told.kind)?;
+            Some(Act { kind, victim: None, target: told.target.clone() })
         });
         Record {
             kind: on,

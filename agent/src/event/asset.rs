@@ -21,23 +21,12 @@ impl AssetSet {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AssetKind {
-    Weights,
-    Associated,
-}
-
-impl AssetKind {
-    /// Every value.
-    pub const ALL: [Self; 2] = [Self::Weights, Self::Associated];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Weights => "weights",
-            Self::Associated => "associated",
-        }
+words! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum AssetKind {
+        Weights = "weights",
+        Associated = "associated",
     }
 }
 

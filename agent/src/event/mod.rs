@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    act::{ACTS, Act, ActClass, ActKind},
+    act::{Act, ActClass, ActKind},
     asset::{Asset, AssetId, AssetKind, AssetSet},
     object::{Dev, ObjectId},
     process::{Ancestor, HolderId, Process},

@@ -29,30 +29,16 @@ pub struct Record {
     pub lineage: Arc<Vec<Edge>>,
 }
 
-/// The event kinds of the rule grammar's `on:`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum RecordKind {
-    Flow,
-    Take,
-    /// Something that matters by itself ([`Act`]).
-    Act,
-    /// What the whole host sent to addresses that are not controlled, with no holder: one record for each asset.
-    Egress,
-}
-
-impl RecordKind {
-    /// Every value, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Flow, Self::Take, Self::Act, Self::Egress];
-
-    /// The word of `on:`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Flow => "flow",
-            Self::Take => "take",
-            Self::Act => "act",
-            Self::Egress => "egress",
-        }
+words! {
+    /// The event kinds of the rule grammar's `on:`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    pub enum RecordKind {
+        Flow = "flow",
+        Take = "take",
+        /// Something that matters by itself ([`Act`]).
+        Act = "act",
+        /// What the whole host sent to addresses that are not controlled, with no holder: one record for each asset.
+        Egress = "egress",
     }
 }
 

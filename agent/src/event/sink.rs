@@ -65,70 +65,31 @@ impl Proto {
     }
 }
 
-/// Whether a sink is registered (DESIGN §1). What nobody listed is `Uncontrolled`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Control {
-    Controlled,
-    Uncontrolled,
-    Memory,
-    Process,
-    Unmetered,
-}
-
-impl Control {
-    /// Every value, in the order in which metrics create their children.
-    pub const ALL: [Self; 5] =
-        [Self::Controlled, Self::Uncontrolled, Self::Memory, Self::Process, Self::Unmetered];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Controlled => "controlled",
-            Self::Uncontrolled => "uncontrolled",
-            Self::Memory => "memory",
-            Self::Process => "process",
-            Self::Unmetered => "unmetered",
-        }
+words! {
+    /// Whether a sink is registered (DESIGN §1). What nobody listed is `Uncontrolled`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Control {
+        Controlled = "controlled",
+        Uncontrolled = "uncontrolled",
+        Memory = "memory",
+        Process = "process",
+        Unmetered = "unmetered",
     }
 }
 
-/// The kinds of `unmapped.weighbridge.sink.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SinkKind {
-    File,
-    BlockDevice,
-    CharDevice,
-    Terminal,
-    Peer,
-    Process,
-    Unmetered,
-}
-
-impl SinkKind {
-    /// Every value.
-    pub const ALL: [Self; 7] = [
-        Self::File,
-        Self::BlockDevice,
-        Self::CharDevice,
-        Self::Terminal,
-        Self::Peer,
-        Self::Process,
-        Self::Unmetered,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::BlockDevice => "block_device",
-            Self::CharDevice => "char_device",
-            Self::Terminal => "terminal",
-            Self::Peer => "peer",
-            Self::Process => "process",
-            Self::Unmetered => "unmetered",
-        }
+words! {
+    /// The kinds of `unmapped.weighbridge.sink.kind`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum SinkKind {
+        File = "file",
+        BlockDevice = "block_device",
+        CharDevice = "char_device",
+        Terminal = "terminal",
+        Peer = "peer",
+        Process = "process",
+        Unmetered = "unmetered",
     }
 }
 

@@ -14,115 +14,53 @@ const SAFETENSORS_HEADER: u64 = 100_000_000;
 /// Below this a weak magic (a few bytes that chance can bring about) says nothing.
 const WEAK: u64 = 1 << 20;
 
-/// Formats that are told apart. The names of [`Format::as_str`] are stable: they are in the inventory and on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    Safetensors,
-    Gguf,
-    PytorchZip,
-    PytorchLegacy,
-    Ggml,
-    Npy,
-    Npz,
-    Hdf5,
-    Onnx,
-    Tensorizer,
-    Age,
-    Gpg,
-    OpensslSalted,
-    Luks,
-    Zip,
-    Zstd,
-    Gzip,
-    Xz,
-    Bzip2,
-    SevenZip,
-    Empty,
-    Unknown,
+words! {
+    /// Formats that are told apart. The names of [`Format::as_str`] are stable: they are in the inventory and on disk.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Format {
+        Safetensors = "safetensors",
+        Gguf = "gguf",
+        PytorchZip = "pytorch-zip",
+        PytorchLegacy = "pytorch-legacy",
+        Ggml = "ggml",
+        Npy = "npy",
+        Npz = "npz",
+        Hdf5 = "hdf5",
+        Onnx = "onnx",
+        Tensorizer = "tensorizer",
+        Age = "age",
+        Gpg = "gpg",
+        OpensslSalted = "openssl",
+        Luks = "luks",
+        Zip = "zip",
+        Zstd = "zstd",
+        Gzip = "gzip",
+        Xz = "xz",
+        Bzip2 = "bzip2",
+        SevenZip = "7z",
+        Empty = "empty",
+        Unknown = "unknown",
+    }
 }
 
-/// Whether all of the file is there, as far as its header tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Extent {
-    Whole,
-    /// The header announces more bytes than the file has: a copy under way, or a part of one.
-    Truncated,
-    /// More bytes than the header announces.
-    Trailing,
-    /// The format does not say in its first 64 KiB.
-    Unknown,
+words! {
+    /// Whether all of the file is there, as far as its header tells.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Extent {
+        Whole = "whole",
+        /// The header announces more bytes than the file has: a copy under way, or a part of one.
+        Truncated = "truncated",
+        /// More bytes than the header announces.
+        Trailing = "trailing",
+        /// The format does not say in its first 64 KiB.
+        Unknown = "unknown",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Recognised {
     pub format: Format,
     pub extent: Extent,
-}
-
-const NAMES: &[(Format, &str)] = &[
-    (Format::Safetensors, "safetensors"),
-    (Format::Gguf, "gguf"),
-    (Format::PytorchZip, "pytorch-zip"),
-    (Format::PytorchLegacy, "pytorch-legacy"),
-    (Format::Ggml, "ggml"),
-    (Format::Npy, "npy"),
-    (Format::Npz, "npz"),
-    (Format::Hdf5, "hdf5"),
-    (Format::Onnx, "onnx"),
-    (Format::Tensorizer, "tensorizer"),
-    (Format::Age, "age"),
-    (Format::Gpg, "gpg"),
-    (Format::OpensslSalted, "openssl"),
-    (Format::Luks, "luks"),
-    (Format::Zip, "zip"),
-    (Format::Zstd, "zstd"),
-    (Format::Gzip, "gzip"),
-    (Format::Xz, "xz"),
-    (Format::Bzip2, "bzip2"),
-    (Format::SevenZip, "7z"),
-    (Format::Empty, "empty"),
-    (Format::Unknown, "unknown"),
-];
-
-const EXTENTS: &[(Extent, &str)] = &[
-    (Extent::Whole, "whole"),
-    (Extent::Truncated, "truncated"),
-    (Extent::Trailing, "trailing"),
-    (Extent::Unknown, "unknown"),
-];
-
-fn name_of<T: PartialEq>(table: &[(T, &'static str)], value: &T) -> &'static str {
-    table.iter().find(|(entry, _)| entry == value).map_or("unknown", |(_, name)| name)
-}
-
-fn value_of<T: Copy>(table: &[(T, &'static str)], name: &str) -> Option<T> {
-    table.iter().find(|(_, entry)| *entry == name).map(|(value, _)| *value)
-}
-
-impl Format {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        name_of(NAMES, &self)
-    }
-
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        value_of(NAMES, name)
-    }
-}
-
-impl Extent {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        name_of(EXTENTS, &self)
-    }
-
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        value_of(EXTENTS, name)
-    }
 }
 
 impl fmt::Display for Recognised {
@@ -444,11 +382,10 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for (format, _) in NAMES {
-            assert_eq!(Format::from_name(format.as_str()), Some(*format));
-        }
-        assert_eq!(Format::from_name("nonsense"), None);
-        assert_eq!(Extent::from_name("truncated"), Some(Extent::Truncated));
+        assert_eq!(Format::WORDS, Format::ALL.map(Format::as_str));
+        assert_eq!(Format::WORDS.map(Format::of_word), Format::ALL.map(Some));
+        assert_eq!(Format::of_word("nonsense"), None);
+        assert_eq!(Extent::of_word("truncated"), Some(Extent::Truncated));
     }
 
     proptest! {

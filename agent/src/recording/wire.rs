@@ -9,8 +9,8 @@ use agent_ebpf as abi;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    ACTS, Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId,
-    Loss, ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
+    Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId, Loss,
+    ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
 };
 
 /// What the first block of a recording says.
@@ -239,7 +239,7 @@ impl Said {
             Self::Loss(stages) => Event::Loss(to_loss(stages)),
             Self::Act { holder, kind, victim, target, assets, at } => Event::Act {
                 holder: to_holder(holder),
-                act: Act { kind: to_act(&kind)?, victim: victim.map(to_holder), target },
+                act: Act { kind: ActKind::of_word(&kind)?, victim: victim.map(to_holder), target },
                 assets: AssetSet(assets),
                 at: BootNs(at),
             },
@@ -389,10 +389,6 @@ fn to_proto(number: u16) -> Option<Proto> {
 /// The place of a value in the list of all of them, which is its number in a recording.
 fn number_of<T: PartialEq>(all: &[T], value: &T) -> u8 {
     all.iter().position(|one| one == value).and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
-}
-
-fn to_act(word: &str) -> Option<ActKind> {
-    ACTS.iter().find(|(_, known, _)| *known == word).map(|(kind, ..)| *kind)
 }
 
 /// Stages that this version does not know are added up under one name.

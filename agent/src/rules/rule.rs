@@ -16,79 +16,41 @@ use crate::{
     yaml::{Node, Source, Span},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    Informational,
-    Low,
-    Medium,
-    High,
-    Critical,
-}
-
-impl Severity {
-    /// Every value, lowest first.
-    pub const ALL: [Self; 5] = [Self::Informational, Self::Low, Self::Medium, Self::High, Self::Critical];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Informational => "informational",
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::Critical => "critical",
-        }
+words! {
+    /// Lowest first.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Severity {
+        Informational = "informational",
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+        Critical = "critical",
     }
 }
 
-/// What becomes of a rule's matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    Alert,
-    /// Written down and sent nowhere.
-    Shadow,
-    /// Never evaluated.
-    Off,
-}
-
-impl Mode {
-    /// Every value.
-    pub const ALL: [Self; 3] = [Self::Alert, Self::Shadow, Self::Off];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Alert => "alert",
-            Self::Shadow => "shadow",
-            Self::Off => "off",
-        }
+words! {
+    /// What becomes of a rule's matches.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Mode {
+        Alert = "alert",
+        /// Written down and sent nowhere.
+        Shadow = "shadow",
+        /// Never evaluated.
+        Off = "off",
     }
 }
 
-/// How far a rule can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    Experimental,
-    Test,
-    Stable,
-    Deprecated,
-}
-
-impl Status {
-    /// Every value.
-    pub const ALL: [Self; 4] = [Self::Experimental, Self::Test, Self::Stable, Self::Deprecated];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Experimental => "experimental",
-            Self::Test => "test",
-            Self::Stable => "stable",
-            Self::Deprecated => "deprecated",
-        }
+words! {
+    /// How far a rule can be trusted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Status {
+        Experimental = "experimental",
+        Test = "test",
+        Stable = "stable",
+        Deprecated = "deprecated",
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::field::{Draft, Field, FieldType, FieldValue};
 use crate::event::{
-    ACTS, ActClass, Ancestor, Asset, AssetKind, Control, Process, Record, RecordKind, SinkKind,
+    ActClass, ActKind, Ancestor, Asset, AssetKind, Control, Process, Record, RecordKind, SinkKind,
 };
 
 type Get = fn(&Record) -> Option<FieldValue<'_>>;
@@ -18,42 +18,6 @@ const FLOW: &[RecordKind] = &[RecordKind::Flow];
 const TO: &[RecordKind] = &[RecordKind::Flow, RecordKind::Egress];
 const WHO: &[RecordKind] = &[RecordKind::Flow, RecordKind::Take, RecordKind::Act];
 const ACT: &[RecordKind] = &[RecordKind::Act];
-
-const ASSET_KINDS: [&str; AssetKind::ALL.len()] = [AssetKind::ALL[0].as_str(), AssetKind::ALL[1].as_str()];
-const SINK_KINDS: [&str; SinkKind::ALL.len()] = {
-    let mut words = [""; SinkKind::ALL.len()];
-    let mut at = 0;
-    while at < words.len() {
-        words[at] = SinkKind::ALL[at].as_str();
-        at += 1;
-    }
-    words
-};
-const CONTROLS: [&str; Control::ALL.len()] = {
-    let mut words = [""; Control::ALL.len()];
-    let mut at = 0;
-    while at < words.len() {
-        words[at] = Control::ALL[at].as_str();
-        at += 1;
-    }
-    words
-};
-const ACT_KINDS: [&str; ACTS.len()] = {
-    let mut words = [""; ACTS.len()];
-    let mut at = 0;
-    while at < words.len() {
-        words[at] = ACTS[at].1;
-        at += 1;
-    }
-    words
-};
-const ACT_CLASSES: [&str; 5] = [
-    ActClass::Reach.as_str(),
-    ActClass::Below.as_str(),
-    ActClass::Channel.as_str(),
-    ActClass::Gpu.as_str(),
-    ActClass::Tamper.as_str(),
-];
 
 /// Every field, in the order of the documentation.
 pub static FIELDS: [Field; 43] = [
@@ -67,15 +31,11 @@ pub static FIELDS: [Field; 43] = [
     ),
     row(
         "asset.kind",
-        FieldType::Word(&ASSET_KINDS),
+        FieldType::Word(&AssetKind::WORDS),
         ALL,
         "kind of the asset",
         |r| FieldValue::text(asset(r)?.kind.as_str()),
-        Some(|d, v| {
-            let word = v.to_text();
-            let mut kinds = AssetKind::ALL.into_iter();
-            d.asset.kind = kinds.find(|kind| kind.as_str() == word).unwrap_or(AssetKind::Weights);
-        }),
+        Some(|d, v| d.asset.kind = AssetKind::of_word(&v.to_text()).unwrap_or(AssetKind::Weights)),
     ),
     row(
         "asset.bytes",
@@ -95,25 +55,19 @@ pub static FIELDS: [Field; 43] = [
     ),
     row(
         "sink.kind",
-        FieldType::Word(&SINK_KINDS),
+        FieldType::Word(&SinkKind::WORDS),
         TO,
         "what the bytes went into",
         |r| FieldValue::text(r.sink.as_ref()?.kind.as_str()),
-        Some(|d, v| {
-            let word = v.to_text();
-            d.sink_kind = SinkKind::ALL.into_iter().find(|kind| kind.as_str() == word);
-        }),
+        Some(|d, v| d.sink_kind = SinkKind::of_word(&v.to_text())),
     ),
     row(
         "sink.control",
-        FieldType::Word(&CONTROLS),
+        FieldType::Word(&Control::WORDS),
         TO,
         "whether the sink is registered; what nobody listed is uncontrolled",
         |r| FieldValue::text(r.sink.as_ref()?.control.as_str()),
-        Some(|d, v| {
-            let word = v.to_text();
-            d.sink_control = Control::ALL.into_iter().find(|control| control.as_str() == word);
-        }),
+        Some(|d, v| d.sink_control = Control::of_word(&v.to_text())),
     ),
     row(
         "sink.path",
@@ -301,18 +255,15 @@ pub static FIELDS: [Field; 43] = [
     ),
     row(
         "act.kind",
-        FieldType::Word(&ACT_KINDS),
+        FieldType::Word(&ActKind::WORDS),
         ACT,
         "what was done",
         |r| FieldValue::text(r.act.as_ref()?.kind.as_str()),
-        Some(|d, v| {
-            let word = v.to_text();
-            d.act = ACTS.iter().find(|(_, known, _)| *known == word).map(|(kind, ..)| *kind);
-        }),
+        Some(|d, v| d.act = ActKind::of_word(&v.to_text())),
     ),
     row(
         "act.class",
-        FieldType::Word(&ACT_CLASSES),
+        FieldType::Word(&ActClass::WORDS),
         ACT,
         "family of the act: reach (into a holder), below (the filesystem of an asset), channel (whose bytes cannot be counted), gpu (that a holder has open, opened by another process), tamper (with the agent)",
         |r| FieldValue::text(r.act.as_ref()?.kind.class().as_str()),

@@ -132,8 +132,8 @@ fn entry(stored: Stored<'_>, config: &Config) -> Option<Entry> {
         object: Object { dev: Dev(stored.dev), ino: stored.ino, generation: stored.generation },
         size: stored.size,
         // A name that this version does not know: not whole, so that the file is read again.
-        format: Format::from_name(&stored.format)
-            .zip(Extent::from_name(&stored.extent))
+        format: Format::of_word(&stored.format)
+            .zip(Extent::of_word(&stored.extent))
             .map_or(Recognised { format: Format::Unknown, extent: Extent::Truncated }, |(format, extent)| {
                 Recognised { format, extent }
             }),
