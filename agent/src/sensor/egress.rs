@@ -15,7 +15,7 @@ use agent_ebpf::egress::{
 use super::{
     Sensor, SensorError,
     drain::absent_is_fine,
-    load::EGRESS,
+    hooks::EGRESS,
     maps::{Maps, Raw, rows},
 };
 use crate::event::{BootNs, Remote};

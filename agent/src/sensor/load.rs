@@ -10,7 +10,6 @@ use std::{
     thread,
 };
 
-use agent_ebpf::fields::PROTOTYPES;
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::Map,
@@ -25,6 +24,7 @@ use super::{
     SensorError,
     adopt::{self, Adopted, Adoption, Keep},
     btf::{self, Btf},
+    hooks::{HOOKS, Hook, HookKind, HookReport, NAMES, RECEIVES, SENDS, fits, settle_alternatives},
     layout::{self, Layout},
     log::{self, KernelLog},
     offsets,
@@ -40,115 +40,6 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that the kernel verifies at a time; there are few that take long.
 const MOST_THREADS: usize = 4;
-
-/// A program of ours and where it attaches.
-#[derive(Clone, Copy, Debug)]
-pub struct Hook {
-    /// Name of the program and of the hook.
-    pub name: &'static str,
-    pub kind: HookKind,
-    /// The agent does not start without it.
-    pub required: bool,
-    /// What is lost without it.
-    pub without: &'static str,
-}
-
-impl Hook {
-    /// The tracepoint that it attaches to.
-    const fn tracepoint(&self) -> &'static str {
-        if let HookKind::TracepointAs(other) = self.kind { other } else { self.name }
-    }
-
-    /// Whether it is attached, and stays so: iterators run when they are asked to.
-    pub(super) const fn is_attached(&self) -> bool {
-        !matches!(self.kind, HookKind::Iterator(_))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    /// A BTF tracepoint of the same name.
-    Tracepoint,
-    /// This BTF tracepoint, in another form than that of the program of the same name.
-    TracepointAs(&'static str),
-    /// A BPF iterator over these.
-    Iterator(&'static str),
-    /// Packets that leave through sockets of a cgroup.
-    Egress,
-}
-
-/// The hook that counts sends where it can; elsewhere `sys_exit` does.
-const SENDS: &str = "sock_send_length";
-/// The one that counts receives where it can.
-const RECEIVES: &str = "sock_recv_length";
-/// The one that tells when a request of io_uring looks up its descriptor.
-const NAMES: &str = "io_uring_file_get";
-
-/// Programs for two forms of one tracepoint: newer kernels, older kernels.
-const ALTERNATIVES: [(&str, &str); 2] =
-    [("io_uring_complete", "io_uring_complete_by_value"), ("io_uring_submit_req", "io_uring_submit_sqe")];
-
-/// The hook of the host-wide scale.
-pub(super) const EGRESS: &str = "cgroup_skb_egress";
-
-/// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 19] = [
-    tracepoint("sched_process_fork", true, "children of holders"),
-    tracepoint("sched_process_exec", true, "identities of processes"),
-    tracepoint("sched_process_exit", true, "the end of processes"),
-    tracepoint(SENDS, false, "sends are counted when their system call returns; io_uring sends are not seen"),
-    tracepoint(
-        RECEIVES,
-        false,
-        "receives are counted when their system call returns, and those of io_uring when they complete",
-    ),
-    tracepoint(
-        "netif_rx",
-        false,
-        "loopback UDP counts as an uncontrolled peer, and its readers are not followed",
-    ),
-    tracepoint(NAMES, false, "a request of io_uring is weighed by the descriptor's file at its submission"),
-    tracepoint("io_uring_complete", false, "opens, reads and writes through io_uring are not seen"),
-    Hook {
-        name: "io_uring_complete_by_value",
-        kind: HookKind::TracepointAs("io_uring_complete"),
-        required: false,
-        without: "opens, reads and writes through io_uring are not seen",
-    },
-    tracepoint("io_uring_cqe_overflow", false, "requests of io_uring whose event finds no room are not seen"),
-    tracepoint(
-        "io_uring_submit_req",
-        false,
-        "requests of io_uring that complete without an event are not seen",
-    ),
-    tracepoint(
-        "io_uring_submit_sqe",
-        false,
-        "requests of io_uring that complete without an event are not seen",
-    ),
-    tracepoint("signal_generate", false, "who sends signals to the agent"),
-    iterator("scan_processes", "task", true, "processes older than the agent"),
-    iterator("scan_files", "task_file", true, "descriptors older than the agent"),
-    iterator("scan_marks", "task", true, "an end to watching processes"),
-    iterator("scan_mappings", "task_vma", false, "mappings older than the agent"),
-    tracepoint("sys_exit", true, "every system call"),
-    Hook { name: EGRESS, kind: HookKind::Egress, required: false, without: "what the whole host sends" },
-];
-
-const fn tracepoint(name: &'static str, required: bool, without: &'static str) -> Hook {
-    Hook { name, kind: HookKind::Tracepoint, required, without }
-}
-
-const fn iterator(name: &'static str, over: &'static str, required: bool, without: &'static str) -> Hook {
-    Hook { name, kind: HookKind::Iterator(over), required, without }
-}
-
-/// What came of one hook.
-#[derive(Debug)]
-pub struct HookReport {
-    pub hook: Hook,
-    pub result: Result<(), String>,
-}
 
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
@@ -345,29 +236,6 @@ pub(super) fn overlay_wraps(kernel: &Btf<'_>, module: Option<&[u8]>, release: &s
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 13),
         _ => true,
-    }
-}
-
-/// Of two forms of one tracepoint a kernel has one: the other is not missing.
-fn settle_alternatives(hooks: &mut Vec<HookReport>) {
-    for (newer, older) in ALTERNATIVES {
-        let works = |name| hooks.iter().any(|report| report.hook.name == name && report.result.is_ok());
-        let absent = if works(older) { newer } else { older };
-        hooks.retain(|report| report.hook.name != absent);
-    }
-}
-
-/// Whether the running kernel has the tracepoint of this program with the arguments that it reads; if not, why.
-pub(super) fn fits(kernel: &Btf<'_>, program: &str) -> Result<(), String> {
-    let tracepoint = HOOKS.iter().find(|hook| hook.name == program).map_or(program, |hook| hook.tracepoint());
-    let Some(found) = kernel.tracepoint(tracepoint) else {
-        return Err(format!("not on this kernel: it has no tracepoint {tracepoint}"));
-    };
-    match PROTOTYPES.iter().find(|(name, _)| *name == program) {
-        Some((_, wanted)) if *wanted != found => {
-            Err(format!("not on this kernel: its {tracepoint} is {found}, and {wanted} is needed"))
-        }
-        _ => Ok(()),
     }
 }
 

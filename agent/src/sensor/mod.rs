@@ -11,6 +11,7 @@ mod drain;
 mod egress;
 mod facts;
 mod gpus;
+mod hooks;
 mod layout;
 mod load;
 mod log;
@@ -46,8 +47,9 @@ pub use self::{
     drain::Past,
     egress::{Sent, Totals},
     facts::read_record,
+    hooks::{HOOKS, Hook, HookKind, HookReport},
     layout::{Label, Mismatch},
-    load::{HOOKS, Hook, HookKind, HookReport, KERNEL_BTF, Setup},
+    load::{KERNEL_BTF, Setup},
     pins::{PinError, Pins},
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading, SensedAct},

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{
     KERNEL_BTF,
     btf::{Btf, BtfError, Kind},
-    load,
+    hooks, load,
     offsets::{self, OffsetError},
 };
 
@@ -117,7 +117,7 @@ fn the_running_kernel_resolves() {
 fn a_hook_attaches_only_where_its_prototype_fits() {
     let told = |release: &str, hook| {
         let bytes = fixture(release);
-        match load::fits(&Btf::parse(&bytes).unwrap(), hook) {
+        match hooks::fits(&Btf::parse(&bytes).unwrap(), hook) {
             Ok(()) => "fits".to_owned(),
             Err(reason) => reason,
         }
