@@ -9,9 +9,8 @@ use agent_ebpf::{self as abi, acts::ActKey, acts::ReachKey};
 
 use super::{
     SensorError,
-    drain::absent_is_fine,
     gpus::Gpus,
-    maps::{Maps, Raw, rows},
+    maps::{Maps, Raw, absent_is_fine, rows},
     reading::{self, Reading},
 };
 use crate::event::{AssetSet, BootNs, Source};

@@ -14,9 +14,8 @@ use agent_ebpf::egress::{
 
 use super::{
     Sensor, SensorError,
-    drain::absent_is_fine,
     hooks::EGRESS,
-    maps::{Maps, Raw, rows},
+    maps::{Maps, Raw, absent_is_fine, rows},
 };
 use crate::event::{BootNs, Remote};
 

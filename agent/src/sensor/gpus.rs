@@ -12,8 +12,7 @@ use agent_ebpf::{
 
 use super::{
     SensorError,
-    drain::absent_is_fine,
-    maps::{Maps, Raw, row, rows},
+    maps::{Maps, Raw, absent_is_fine, row, rows},
     reading::{self, Reading, SensedAct},
 };
 use crate::event::{AssetSet, BootNs, Dev};

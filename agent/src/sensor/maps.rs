@@ -171,3 +171,12 @@ pub(super) fn row<K: Abi, V: Pod>(
         Err(error) => Err(error.into()),
     }
 }
+
+/// What came of removing a row: that it was gone already is no error.
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), SensorError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

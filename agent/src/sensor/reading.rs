@@ -59,6 +59,41 @@ pub enum Reading {
     Loss(Loss),
 }
 
+impl Reading {
+    /// What the row of a holder says.
+    pub(super) fn held(key: &abi::HolderKey, value: &abi::HolderValue) -> Self {
+        let parent = (value.parent.tgid != 0).then(|| holder(&value.parent));
+        let holder = holder(key);
+        Self::Holder { holder, parent, inherited: value.inherited, at: BootNs(value.since) }
+    }
+
+    /// What the row of a take says, with `bytes` in place of its own.
+    pub(super) fn taken(key: &abi::TakeKey, bytes: u64, value: &abi::TakeValue) -> Self {
+        let (holder, source) = (holder(&key.holder), source(&key.source));
+        Self::Take { holder, source, bytes, at: BootNs(value.last) }
+    }
+
+    /// What the row of a flow says, with `bytes` in place of its own.
+    pub(super) fn put(key: &abi::FlowKey, bytes: u64, value: &abi::FlowValue) -> Self {
+        Self::Flow {
+            holder: holder(&key.holder),
+            sink: sink(&key.sink),
+            magic: value.magic,
+            assets: AssetSet(key.assets),
+            bytes,
+            at: BootNs(value.last),
+        }
+    }
+
+    /// When a row grew last; rows of holders come first, because the others are theirs.
+    pub(super) const fn moved_at(&self) -> BootNs {
+        match self {
+            Self::Take { at, .. } | Self::Flow { at, .. } => *at,
+            _ => BootNs(0),
+        }
+    }
+}
+
 /// What was done, as the kernel side names it; in the words of people it is an `event::Act`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SensedAct {

@@ -6,8 +6,7 @@ use agent_ebpf::{self as abi, acts};
 
 use super::{
     Sensor, SensorError,
-    drain::absent_is_fine,
-    maps::{Raw, row},
+    maps::{Raw, absent_is_fine, row},
 };
 use crate::event::{AssetSet, Dev};
 

@@ -21,8 +21,7 @@ use super::{
     adopt::{MAPS, link_name},
     beyond::now,
     born,
-    drain::absent_is_fine,
-    maps::{Hash, Raw, rows},
+    maps::{Hash, Raw, absent_is_fine, rows},
     pins::Pins,
     reading,
 };

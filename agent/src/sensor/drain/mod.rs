@@ -6,6 +6,8 @@
 //!
 //! Rows of an image that ended are read once more after its end was seen, then removed: nothing can be added to them.
 
+mod past;
+
 use std::{
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
@@ -13,31 +15,23 @@ use std::{
 
 use agent_ebpf as abi;
 
+pub use self::past::Past;
 use super::{
     SensorError,
     acts::Acts,
     beyond::{self, Beyond},
     facts::{self, Fact, Row},
-    maps::{Hash, Maps, Raw, row, rows},
+    maps::{Hash, Maps, Raw, absent_is_fine, row, rows},
     memory::Links,
     reading::{self, Reading},
     told::Told,
 };
-use crate::event::{AssetSet, BootNs, Conclusions, Loss};
+use crate::event::{BootNs, Conclusions, Loss};
 
 /// Steps of one walk over a map: twice its size, because a walk restarts when its row is deleted under it.
 const WALK: usize = 1 << 19;
 /// Between two walks that nothing asks for.
 const WALK_EVERY: Duration = Duration::from_secs(60);
-
-/// What an earlier agent had told of.
-#[derive(Clone, Debug, Default)]
-pub struct Past {
-    /// Processes, sinks and holders first, then takes and flows, oldest first.
-    pub readings: Vec<Reading>,
-    /// What its ledger had concluded from them, and from what is forgotten by now.
-    pub conclusions: Conclusions,
-}
 
 #[derive(Default)]
 pub(super) struct Drain {
@@ -78,56 +72,6 @@ struct Image {
 impl Drain {
     pub(super) fn new(told: Option<Told>) -> Self {
         Self { told, ..Self::default() }
-    }
-
-    /// See [`super::Sensor::past`].
-    pub(super) fn past(&mut self, maps: &Maps) -> Result<Past, SensorError> {
-        let Some(told) = &self.told else { return Ok(Past::default()) };
-        let mut past = Past { readings: Vec::new(), conclusions: told.conclusions()? };
-        for (_, Raw(image)) in rows(&maps.images, WALK)? {
-            past.readings.push(Reading::Process(Box::new(facts::process(&image))));
-        }
-        // The living after the dead, whose ids they may have.
-        for Raw(process) in maps.processes.iter().take(WALK).filter_map(|row| Some(row.ok()?.1)) {
-            if process.reported != 0 {
-                past.readings.push(Reading::Process(Box::new(facts::process(&process))));
-            }
-        }
-        for (_, Raw(sink)) in rows(&maps.sinks, WALK)? {
-            past.readings.push(facts::sink(&sink));
-        }
-        for (key, Raw(value)) in rows(&maps.holders, WALK)? {
-            if beyond::waits(&key, &value) {
-                continue;
-            }
-            let image = self.images.entry(key).or_default();
-            image.inherited = Some(value.inherited);
-            image.beyond = Beyond::told(told, key, &value);
-            past.readings.push(held(&key, &value));
-        }
-        let mut moved = Vec::new();
-        for (key, Raw(value)) in rows(&maps.takes, WALK)? {
-            let bytes = told.take(&key).min(value.bytes);
-            let image = self.images.entry(key.holder).or_default();
-            image.takes.insert(key.source, bytes);
-            let bytes = bytes.saturating_add(image.beyond.on_top(&key.source));
-            if bytes != 0 {
-                moved.push(taken(&key, bytes, &value));
-            }
-        }
-        for (key, Raw(value)) in rows(&maps.flows, WALK)? {
-            let bytes = told.flow(&key).min(value.bytes);
-            self.images.entry(key.holder).or_default().flows.insert((key.assets, key.sink), bytes);
-            if bytes != 0 {
-                moved.push(put(&key, bytes, &value));
-            }
-        }
-        for (key, image) in self.images.iter().filter(|(_, image)| !image.beyond.is_nothing()) {
-            image.beyond.tell(key, &image.takes, beyond::now(), &mut moved);
-        }
-        moved.sort_by_key(moved_at);
-        past.readings.append(&mut moved);
-        Ok(past)
     }
 
     /// See [`super::Sensor::commit`].
@@ -188,7 +132,7 @@ impl Drain {
         }
         self.links.run(maps, &mut rows)?;
         // Rows come in no order; the newest flow of a group is the one that its alert names.
-        rows.sort_by_key(moved_at);
+        rows.sort_by_key(Reading::moved_at);
         readings.append(&mut rows);
         // After what their victims had taken.
         readings.append(&mut acts);
@@ -303,7 +247,7 @@ impl Drain {
             self.ended.push(key);
         }
         if image.inherited.replace(value.inherited) != Some(value.inherited) {
-            readings.push(held(&key, &value));
+            readings.push(Reading::held(&key, &value));
         }
         let beyond = Beyond::of(&value);
         for (&source, known) in &mut image.takes {
@@ -315,7 +259,7 @@ impl Drain {
                 }
                 // What found no room is told below too, on top of the row of its asset.
                 let bytes = value.bytes.saturating_add(beyond.on_top(&source));
-                readings.push(taken(&key, bytes, &value));
+                readings.push(Reading::taken(&key, bytes, &value));
             }
         }
         if beyond != std::mem::replace(&mut image.beyond, beyond) && !beyond.is_nothing() {
@@ -333,7 +277,7 @@ impl Drain {
                 if let Some(told) = &mut self.told {
                     told.read_flow(key);
                 }
-                readings.push(put(&key, value.bytes, &value));
+                readings.push(Reading::put(&key, value.bytes, &value));
             }
         }
         Ok(())
@@ -422,47 +366,5 @@ fn keep(
     match facts::copy::<abi::SinkFact>(record).filter(|fact| fact.fact == abi::FACT_SINK) {
         Some(sink) => sinks.insert(Raw(sink.sink), Raw(sink), 0).is_ok(),
         None => true,
-    }
-}
-
-fn held(key: &abi::HolderKey, value: &abi::HolderValue) -> Reading {
-    let parent = (value.parent.tgid != 0).then(|| reading::holder(&value.parent));
-    let holder = reading::holder(key);
-    Reading::Holder { holder, parent, inherited: value.inherited, at: BootNs(value.since) }
-}
-
-fn taken(key: &abi::TakeKey, bytes: u64, value: &abi::TakeValue) -> Reading {
-    let (holder, source) = (reading::holder(&key.holder), reading::source(&key.source));
-    Reading::Take { holder, source, bytes, at: BootNs(value.last) }
-}
-
-fn put(key: &abi::FlowKey, bytes: u64, value: &abi::FlowValue) -> Reading {
-    Reading::Flow {
-        holder: reading::holder(&key.holder),
-        sink: reading::sink(&key.sink),
-        magic: value.magic,
-        assets: AssetSet(key.assets),
-        bytes,
-        at: BootNs(value.last),
-    }
-}
-
-/// When a row grew last; rows of holders come first, because the others are theirs.
-const fn moved_at(reading: &Reading) -> BootNs {
-    match reading {
-        Reading::Take { at, .. } | Reading::Flow { at, .. } => *at,
-        _ => BootNs(0),
-    }
-}
-
-pub(super) fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), SensorError> {
-    match result {
-        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
     }
 }
