@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::event::AssetKind;
 
+mod assets;
 mod parse;
 mod sinks;
 mod values;

@@ -4,18 +4,12 @@
 //! that are kept here ([`Config::fault_at`]).
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::MAX_ASSETS;
-
-use super::{AssetConfig, Config, Controlled, Limits, Placed, Reader, SensorChoice, SinkConfig};
-use crate::{
-    event::AssetKind,
-    yaml::{self, Check, Diagnostic, Node, format_size},
-};
+use super::{Config, Controlled, Limits, Placed, SensorChoice, SinkConfig};
+use crate::yaml::{self, Check, Diagnostic, Node, format_size};
 
 const DEFAULT_RULES: [&str; 2] = ["/usr/share/weighbridge/rules", "/etc/weighbridge/rules.d"];
 const DEFAULT_STATE_DIR: &str = "/var/lib/weighbridge";
@@ -27,8 +21,8 @@ const MAX_PROPAGATION_FLOOR: u64 = 1 << 20;
 /// Rows of a map of the kernel. The largest map would take some 6 GiB when it is full.
 const FEWEST_ROWS: u64 = 16;
 const MOST_ROWS: u64 = 1 << 24;
-/// Longest name of an asset; it becomes a label and a part of file names.
-const MAX_NAME: usize = 63;
+/// Longest name of a driver, as the kernel's lists have them.
+const MAX_DRIVER: usize = 63;
 
 /// Reads and checks a configuration file.
 ///
@@ -95,10 +89,9 @@ impl ConfigReader<'_> {
             let _ = self.check.choice(node, "`schema`", &[("1", 1)]);
         }
         let assets = fields.need(&mut self.check, "assets").and_then(|node| self.assets(node));
-        let controlled = match fields.get("controlled") {
-            Some(node) => self.controlled(node),
-            None => Some(Controlled::default()),
-        };
+        let controlled = fields
+            .get("controlled")
+            .map_or_else(|| Some(Controlled::default()), |node| self.controlled(node));
         let rules = match fields.get("rules") {
             Some(node) => self.rules(node),
             // One that cannot be looked at is kept: loading the rules will say why.
@@ -118,14 +111,8 @@ impl ConfigReader<'_> {
             }
             None => DEFAULT_LISTEN.parse().ok(),
         };
-        let pin = match fields.get("pin") {
-            Some(node) => self.check.bool(node, "`pin`"),
-            None => Some(true),
-        };
-        let sensor = match fields.get("sensor") {
-            Some(node) => self.sensor(node),
-            None => Some(SensorChoice::Auto),
-        };
+        let pin = fields.get("pin").map_or(Some(true), |node| self.check.bool(node, "`pin`"));
+        let sensor = fields.get("sensor").map_or(Some(SensorChoice::Auto), |node| self.sensor(node));
         let sinks = match fields.get("sinks") {
             Some(node) => self.sinks(node),
             None => {
@@ -133,18 +120,11 @@ impl ConfigReader<'_> {
                 Some(vec![SinkConfig::File { path }])
             }
         };
-        let propagation_floor = match fields.get("propagation_floor") {
-            Some(node) => self.propagation_floor(node),
-            None => Some(DEFAULT_PROPAGATION_FLOOR),
-        };
-        let limits = match fields.get("limits") {
-            Some(node) => self.limits(node),
-            None => Some(Limits::default()),
-        };
-        let gpu_drivers = match fields.get("gpu_drivers") {
-            Some(node) => self.gpu_drivers(node),
-            None => Some(Vec::new()),
-        };
+        let propagation_floor = fields
+            .get("propagation_floor")
+            .map_or(Some(DEFAULT_PROPAGATION_FLOOR), |node| self.propagation_floor(node));
+        let limits = fields.get("limits").map_or_else(|| Some(Limits::default()), |node| self.limits(node));
+        let gpu_drivers = fields.get("gpu_drivers").map_or(Some(Vec::new()), |node| self.gpu_drivers(node));
         fields.done(&mut self.check);
         Some(Config {
             file: file.to_owned(),
@@ -160,106 +140,6 @@ impl ConfigReader<'_> {
             limits: limits?,
             gpu_drivers: gpu_drivers?,
         })
-    }
-
-    fn assets(&mut self, node: &Node) -> Option<Vec<AssetConfig>> {
-        let items = self.check.list(node, "`assets`")?;
-        if let Some(first_too_many) = items.get(MAX_ASSETS) {
-            let message = format!("more than {MAX_ASSETS} assets");
-            self.check.error(
-                first_too_many.span,
-                message,
-                "put several directories into one asset's `paths`",
-            );
-        }
-        let mut assets = Vec::new();
-        let mut names = BTreeMap::new();
-        let mut paths = BTreeMap::new();
-        for item in items {
-            let Some(mut fields) = self.check.fields(item, "the asset") else { continue };
-            let name =
-                fields.need(&mut self.check, "name").and_then(|node| self.asset_name(node, &mut names));
-            let kind = fields.need(&mut self.check, "kind").and_then(|node| {
-                let words = AssetKind::ALL.map(|kind| (kind.as_str(), kind));
-                self.check.choice(node, "the asset's `kind`", &words)
-            });
-            let asset_paths =
-                fields.need(&mut self.check, "paths").and_then(|node| self.asset_paths(node, &mut paths));
-            let readers = match fields.get("readers") {
-                Some(node) => self.readers(node),
-                None => Some(Vec::new()),
-            };
-            fields.done(&mut self.check);
-            if let (Some(name), Some(kind), Some(paths), Some(readers)) = (name, kind, asset_paths, readers) {
-                assets.push(AssetConfig { name, kind, paths, readers });
-            }
-        }
-        Some(assets)
-    }
-
-    fn asset_name(&mut self, node: &Node, names: &mut BTreeMap<String, u32>) -> Option<String> {
-        let name = self.check.text(node, "the asset's `name`")?;
-        let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        if !name.starts_with(is_alphanumeric)
-            || name.len() > MAX_NAME
-            || !name.chars().all(|c| is_alphanumeric(c) || "._-".contains(c))
-        {
-            let help = format!(
-                "use lower-case letters, digits, `.`, `_` and `-`, a letter or a digit first, at most {MAX_NAME} in all"
-            );
-            self.check.error(node.span, format!("`{name}` is not a name for an asset"), help);
-            return None;
-        }
-        if let Some(line) = names.insert(name.to_owned(), node.span.line) {
-            let message = format!("a second asset is named `{name}`");
-            self.check.error(
-                node.span,
-                message,
-                format!("the first is in line {line}: rename one of the two"),
-            );
-        }
-        Some(name.to_owned())
-    }
-
-    fn asset_paths(
-        &mut self,
-        node: &Node,
-        seen: &mut BTreeMap<PathBuf, u32>,
-    ) -> Option<Vec<Placed<PathBuf>>> {
-        let items = self.check.list(node, "the asset's `paths`")?;
-        let mut paths = Vec::new();
-        for item in items {
-            let Some(path) = self.path(item, "the asset's path") else { continue };
-            if path.value == Path::new("/") {
-                let help = "name the directory that holds the asset's files";
-                self.check.error(item.span, "an asset cannot be the whole root filesystem", help);
-            } else if let Some(line) = seen.insert(path.value.clone(), item.span.line) {
-                let message = format!("`{}` is listed twice", path.value.display());
-                self.check.error(
-                    item.span,
-                    message,
-                    format!("it is first listed in line {line}: remove one of the two"),
-                );
-            }
-            paths.push(path);
-        }
-        Some(paths)
-    }
-
-    fn readers(&mut self, node: &Node) -> Option<Vec<Reader>> {
-        // An empty list could mean «nobody» or «not known yet», and the two are opposites.
-        let items = self.check.list(node, "`readers`")?;
-        let mut readers = Vec::new();
-        for item in items {
-            let Some((key, value)) = self.one_of(item, "the reader", &["exe", "unit"]) else { continue };
-            let reader = if key == "exe" {
-                self.absolute_path(value, "the reader's `exe`").map(Reader::Exe)
-            } else {
-                self.unit(value)
-            };
-            readers.extend(reader);
-        }
-        Some(readers)
     }
 
     fn controlled(&mut self, node: &Node) -> Option<Controlled> {
@@ -332,7 +212,7 @@ impl ConfigReader<'_> {
         let mut names = Vec::new();
         for item in self.check.list(node, "`gpu_drivers`")? {
             let name = self.check.text(item, "the driver's name")?;
-            if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_whitespace) {
+            if name.is_empty() || name.len() > MAX_DRIVER || name.contains(char::is_whitespace) {
                 let help = "write a name as /proc/devices or /proc/misc has it, such as `nvidia-uvm`";
                 self.check.error(item.span, format!("no driver is called `{name}`"), help);
                 return None;
@@ -368,10 +248,14 @@ impl ConfigReader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use agent_ebpf::MAX_ASSETS;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::FilesystemSelector;
+    use crate::{
+        config::{AssetConfig, FilesystemSelector, Reader},
+        event::AssetKind,
+    };
 
     const COMPLETE: &str = "schema: 1
 assets:
