@@ -9,10 +9,15 @@ pub const ABI: u32 = 1;
 
 pub mod acts;
 pub mod egress;
+mod facts;
 pub mod fields;
+mod losses;
+mod memory;
 pub mod requests;
 pub mod syscalls;
 pub mod tamper;
+
+pub use self::{facts::*, losses::*, memory::*};
 
 /// Most assets that one agent can protect: one bit each in a set of 64, of which the last is the canary's.
 pub const MAX_ASSETS: usize = 63;
@@ -317,98 +322,6 @@ pub struct SharerValue {
     pub brought: u64,
 }
 
-/// First word of every fact in the ring.
-pub const FACT_PROCESS: u32 = 1;
-pub const FACT_OBJECT: u32 = 2;
-pub const FACT_SINK: u32 = 3;
-pub const FACT_WAKE: u32 = 4;
-pub const FACT_ROW: u32 = 5;
-
-/// A path as the kernel walks it: components leaf first, each ended by a NUL, up to the root of the filesystem.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct RawPath {
-    /// Bytes used.
-    pub len: u32,
-    /// Not 0 when the walk stopped before the root.
-    pub truncated: u32,
-    pub bytes: [u8; PATH_BYTES],
-    /// Room for the last component, so that the verifier can bound its write.
-    pub spare: [u8; NAME_BYTES],
-}
-
-/// Who a process is: at exec, or when the agent started. Sent once for each holder and each of its ancestors.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ProcessFact {
-    pub fact: u32,
-    pub uid: u32,
-    /// `u32::MAX` when never set.
-    pub auid: u32,
-    pub parent_tgid: u32,
-    pub key: HolderKey,
-    pub cgroup: u64,
-    pub exe: ObjectKey,
-    /// 1 once it was sent, 2 when it should have been and the ring was full; 0 while nobody needed it.
-    pub reported: u32,
-    /// Bytes of `argv` used.
-    pub argv_len: u32,
-    pub exe_path: RawPath,
-    pub argv: [u8; ARGV_BYTES],
-}
-
-/// A protected file that user space has not registered (`OBJECT_FILE`), found by a name or a directory.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ObjectFact {
-    pub fact: u32,
-    pub asset: u32,
-    pub key: ObjectKey,
-    pub size: u64,
-    pub path: RawPath,
-}
-
-/// The first flow into a sink that has a path, or a carrier made by it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct SinkFact {
-    pub fact: u32,
-    pub reserved: u32,
-    pub sink: SinkKey,
-    pub magic: u64,
-    pub path: RawPath,
-}
-
-/// Bytes move again while user space sleeps.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct WakeFact {
-    pub fact: u32,
-    pub reserved: u32,
-    pub at: u64,
-}
-
-/// A map has a new row; of a holder also: its rows grew. User space looks up what it was told of, and walks the maps only
-/// after a fact was lost: to walk a hash map costs as much as it has buckets, however few rows there are.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct RowFact {
-    pub fact: u32,
-    /// One of the `ROW_` constants; it says which of the rest have a meaning.
-    pub map: u32,
-    pub holder: HolderKey,
-    /// Source of a take, or the carrier.
-    pub object: ObjectKey,
-    /// Of a flow, with `sink`.
-    pub assets: u64,
-    pub sink: SinkKey,
-}
-
-pub const ROW_HOLDER: u32 = 1;
-pub const ROW_TAKE: u32 = 2;
-pub const ROW_FLOW: u32 = 3;
-pub const ROW_CARRIER: u32 = 4;
-
 /// Words shared through the `SHARED` array.
 /// Not 0 while user space sleeps: the next byte that a holder moves wakes it.
 pub const SHARED_ASLEEP: u32 = 0;
@@ -464,48 +377,6 @@ pub const FLOORS: u64 = 16;
 /// More than any asset: what a process can load from a carrier that it has mapped, and store into one, again and again.
 pub const UNCOUNTED: u64 = 1 << 44;
 
-/// Objects that are remembered of one process's shared memory; what is beyond is known by its slot only. Loaders of data have
-/// dozens.
-pub const MEMORY_OBJECTS: usize = 64;
-/// Slots into which the objects of shared memory are hashed. Each is a byte, so that two CPUs that set two of them lose none.
-pub const MEMORY_SLOTS: usize = 256;
-
-/// The slot of an object.
-#[inline(always)]
-#[must_use]
-pub const fn memory_slot(object: &ObjectKey) -> usize {
-    let mixed = (object.ino ^ (object.generation as u64) << 32 ^ object.dev as u64)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 56) as usize
-}
-
-/// One object of a process's shared memory.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryObject {
-    pub key: ObjectKey,
-    /// Bytes mapped.
-    pub bytes: u64,
-    /// `super_block.s_magic` of a file's filesystem; 0 when it is no file.
-    pub magic: u32,
-    /// Not 0 when the process's stores reach the object.
-    pub writes: u32,
-}
-
-/// What memory a process image shares with others: handed down by fork, gone with an exec.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// Not 0 in the slot of each object that it has mapped.
-    pub mapped: [u8; MEMORY_SLOTS],
-    /// The same of those that its stores reach.
-    pub writes: [u8; MEMORY_SLOTS],
-    /// Objects remembered. Two threads that add one at once can lose one of them: its slot tells.
-    pub count: u32,
-    pub reserved: u32,
-    pub objects: [MemoryObject; MEMORY_OBJECTS],
-}
-
 /// Bits of a process in `MARKS`, indexed by its thread group id.
 pub const MARK_WATCHED: u8 = 1;
 pub const MARK_HOLDER: u8 = 2;
@@ -522,45 +393,3 @@ pub const MARK_RACED: u8 = 32;
 pub const MARK_OVERFLOW: u8 = 64;
 /// `PID_MAX_LIMIT` of 64-bit kernels, so that no two live processes share a mark.
 pub const MARKS: usize = 1 << 22;
-
-/// Ways to lose something: (name of the stage, what it means). The index is the slot in `LOSSES`.
-pub const LOSSES: [(&str, &str); 14] = [
-    ("ring_full", "a fact found no room in the ring buffer; byte counts are not affected"),
-    ("holders_full", "processes that found no room in HOLDERS; their bytes are counted together"),
-    (
-        "takes_full",
-        "bytes taken that found no room in TAKES; they count for every asset that their holder touched",
-    ),
-    ("flows_full", "bytes put that found no room in FLOWS; they count as gone to a place that nobody listed"),
-    (
-        "objects_full",
-        "protected files or carriers that found no room in OBJECTS; such a file counts as taken whole, and what goes into such a carrier as gone",
-    ),
-    ("processes_full", "process identities that found no room in PROCESSES"),
-    ("read_failed", "a kernel structure could not be read"),
-    ("walk_too_deep", "a path deeper than the walk; taken for protected where its filesystem is"),
-    ("path_cut", "a path longer than its buffer was cut"),
-    ("descriptor_gone", "a descriptor was closed before its call returned"),
-    ("spaces_full", "processes that share memory with others and found no room in SPACES or SHARERS"),
-    ("memory_full", "processes whose shared memory found no room in MEMORY"),
-    ("acts_full", "acts that found no room in ACTS, and users of GPUs that found none in GPU_USERS"),
-    (
-        "reached_full",
-        "bytes that one process took out of another and that found no room in REACHED; they count for every asset that either held",
-    ),
-];
-
-pub const LOSS_RING_FULL: u32 = 0;
-pub const LOSS_HOLDERS_FULL: u32 = 1;
-pub const LOSS_TAKES_FULL: u32 = 2;
-pub const LOSS_FLOWS_FULL: u32 = 3;
-pub const LOSS_OBJECTS_FULL: u32 = 4;
-pub const LOSS_PROCESSES_FULL: u32 = 5;
-pub const LOSS_READ_FAILED: u32 = 6;
-pub const LOSS_WALK_TOO_DEEP: u32 = 7;
-pub const LOSS_PATH_CUT: u32 = 8;
-pub const LOSS_DESCRIPTOR_GONE: u32 = 9;
-pub const LOSS_SPACES_FULL: u32 = 10;
-pub const LOSS_MEMORY_FULL: u32 = 11;
-pub const LOSS_ACTS_FULL: u32 = 12;
-pub const LOSS_REACHED_FULL: u32 = 13;
