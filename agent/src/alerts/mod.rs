@@ -4,6 +4,8 @@
 //! all it gets) nor where alerts go (`sinks`).
 
 mod chain;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod ocsf;
 mod own;
 mod read;
@@ -12,7 +14,7 @@ mod saved;
 mod schema;
 mod seal;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod verify;
 mod words;
 

@@ -168,7 +168,7 @@ mod tests {
     use crate::{
         alerts::{
             Alerts, Context, SealKey,
-            tests::{context, matched},
+            fixtures::{context, matched},
         },
         event::{BootNs, Loss},
         rules::Severity,

@@ -253,7 +253,7 @@ mod tests {
     use crate::{
         alerts::{
             Alerts, Context, Head,
-            tests::{context, matched},
+            fixtures::{context, matched},
             verify,
         },
         event::{BootNs, Loss},

@@ -211,7 +211,7 @@ mod tests {
     use crate::{
         alerts::{
             Alerts,
-            tests::{context, matched},
+            fixtures::{context, matched},
         },
         event::{BootNs, Loss},
         rules::Severity,
