@@ -12,7 +12,7 @@ use crate::{
         Sink, SinkKey, SinkKind, Source,
     },
     pipeline::today,
-    recording::{Change, Header, Reader, Writer, compare, replay},
+    recording::{Change, Reader, Writer, compare, fixtures::header, replay},
     rules::{Mode, RuleSet, Severity},
 };
 
@@ -48,16 +48,7 @@ fn sh(line: &str, folder: &Path) -> Vec<u8> {
 
 /// The weekly backup to its drive, and 300 KiB of the unreleased model to a stranger.
 fn record(file: &Path) {
-    let header = Header {
-        agent: "0.1.0".to_owned(),
-        host: "gpu-1".to_owned(),
-        kernel: "6.18".to_owned(),
-        sensor: "syscall".to_owned(),
-        boot_wall_ms: 1_795_317_000_000,
-        propagation_floor: 65_536,
-        hidden: false,
-    };
-    let mut writer = Writer::create(file, &header).expect("a new file");
+    let mut writer = Writer::create(file, &header()).expect("a new file");
     let mut write = |event: Event, second: u64| writer.write(BootNs(second * SECOND), &event).expect("room");
     let object = ObjectId { dev: Dev::new(8, 16), ino: 1, generation: 0 };
     let drive = Sink {

@@ -293,19 +293,10 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, &'static str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{AssetSet, Dev, HolderId, ObjectId, SinkKey};
-
-    fn header() -> Header {
-        Header {
-            agent: "0.1.0".to_owned(),
-            host: "gpu-1".to_owned(),
-            kernel: "6.18".to_owned(),
-            sensor: "syscall".to_owned(),
-            boot_wall_ms: 7,
-            propagation_floor: 65_536,
-            hidden: false,
-        }
-    }
+    use crate::{
+        event::{AssetSet, Dev, HolderId, ObjectId, SinkKey},
+        recording::fixtures::header,
+    };
 
     fn flow(bytes: u64) -> Event {
         Event::Flow {

@@ -5,6 +5,8 @@
 //! here needs rights.
 
 mod file;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod hide;
 mod replay;
 mod suggest;

@@ -218,51 +218,29 @@ mod tests {
             Asset, AssetId, AssetKind, AssetSet, Control, Dev, Event, HolderId, ObjectId, Process, Sink,
             SinkKey, SinkKind, Source,
         },
-        recording::{Header, Writer},
+        recording::{Header, Writer, fixtures::header},
+        rules::fixtures::rule_set,
     };
 
     const MIB: u64 = 1 << 20;
     const SECOND: u64 = 1_000_000_000;
 
     fn rules(gte: &str) -> Arc<RuleSet> {
-        let text = format!(
-            "schema: 1
-pack: test
-rules:
-  - id: TEST-0001
-    revision: 1
-    title: A copy
-    severity: medium
-    status: test
-    mode: alert
-    owner: soc
-    runbook: none
-    on: flow
-    match: {{sink.control: uncontrolled}}
-    aggregate: {{sum: bound, by: [asset.name], over: 10m, tiers: [{{gte: {gte}, severity: high}}]}}
+        let tiers = format!("tiers: [{{gte: {gte}, severity: high}}]");
+        let body = format!(
+            "    match: {{sink.control: uncontrolled}}
+    aggregate: {{sum: bound, by: [asset.name], over: 10m, {tiers}}}
     group_by: [asset.name]
 "
         );
-        let today = jiff::civil::date(2026, 11, 22);
-        Arc::new(
-            RuleSet::parse(&[("test.yaml".into(), text)], today)
-                .unwrap_or_else(|faults| panic!("{faults:?}")),
-        )
+        rule_set("alert", &body)
     }
 
     /// A process takes 20 MiB and puts 8 of them on a stick, one a second.
     fn recording() -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("r");
-        let header = Header {
-            agent: "0.1.0".to_owned(),
-            host: "gpu-1".to_owned(),
-            kernel: "6.18".to_owned(),
-            sensor: "syscall".to_owned(),
-            boot_wall_ms: 0,
-            propagation_floor: 65_536,
-            hidden: false,
-        };
+        let header = Header { boot_wall_ms: 0, ..header() };
         let holder = HolderId { tgid: 7, exec: 0, start: BootNs(1) };
         let key = SinkKey::File(ObjectId { dev: Dev::new(8, 16), ino: 1, generation: 0 });
         let asset = Asset {

@@ -1,4 +1,4 @@
-//! A rule set and a record for the tests of this module. It must not know what is tested with them.
+//! A rule set and a record for the tests of this module and of what uses rules. It must not know what is tested with them.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const TODAY: Date = date(2026, 11, 22);
 
 /// A set of one rule for flows; `body` is the rest of the rule, from `match` on.
-pub(super) fn rule_set(mode: &str, body: &str) -> Arc<RuleSet> {
+pub(crate) fn rule_set(mode: &str, body: &str) -> Arc<RuleSet> {
     let text = format!(
         "schema: 1
 pack: test

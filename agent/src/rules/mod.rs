@@ -10,7 +10,7 @@ mod exception;
 pub mod explain;
 mod field;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod match_parse;
 mod matcher;
 mod parse;

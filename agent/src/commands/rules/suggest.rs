@@ -225,7 +225,7 @@ mod tests {
             Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId, ObjectId, Process,
             Proto, Sink, SinkKey, SinkKind, Source,
         },
-        recording::{Header, Reader, Writer},
+        recording::{Header, Reader, Writer, fixtures::header},
         rules::RuleSet,
     };
 
@@ -238,15 +238,7 @@ mod tests {
     fn suggested(hidden: bool, told: &[Told<'_>]) -> (Vec<Suggestion>, Suggester) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("r");
-        let header = Header {
-            agent: "0.1.0".to_owned(),
-            host: "gpu-1".to_owned(),
-            kernel: "6.18".to_owned(),
-            sensor: "syscall".to_owned(),
-            boot_wall_ms: 1_795_317_000_000,
-            propagation_floor: 65_536,
-            hidden,
-        };
+        let header = Header { hidden, ..header() };
         let mut writer = Writer::create(&path, &header).unwrap();
         let mut write =
             |event: Event, second: u64| writer.write(BootNs(second * 1_000_000_000), &event).unwrap();
