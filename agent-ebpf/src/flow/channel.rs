@@ -11,8 +11,8 @@ use crate::{
     maps::{set_shared, shared},
 };
 use agent_ebpf::{
-    ALL_ASSETS, CLASS_NETLINK, CLASS_PACKETS, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL, ObjectKey,
-    SHARED_PACKETS, SINK_PROCESS,
+    ALL_ASSETS, CLASS_NETLINK, CLASS_PACKETS, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL,
+    ObjectKey, SHARED_PACKETS, SINK_PROCESS,
 };
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,

@@ -11,8 +11,8 @@ use crate::{
 };
 use agent_ebpf::{
     ALL_ASSETS, FlowKey, HolderKey, LOSS_MEMORY_FULL, MARK_HOLDER, MARK_MAPPED, MEMORY_OBJECTS, MEMORY_SLOTS,
-    Memory, MemoryObject, OBJECT_CARRIER, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS, SHARED_MEMORY_ASSETS,
-    SINK_FILE, memory_slot,
+    Memory, MemoryObject, OBJECT_CARRIER, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_MAPPINGS,
+    SHARED_MEMORY_ASSETS, SINK_FILE, memory_slot,
 };
 
 /// Values of `dev` from here on are ours, for what is no file.

@@ -8,7 +8,8 @@ use crate::{
         AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, Dentry, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, S_IFSOCK, Sock,
     },
     maps::{
-        DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, SOURCE_SCRATCH, Source, lose,
+        DEVICES, FACTS, NAME_SCRATCH, NAMES, OBJECT_SCRATCH, OBJECTS, PROPAGATION_FLOOR, SOURCE_SCRATCH,
+        Source, lose,
     },
 };
 use agent_ebpf::{

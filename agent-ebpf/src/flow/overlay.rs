@@ -138,7 +138,11 @@ fn put_copy(task: Task) -> Option<()> {
     let (holder, row) = hold::held(task)?;
     // SAFETY: the row stays valid until the program ends.
     let assets = unsafe { (*row).assets };
-    put::count(&FlowKey { holder, assets, sink: put::sink_of(inode.known()?)? }, bytes, Some((dentry, inode)));
+    put::count(
+        &FlowKey { holder, assets, sink: put::sink_of(inode.known()?)? },
+        bytes,
+        Some((dentry, inode)),
+    );
     // SAFETY: the row stays valid until the program ends.
     unsafe { hold::moved(&holder, row) };
     Some(())

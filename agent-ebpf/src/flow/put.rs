@@ -3,7 +3,8 @@
 use super::{carrier, hold, now, path, reach, row, send};
 use crate::{
     kernel::{
-        Dentry, File, Inode, Known, MQUEUE_MAGIC, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK, Task,
+        Dentry, File, Inode, Known, MQUEUE_MAGIC, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK,
+        Task,
     },
     maps::{FACTS, FLOWS, SINK_SCRATCH, SINKS, SOCKETS_COUNTED, add, lose},
 };

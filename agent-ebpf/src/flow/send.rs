@@ -12,8 +12,8 @@ use crate::{
     maps::{ADDRESS_SCRATCH, shared},
 };
 use agent_ebpf::{
-    ALL_ASSETS, CLASS_PACKETS, DEV_UNIX, FlowKey, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_PACKETS, SINK_OTHER, SINK_PEER,
-    SINK_PROCESS, SinkKey,
+    ALL_ASSETS, CLASS_PACKETS, DEV_UNIX, FlowKey, OBJECT_CHANNEL, OBJECT_STREAM, ObjectKey, SHARED_PACKETS,
+    SINK_OTHER, SINK_PEER, SINK_PROCESS, SinkKey,
 };
 
 /// `task` sent `bytes` through `sock`; nothing happens unless its process is a holder.

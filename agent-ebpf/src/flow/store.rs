@@ -14,7 +14,7 @@ use agent_ebpf::{
 use super::{act, hold, object, take};
 use crate::{
     kernel::{BTRFS_MAGIC, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task, XFS_MAGIC},
-    maps::{DEVICES, OBJECTS, SHARED, STORES, lose, shared, Source},
+    maps::{DEVICES, OBJECTS, SHARED, STORES, Source, lose, shared},
 };
 
 /// `MKDEV(MISC_MAJOR, MAPPER_CTRL_MINOR)`.
@@ -55,7 +55,8 @@ fn of(number: u64, mirrors: bool, found: &mut Source) -> Option<()> {
         }
     }
     found.key = ObjectKey { dev: DEV_STORE, generation: 0, ino: number };
-    found.value = ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
+    found.value =
+        ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
     Some(())
 }
 

@@ -4,8 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -19,9 +18,10 @@ use serde_json::{Value, json};
 
 use super::{
     alert::{Alert, Reader},
-    guard::{Undo, Undoing},
+    guard::{Undo, Undoing, ends_with_the_lab},
     metrics::{self, Sample},
     outside::CONTROLLED_NETWORK,
+    service::free,
     wait_for,
 };
 
@@ -79,15 +79,12 @@ impl Config {
     /// # Errors
     /// When no port is free.
     pub fn new(dir: &Path, controlled: &Path) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .context("no port is free")?;
         Ok(Self {
             assets: Vec::new(),
             controlled: vec![controlled.to_path_buf()],
             rules: vec![Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("rules")],
             state_dir: dir.join("state"),
-            listen: port,
+            listen: free()?,
             alerts: dir.join("alerts.ndjson"),
             sinks: Vec::new(),
             sensor: "auto",
@@ -184,13 +181,7 @@ impl Agent {
         command.args(line).arg("run").arg("--config").arg(file).args(arguments);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                Ok(())
-            })
-        };
+        ends_with_the_lab(&mut command);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let kill = Undoing::new(Undo::Kill(child.id()));
         let stderr = Arc::new(Mutex::new(Vec::new()));

@@ -1,12 +1,10 @@
 //! Debian's Alertmanager, as a process of the lab on loopback.
 
 use std::{
-    fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -14,13 +12,11 @@ use serde_json::Value;
 
 use super::{
     agent::get,
-    guard::{Undo, Undoing},
-    wait_for,
+    service::{Service, free},
 };
 
 /// The name of Debian's program.
 pub const PROGRAM: &str = "prometheus-alertmanager";
-const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How one instance is run, whether it runs or not.
 #[derive(Clone, Debug)]
@@ -36,8 +32,7 @@ pub struct Instance {
 #[derive(Debug)]
 pub struct Alertmanager {
     pub instance: Instance,
-    child: Child,
-    _kill: Undoing,
+    _service: Service,
 }
 
 /// Two instances that know each other. They notify `hook`, each alert by itself, soon.
@@ -82,9 +77,6 @@ impl Instance {
     /// # Errors
     /// With its log, when it does not become ready.
     pub fn start(&self) -> Result<Alertmanager> {
-        fs::create_dir_all(&self.dir).context("cannot make Alertmanager's directory")?;
-        let log = self.dir.join("log");
-        let said = File::create(&log).context("cannot make Alertmanager's log")?;
         let mut command = Command::new(PROGRAM);
         command
             .arg(format!("--config.file={}", self.config.display()))
@@ -92,25 +84,9 @@ impl Instance {
             .arg(format!("--web.listen-address={}", self.addr))
             .arg(format!("--cluster.listen-address={}", self.cluster))
             .args(self.peers.iter().map(|peer| format!("--cluster.peer={peer}")))
-            .args(["--cluster.settle-timeout=1s", "--cluster.peer-timeout=1s", "--log.level=debug"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(said);
-        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-                Ok(())
-            })
-        };
-        let child = command.spawn().with_context(|| format!("cannot start {PROGRAM}"))?;
-        let kill = Undoing::new(Undo::Kill(child.id()));
-        let started = Alertmanager { instance: self.clone(), child, _kill: kill };
-        let is_ready = || matches!(get(self.addr, "/-/ready"), Ok((200, _))).then_some(());
-        wait_for(READY_WITHIN, is_ready).with_context(|| {
-            format!("{PROGRAM} is not ready:\n{}", fs::read_to_string(&log).unwrap_or_default())
-        })?;
-        Ok(started)
+            .args(["--cluster.settle-timeout=1s", "--cluster.peer-timeout=1s", "--log.level=debug"]);
+        let service = Service::start(command, &self.dir, self.addr)?;
+        Ok(Alertmanager { instance: self.clone(), _service: service })
     }
 }
 
@@ -123,18 +99,4 @@ impl Alertmanager {
         let (_, page) = get(self.instance.addr, "/api/v2/alerts")?;
         serde_json::from_str(&page).context("the answer of Alertmanager is no JSON")
     }
-}
-
-impl Drop for Alertmanager {
-    fn drop(&mut self) {
-        // Its own child, which nobody has waited for: the pid is still its.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free() -> Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .context("no port is free")
 }

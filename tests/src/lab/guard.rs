@@ -6,8 +6,12 @@
 
 use std::{
     io,
-    os::fd::{IntoRawFd, OwnedFd},
+    os::{
+        fd::{IntoRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI32, Ordering},
@@ -18,7 +22,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::{
     mount::{UnmountFlags, unmount},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, kill_process, set_parent_process_death_signal},
 };
 
 /// One change to the machine, as what takes it back.
@@ -63,6 +67,17 @@ impl Undoing {
     pub fn done(self) {
         open_registry().take(self.id);
     }
+}
+
+/// Has the kernel kill what `command` starts when the thread that started it ends, however that comes about.
+pub(super) fn ends_with_the_lab(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            Ok(())
+        })
+    };
 }
 
 impl Drop for Undoing {

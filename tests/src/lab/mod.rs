@@ -11,10 +11,12 @@ pub mod guard;
 pub mod hook;
 mod http;
 pub mod metrics;
+mod namespace;
 pub mod outside;
 pub mod process;
 pub mod prometheus;
 pub mod recording;
+mod service;
 pub mod volume;
 pub mod weights;
 

@@ -1,6 +1,6 @@
 //! The world outside of the host: a network namespace behind a veth pair, with receivers that keep the truth.
 //!
-//! It has no name and no file: the kernel takes it down with the lab's process. Must not know what is sent to it.
+//! Must not know what is sent to it.
 
 use std::{
     fs::File,
@@ -17,7 +17,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ring::digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{http, process::hex, run};
+use super::{
+    http,
+    namespace::{self, End},
+    process::hex,
+    run,
+};
 
 /// An address that no configuration of the lab lists (TEST-NET-2).
 pub const UNCONTROLLED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
@@ -61,36 +66,23 @@ impl Outside {
     /// # Errors
     /// When `ip` is missing, or the kernel has no veth.
     pub fn new() -> Result<Self> {
-        let (made, wait_made) = mpsc::channel();
-        let (go, wait_go) = mpsc::channel::<()>();
-        // A thread can live in a namespace of its own. It stays until the interface was moved to it by its id.
-        let thread = thread::Builder::new().name("outside".into()).spawn(move || -> Result<()> {
-            // SAFETY: only this thread changes its network namespace; no memory or descriptor is affected.
-            let refused = unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0;
-            let tid = rustix::thread::gettid().as_raw_nonzero();
-            let namespace = if refused {
-                Err(std::io::Error::last_os_error())
-            } else {
-                File::open(format!("/proc/self/task/{tid}/ns/net"))
-            };
-            made.send((tid, namespace)).map_err(|_| anyhow!("the lab stopped waiting"))?;
-            wait_go.recv().context("the lab gave up on the outside")?;
-            ip("link set lo up")?;
-            ip("link set outside0 up")?;
-            ip(&format!("addr add {UNCONTROLLED}/24 dev outside0"))?;
-            ip(&format!("addr add {CONTROLLED}/16 dev outside0"))?;
-            ip(&format!("addr add {UNCONTROLLED_V6}/64 dev outside0 nodad"))
-        });
-        let thread = thread.context("cannot start a thread for the outside")?;
-        let (tid, namespace) = wait_made.recv().context("the outside's thread ended early")?;
-        let namespace = namespace.context("the kernel refuses a network namespace")?;
-        ip(&format!("link add inside0 type veth peer name outside0 netns {tid}"))?;
-        ip("link set inside0 up")?;
-        ip(&format!("addr add {INSIDE}/24 dev inside0"))?;
-        ip("addr add 10.20.0.1/16 dev inside0")?;
-        ip("addr add 2001:db8::1/64 dev inside0 nodad")?;
-        go.send(()).map_err(|_| anyhow!("the outside's thread ended early"))?;
-        thread.join().map_err(|_| anyhow!("the outside's thread panicked"))??;
+        let here = End {
+            interface: "inside0",
+            addresses: &[
+                format!("{INSIDE}/24"),
+                "10.20.0.1/16".to_owned(),
+                "2001:db8::1/64 nodad".to_owned(),
+            ],
+        };
+        let there = End {
+            interface: "outside0",
+            addresses: &[
+                format!("{UNCONTROLLED}/24"),
+                format!("{CONTROLLED}/16"),
+                format!("{UNCONTROLLED_V6}/64 nodad"),
+            ],
+        };
+        let namespace = namespace::linked(&here, &there)?;
         Ok(Self { namespace })
     }
 
@@ -352,11 +344,6 @@ fn receive_all(mut stream: TcpStream) -> Result<Received> {
 
 fn join(thread: JoinHandle<Result<Received>>) -> Result<Received> {
     thread.join().map_err(|_| anyhow!("the receiver panicked"))?
-}
-
-/// `ip` in the namespace of the calling thread, which a child inherits.
-fn ip(arguments: &str) -> Result<()> {
-    run(Command::new("ip").args(arguments.split(' '))).with_context(|| format!("ip {arguments}"))
 }
 
 /// Waits until the socket has something to read or to accept.

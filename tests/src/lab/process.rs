@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
@@ -14,7 +14,7 @@ use ring::digest;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
-    guard::{Undo, Undoing},
+    guard::{Undo, Undoing, ends_with_the_lab},
     wait_for,
 };
 
@@ -63,13 +63,7 @@ impl Running {
             .collect::<Vec<_>>()
             .join(" ");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-                Ok(())
-            })
-        };
+        ends_with_the_lab(command);
         let before = boot_ns();
         let mut child = command.spawn().with_context(|| format!("cannot start {}", exe.display()))?;
         let after = boot_ns();

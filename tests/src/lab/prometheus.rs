@@ -1,33 +1,23 @@
 //! Debian's Prometheus, as a process of the lab on loopback.
 
-use std::{
-    fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
     agent::get,
-    guard::{Undo, Undoing},
-    wait_for,
+    service::{Service, free},
 };
 
 /// The name of Debian's program.
 pub const PROGRAM: &str = "prometheus";
-const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running server; killed when it is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
     addr: SocketAddr,
-    child: Child,
-    _kill: Undoing,
+    _service: Service,
 }
 
 impl Prometheus {
@@ -38,9 +28,7 @@ impl Prometheus {
     /// With its log, when it does not become ready.
     pub fn start(dir: &Path, targets: &[String], rules: &[&Path]) -> Result<Self> {
         fs::create_dir_all(dir).context("cannot make Prometheus' directory")?;
-        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .context("no port is free")?;
+        let addr = free()?;
         // JSON is YAML.
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -49,31 +37,12 @@ impl Prometheus {
         });
         let file = dir.join("prometheus.yml");
         fs::write(&file, config.to_string()).context("cannot write Prometheus' configuration")?;
-        let log = dir.join("log");
-        let said = File::create(&log).context("cannot make Prometheus' log")?;
         let mut command = Command::new(PROGRAM);
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()))
-            .arg(format!("--web.listen-address={addr}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(said);
-        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-                Ok(())
-            })
-        };
-        let child = command.spawn().with_context(|| format!("cannot start {PROGRAM}"))?;
-        let kill = Undoing::new(Undo::Kill(child.id()));
-        let started = Self { addr, child, _kill: kill };
-        let is_ready = || matches!(get(addr, "/-/ready"), Ok((200, _))).then_some(());
-        wait_for(READY_WITHIN, is_ready).with_context(|| {
-            format!("{PROGRAM} is not ready:\n{}", fs::read_to_string(&log).unwrap_or_default())
-        })?;
-        Ok(started)
+            .arg(format!("--web.listen-address={addr}"));
+        Ok(Self { addr, _service: Service::start(command, dir, addr)? })
     }
 
     /// The samples of an instant query, each an object `{metric, value: [time, text]}`.
@@ -109,14 +78,6 @@ impl Prometheus {
         let (status, page) = get(self.addr, path)?;
         ensure!(status == 200, "{path}: {status} {page}");
         serde_json::from_str(&page).context("the answer of Prometheus is no JSON")
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Its own child, which nobody has waited for: the pid is still its.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
