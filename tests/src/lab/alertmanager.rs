@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    agent::get,
+    http::get,
     service::{Service, free},
 };
 

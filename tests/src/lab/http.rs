@@ -1,9 +1,9 @@
-//! The least HTTP that a thief's tools need at the other end: one upload is taken, one file is asked for. What was received is
-//! the body. Must not know what is in it.
+//! The least HTTP that the lab needs. At the other end of a thief's tools one upload is taken, one file is asked for, and what was
+//! received is the body; of the agent and of other servers a page is asked for. Must not know what is in it.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A header line, and how many of them: more is no client of the lab.
 const LONGEST_LINE: u64 = 8192;
 const MOST_LINES: usize = 100;
+/// A page of a server of the lab is some hundred kilobytes at most.
+const LARGEST_PAGE: u64 = 16 << 20;
+const PAGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Takes one upload with a `Content-Length`, and answers 200.
 ///
@@ -54,6 +57,21 @@ pub(super) fn download(stream: TcpStream, path: &str) -> Result<Received> {
     ensure!(status.split(' ').nth(1) == Some("200"), "the server answered {status}");
     headers(&mut reader)?;
     body(reader)
+}
+
+/// A page: its status and its text.
+///
+/// HTTP/1.0, so that the answer ends with the connection and is never chunked.
+pub(super) fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(addr).with_context(|| format!("nobody listens at {addr}"))?;
+    stream.set_read_timeout(Some(PAGE_WITHIN)).context("cannot limit the wait")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").context("cannot ask")?;
+    let mut answer = String::new();
+    stream.take(LARGEST_PAGE).read_to_string(&mut answer).context("cannot read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
+    Ok((status, body.to_owned()))
 }
 
 fn ends(stream: TcpStream) -> Result<(BufReader<TcpStream>, TcpStream)> {

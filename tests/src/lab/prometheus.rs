@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    agent::get,
+    http::get,
     service::{Service, free},
 };
 

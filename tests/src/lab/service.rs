@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    agent::get,
     guard::{Undo, Undoing, ends_with_the_lab},
+    http::get,
     wait_for,
 };
 

@@ -1,10 +1,10 @@
 //! The real agent: configured, started, listened to, stopped. Knows its contract (DESIGN §4) and nothing of its inside.
 
+mod config;
+
 use std::{
-    fmt::Write as _,
-    fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -14,148 +14,20 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+pub use self::config::{AssetConfig, Config, Start};
 use super::{
     alert::{Alert, Reader},
     guard::{Undo, Undoing, ends_with_the_lab},
+    http::get,
     metrics::{self, Sample},
-    outside::CONTROLLED_NETWORK,
-    service::free,
     wait_for,
 };
 
 /// Loading and proving the hooks takes a fraction of a second; a busy machine takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
-/// An answer of the agent's HTTP server is some hundred kilobytes at most.
-const LARGEST_PAGE: u64 = 16 << 20;
-
-/// A configuration file in the making.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub assets: Vec<AssetConfig>,
-    /// Mount points.
-    pub controlled: Vec<PathBuf>,
-    pub rules: Vec<PathBuf>,
-    pub state_dir: PathBuf,
-    pub listen: SocketAddr,
-    pub alerts: PathBuf,
-    /// Sinks beside that file.
-    pub sinks: Vec<Value>,
-    /// `auto`, `syscall` or `function`.
-    pub sensor: &'static str,
-    /// Rows of the kernel's maps, by their keys in the configuration.
-    pub limits: Vec<(&'static str, u32)>,
-    /// Whether the kernel weighs on without the agent.
-    pub pin: bool,
-    /// More lines, as they are.
-    pub more: String,
-    /// How it is started; not in the file.
-    pub start: Start,
-}
-
-/// What stands around the agent's command line.
-#[derive(Clone, Debug, Default)]
-pub struct Start {
-    /// In front of it: a program that executes what follows, and its arguments.
-    pub launcher: Vec<PathBuf>,
-    /// Behind it.
-    pub arguments: Vec<String>,
-    pub variables: Vec<(String, String)>,
-}
-
-#[derive(Clone, Debug)]
-pub struct AssetConfig {
-    pub name: String,
-    pub path: PathBuf,
-    /// Executables that may take its bytes.
-    pub readers: Vec<PathBuf>,
-}
-
-impl Config {
-    /// A configuration without assets whose files are all below `dir`, which should not lie on a volume of the lab.
-    ///
-    /// # Errors
-    /// When no port is free.
-    pub fn new(dir: &Path, controlled: &Path) -> Result<Self> {
-        Ok(Self {
-            assets: Vec::new(),
-            controlled: vec![controlled.to_path_buf()],
-            rules: vec![Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("rules")],
-            state_dir: dir.join("state"),
-            listen: free()?,
-            alerts: dir.join("alerts.ndjson"),
-            sinks: Vec::new(),
-            sensor: "auto",
-            limits: Vec::new(),
-            pin: false,
-            more: String::new(),
-            start: Start::default(),
-        })
-    }
-
-    /// Adds an asset of kind `weights` without a reader list.
-    #[must_use]
-    pub fn asset(mut self, name: &str, path: &Path) -> Self {
-        self.assets.push(AssetConfig {
-            name: name.to_owned(),
-            path: path.to_path_buf(),
-            readers: Vec::new(),
-        });
-        self
-    }
-
-    /// The file's text, one key per line. JSON strings are YAML strings, so paths need no further care.
-    #[must_use]
-    pub fn to_yaml(&self) -> String {
-        let mut text = String::from("schema: 1\nassets:\n");
-        for asset in &self.assets {
-            let readers: Vec<Value> = asset.readers.iter().map(|exe| json!({"exe": exe})).collect();
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "  - name: {}", json!(asset.name));
-            let _ = writeln!(text, "    kind: weights\n    paths: [{}]", json!(asset.path));
-            if !readers.is_empty() {
-                let _ = writeln!(text, "    readers: {}", Value::from(readers));
-            }
-        }
-        let mounts: Vec<Value> = self.controlled.iter().map(|mount| json!({"mount": mount})).collect();
-        let _ = writeln!(text, "controlled:\n  filesystems: {}", Value::from(mounts));
-        let _ = writeln!(text, "  networks: [{CONTROLLED_NETWORK}]");
-        let _ = writeln!(text, "rules: {}", json!(self.rules));
-        let _ = writeln!(text, "state_dir: {}", json!(self.state_dir));
-        let _ = writeln!(
-            text,
-            "listen: {}\npin: {}\nsensor: {}",
-            json!(self.listen.to_string()),
-            self.pin,
-            self.sensor
-        );
-        text.push_str(&self.more);
-        if !self.limits.is_empty() {
-            let limits: Vec<String> =
-                self.limits.iter().map(|(key, rows)| format!("{key}: {rows}")).collect();
-            let _ = writeln!(text, "limits: {{{}}}", limits.join(", "));
-        }
-        let _ = writeln!(text, "sinks:\n  - {}", json!({"type": "file", "path": self.alerts}));
-        for sink in &self.sinks {
-            let _ = writeln!(text, "  - {sink}");
-        }
-        text
-    }
-
-    /// Writes it to `path`, unless it is there: pinned programs notice who opens an agent's configuration for writing.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let text = self.to_yaml();
-        if fs::read_to_string(path).is_ok_and(|known| known == text) {
-            return Ok(());
-        }
-        fs::write(path, text).with_context(|| format!("cannot write the configuration {}", path.display()))
-    }
-}
 
 /// A running agent; killed when dropped without [`Agent::stop`].
 #[derive(Debug)]
@@ -386,21 +258,10 @@ fn failures(report: &Value) -> Vec<String> {
     }
 }
 
-/// HTTP/1.0, so that the answer ends with the connection and is never chunked.
-pub(super) fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(addr).with_context(|| format!("nobody listens at {addr}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).context("cannot limit the wait")?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").context("cannot ask")?;
-    let mut answer = String::new();
-    stream.take(LARGEST_PAGE).read_to_string(&mut answer).context("cannot read the answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    let status =
-        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
-    Ok((status, body.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
