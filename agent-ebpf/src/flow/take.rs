@@ -3,16 +3,19 @@
 use super::{carrier, channel, hold, is_agent, now, object, reach, row, space, store};
 use crate::{
     kernel::{File, PROC_MAGIC, Sock, Task},
-    maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, shared},
+    maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, mark, shared},
 };
 use agent_ebpf::{
-    CANARY_ASSET, DEV_ASSET, FLOORS, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, OBJECT_FILE,
-    OBJECT_STORE, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
+    CANARY_ASSET, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER, MARK_WATCHED, OBJECT_FILE,
+    OBJECT_STORE, OVERFLOW, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
 };
 
 /// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
 /// was would hold it.
 pub(super) const CANARY: u64 = 1 << CANARY_ASSET;
+
+/// What [`flow_take`] answers when the process is no holder of what it took from: nobody spreads the canary.
+const NOT_HOLDING: u64 = CANARY;
 
 /// Sums beyond this say no more, and must not wrap.
 const ENOUGH: u64 = 1 << 62;
@@ -28,12 +31,17 @@ pub(crate) fn on_take(task: Task, file: File, bytes: u64) {
         0
     } else if assets == 0 {
         reach::flow_read_memory(task.0, file.0, bytes) | flow_take_stored(task.0, bytes)
-    } else if become_holder(task, assets) {
+    } else {
+        let mut spreads = flow_take(task.0, file.0, bytes);
+        if spreads == NOT_HOLDING {
+            spreads = if become_holder(task, assets) { flow_take(task.0, file.0, bytes) } else { 0 };
+            if spreads == NOT_HOLDING {
+                lose(LOSS_HOLDERS_FULL, 1);
+            }
+        }
         // VERIFIER: what a store gives is left by the first for the second, so that it is not on the stack of both («combined
         // stack size»).
-        flow_take(task.0, file.0, bytes) | flow_take_stored(task.0, bytes)
-    } else {
-        0
+        spreads & !NOT_HOLDING | flow_take_stored(task.0, bytes)
     };
     carrier::adopt(task, spreads);
     // Both are charged where both can have given the bytes: a carrier with little in it must not hide its class.
@@ -107,20 +115,28 @@ extern "C" fn flow_class_assets(file: u64) -> u64 {
     }
 }
 
+/// Counts a take from what the last search found. A process that is no holder of it yet is made one first: most are.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_take(task: u64, file: u64, bytes: u64) -> u64 {
     let (task, file) = (Task(task), File(file));
     stored(0);
-    match object::source_again(file) {
-        Some((_, object)) if object.kind == OBJECT_STORE => {
-            store::read(task, file, object.assets);
-            stored(object.assets);
-            0
-        }
-        Some((key, object)) => take(task, key, object, bytes),
-        None => 0,
+    let Some((key, object)) = object::source_again(file) else { return 0 };
+    let Some((holder, row)) = hold::held(task) else { return NOT_HOLDING };
+    // SAFETY: the row stays valid until the program ends.
+    if unsafe { (*row).assets } & object.assets != object.assets || is_agent(task, holder.tgid) {
+        return NOT_HOLDING;
     }
+    if object.kind == OBJECT_STORE {
+        store::read(task, file, object.assets);
+        stored(object.assets);
+        return 0;
+    }
+    // Again: marks are set without a lock, and one can be lost.
+    if holder.tgid != OVERFLOW.tgid {
+        mark(holder.tgid, MARK_HOLDER | MARK_WATCHED);
+    }
+    take_of(holder, row, key, object, bytes)
 }
 
 /// Leaves the assets of the store that was read from for [`flow_take_stored`].
@@ -154,10 +170,23 @@ extern "C" fn flow_take_class(task: u64, file: u64, bytes: u64) -> u64 {
 /// Counts a take of a process that holds already; returns the assets that it spreads from now on, see [`hold::spread`].
 #[inline(always)]
 pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) -> u64 {
-    let Some((holder, row)) = hold::held(task) else {
-        lose(LOSS_HOLDERS_FULL, 1);
-        return 0;
-    };
+    match hold::held(task) {
+        Some((holder, row)) => take_of(holder, row, key, object, bytes),
+        None => {
+            lose(LOSS_HOLDERS_FULL, 1);
+            0
+        }
+    }
+}
+
+#[inline(always)]
+fn take_of(
+    holder: HolderKey,
+    row: *mut HolderValue,
+    key: ObjectKey,
+    object: ObjectValue,
+    bytes: u64,
+) -> u64 {
     let source = if object.kind == OBJECT_FILE {
         ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(object.asset) }
     } else {

@@ -2,10 +2,91 @@
 
 use std::sync::Arc;
 
-use super::Ledger;
-use crate::event::{Act, Asset, AssetId, AssetSet, HolderId, Record, RecordKind};
+use super::{Intake, Ledger, spread::Grown};
+use crate::event::{
+    Act, ActClass, Asset, AssetId, AssetSet, Dev, HolderId, ObjectId, Record, RecordKind, Source,
+};
+
+/// Acts that wait; one more is told at once.
+const WAITING: usize = 1024;
+/// Ancestors that are asked for where they have what they handed down.
+const ANCESTORS: u32 = 64;
+
+/// What listeners hear: all that holders send through the network stack.
+const HEARD: ObjectId =
+    ObjectId { dev: Dev(agent_ebpf::DEV_CLASS), generation: 0, ino: agent_ebpf::CLASS_PACKETS };
+
+/// An act of who is not known to have taken anything yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    holder: HolderId,
+    act: Act,
+    assets: AssetSet,
+}
 
 impl Ledger {
+    /// As [`Ledger::act`]. That a holder has a channel says something once it took bytes that could go through: the sensor takes
+    /// whoever shares memory with a holder for one, and who listens to a device has a socket for it, whatever he hears.
+    pub(super) fn act_or_wait(
+        &mut self,
+        holder: HolderId,
+        act: Act,
+        assets: AssetSet,
+        out: &mut Vec<Record>,
+    ) {
+        let registered = AssetSet(
+            assets.iter().filter(|&asset| self.knows(asset)).fold(0, |set, asset| set | 1 << asset.0),
+        );
+        if act.kind.class() != ActClass::Channel || registered.0 == 0 || self.waiting.len() >= WAITING {
+            self.act(holder, &act, assets, out);
+            return;
+        }
+        self.waiting.push(Waiting { holder, act, assets: registered });
+        self.tell_waiting(out);
+    }
+
+    /// Whether somebody took something whose acts wait for it.
+    pub(super) fn is_waited_for(&self, grown: &Grown) -> bool {
+        let waits = |id: &HolderId| self.waiting.iter().any(|waiting| waiting.holder == *id);
+        !self.waiting.is_empty() && grown.takes.keys().any(|(id, _)| waits(id))
+    }
+
+    /// Tells of the acts whose doers took something by now.
+    pub(super) fn tell_waiting(&mut self, out: &mut Vec<Record>) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            let has = waiting.assets.iter().filter(|&asset| self.has(waiting.holder, asset, ANCESTORS));
+            let due = AssetSet(has.fold(0, |set, asset| set | 1 << asset.0));
+            if due.0 != 0 {
+                self.act(waiting.holder, &waiting.act, due, out);
+                waiting.assets = AssetSet(waiting.assets.0 & !due.0);
+            }
+            if waiting.assets.0 != 0 {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    /// Forgets the acts of who is forgotten.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.retain(|waiting| self.holders.contains_key(&waiting.holder));
+    }
+
+    /// Whether a process has bytes of an asset from anywhere but what it heard.
+    fn has(&self, id: HolderId, asset: AssetId, ancestors: u32) -> bool {
+        let Some(holder) = self.holders.get(&id) else { return false };
+        let gives = |(source, intake): (&Source, &Intake)| {
+            intake.gives.get(&asset).is_some_and(|&bytes| bytes != 0)
+                && match source {
+                    Source::Carrier(object) => *object != HEARD,
+                    Source::Parent(parent) if ancestors != 0 && self.holders.contains_key(parent) => {
+                        self.has(*parent, asset, ancestors - 1)
+                    }
+                    Source::Asset(_) | Source::Parent(_) | Source::Reached(_) => true,
+                }
+        };
+        holder.sources.iter().any(gives)
+    }
+
     /// One record for each asset that the act touched; for one that touched none (against the agent itself), one with the
     /// host as its asset. Reaching into a holder touches all that it holds.
     pub(super) fn act(&self, id: HolderId, act: &Act, assets: AssetSet, out: &mut Vec<Record>) {

@@ -79,6 +79,8 @@ pub struct Ledger {
     intakes: usize,
     /// Where the bytes of each record went that the last event made; see [`Ledger::trace`].
     emitted: Vec<Option<SinkKey>>,
+    /// Acts that are not told yet.
+    waiting: Vec<acts::Waiting>,
     /// What changed since it was last asked for; `None` when nobody asks.
     journal: Option<Journal>,
     /// What an earlier ledger was told is told again: conclusions that are known already do not grow by it.
@@ -206,6 +208,7 @@ impl Ledger {
             flows: 0,
             intakes: 0,
             emitted: Vec::new(),
+            waiting: Vec::new(),
             journal: None,
             restoring: false,
         }
@@ -244,7 +247,7 @@ impl Ledger {
             }
             Event::Act { holder, act, assets, at } => {
                 self.now = self.now.max(at);
-                self.act(holder, &act, assets, out);
+                self.act_or_wait(holder, act, assets, out);
             }
             Event::Egress { to, control, bytes, at } => {
                 self.now = self.now.max(at);
@@ -264,7 +267,11 @@ impl Ledger {
                 }
             }
         }
+        let is_waited_for = self.is_waited_for(&grown);
         self.emit(grown, out);
+        if is_waited_for {
+            self.tell_waiting(out);
+        }
         if self.is_sweep_due() {
             // What is forgotten now cannot be followed later.
             out[first..].iter_mut().enumerate().for_each(|(nth, record)| self.trace(nth, record));

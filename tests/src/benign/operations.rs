@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("find_du_file_and_an_index", find_du_file),
     ("somebody_else_moves_a_gigabyte_on_loopback", a_gigabyte_on_loopback),
     ("somebody_else_sends_half_a_gigabyte", half_a_gigabyte_outside),
+    ("somebody_listens_to_the_loopback_device", listener),
     ("heap_of_who_was_started_by_a_reader", heap_grows),
     ("container_reads_through_an_overlay", container_overlay),
     ("admin_looks_at_the_configuration", admin),
@@ -32,6 +33,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("mounts_come_and_go", mounts_come_and_go),
     ("scrub_and_trim", scrub_and_trim),
 ];
+
+/// A monitor hears a whole model pass and keeps none of it.
+fn listener(w: &mut World) {
+    let scene = w.scene();
+    for way in ["packets_read", "packets_mapped", "raw_tcp"] {
+        let mut command = scene.python("sniffed.py", include_str!("../techniques/scripts/sniffed.py"));
+        scene.run(command.arg(way).arg(&scene.model.files[0]).args(["nowhere", "0"]));
+    }
+    scene.expect_no_incident();
+}
 
 fn rsync_within(w: &mut World) {
     World::needs("rsync");

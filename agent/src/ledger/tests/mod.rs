@@ -1,5 +1,6 @@
 //! The scene that the ledger's tests play in, and what they share.
 
+mod acts;
 mod bounds;
 mod carriers;
 mod forget;

@@ -1,5 +1,5 @@
 """Sends SOURCE over the loopback device from one process to itself, while another listens to the device and sends on what it
-heard to ADDRESS PORT.
+heard to ADDRESS PORT, or nowhere.
 
 usage: sniffed.py WAY SOURCE ADDRESS PORT. The listener is forked before anything is taken, and no descriptor links it to the
 bytes.
@@ -115,7 +115,8 @@ if listener == 0:
     os.write(tell, b"1")
     os.close(tell)
     heard = listen(frames, port)
-    socket.create_connection((ADDRESS, int(PORT))).sendall(heard)
+    if ADDRESS != "nowhere":
+        socket.create_connection((ADDRESS, int(PORT))).sendall(heard)
     os._exit(0)
 os.close(tell)
 os.read(ready, 1)

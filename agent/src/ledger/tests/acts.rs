@@ -1,0 +1,69 @@
+//! Acts of who holds something in the kernel's eyes and took nothing in the ledger's.
+
+use super::*;
+use crate::event::{Act, ActKind};
+
+fn channel(kind: ActKind) -> Act {
+    Act { kind, victim: None, target: None }
+}
+
+impl Scene {
+    fn does(&mut self, holder: HolderId, kind: ActKind) -> usize {
+        let at = BootNs(self.now);
+        let event = Event::Act { holder, act: channel(kind), assets: ONLY_A, at };
+        acts(&self.apply(event))
+    }
+}
+
+fn acts(records: &[Record]) -> usize {
+    records.iter().filter(|record| record.kind == RecordKind::Act).count()
+}
+
+/// What holders send, as listeners hear it.
+fn network() -> SinkKey {
+    SinkKey::Process(object(agent_ebpf::DEV_CLASS, agent_ebpf::CLASS_PACKETS))
+}
+
+#[test]
+fn a_holder_that_took_something_is_told_of_at_once() {
+    let mut scene = scene();
+    let cp = scene.exec(1, "/bin/cp");
+    scene.read(cp, A, MB);
+    assert_eq!(scene.does(cp, ActKind::Packet), 1);
+}
+
+#[test]
+fn a_suspect_is_told_of_once_he_took_something() {
+    let mut scene = scene();
+    let suspect = scene.exec(1, "/bin/suspect");
+    assert_eq!(scene.does(suspect, ActKind::Xdp), 0);
+    assert_eq!(acts(&scene.read(suspect, B, MB)), 0);
+    assert_eq!(acts(&scene.read(suspect, A, MB)), 1);
+    assert_eq!(acts(&scene.read(suspect, A, 2 * MB)), 0);
+}
+
+#[test]
+fn a_listener_and_his_children_are_no_holders_with_a_channel() {
+    let mut scene = scene();
+    let (server, listener, child) =
+        (scene.exec(1, "/bin/server"), scene.exec(2, "/bin/dump"), scene.exec(3, "/bin/dump"));
+    scene.read(server, A, GB);
+    scene.put(server, network(), ONLY_A, GB);
+    scene.drain(listener, network(), GB);
+    scene.take(child, Source::Parent(listener), GB);
+    assert_eq!(scene.does(listener, ActKind::Packet), 0);
+    assert_eq!(scene.does(child, ActKind::Packet), 0);
+    // What it heard is weighed all the same.
+    assert_eq!(scene.ledger.taken(child, A), GB);
+    // The child reads for itself; then the listener gets a part from another channel.
+    assert_eq!(acts(&scene.read(child, A, MB)), 1);
+    scene.put(server, pipe(1), ONLY_A, MB);
+    assert_eq!(acts(&scene.drain(listener, pipe(1), MB)), 1);
+}
+
+#[test]
+fn an_act_that_is_no_channel_does_not_wait() {
+    let mut scene = scene();
+    let suspect = scene.exec(1, "/bin/suspect");
+    assert_eq!(scene.does(suspect, ActKind::RawDevice), 1);
+}
