@@ -1,0 +1,163 @@
+//! Sockets, and packets on their way.
+
+use agent_ebpf::fields::*;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+use super::{field, pointer};
+
+pub(crate) const AF_UNIX: u16 = 1;
+pub(crate) const AF_INET: u16 = 2;
+pub(crate) const AF_INET6: u16 = 10;
+pub(crate) const AF_NETLINK: u16 = 16;
+pub(crate) const AF_PACKET: u16 = 17;
+pub(crate) const AF_VSOCK: u16 = 40;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Sock(pub(crate) u64);
+
+impl Sock {
+    #[inline(always)]
+    pub(crate) fn family(self) -> Option<u16> {
+        field(self.0, &SOCK_FAMILY)
+    }
+
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u8 {
+        field::<u16>(self.0, &SOCK_PROTOCOL).unwrap_or(0) as u8
+    }
+
+    /// A datagram socket; one whose type cannot be read counts as one.
+    #[inline(always)]
+    pub(crate) fn is_datagram(self) -> bool {
+        const SOCK_DGRAM: u16 = 2;
+        field::<u16>(self.0, &SOCK_TYPE).is_none_or(|kind| kind == SOCK_DGRAM)
+    }
+
+    /// A socket of a device or of a whole protocol.
+    #[inline(always)]
+    pub(crate) fn is_raw(self) -> bool {
+        const SOCK_RAW: u16 = 3;
+        field::<u16>(self.0, &SOCK_TYPE) == Some(SOCK_RAW)
+    }
+
+    /// UDP or UDP-Lite, of either family.
+    #[inline(always)]
+    pub(crate) fn is_udp(self) -> bool {
+        let protocol = self.protocol();
+        matches!(self.family(), Some(AF_INET | AF_INET6)) && (protocol == 17 || protocol == 136)
+    }
+
+    /// Peer's port, host order.
+    #[inline(always)]
+    pub(crate) fn peer_port(self) -> u16 {
+        field::<u16>(self.0, &SOCK_DPORT).map_or(0, u16::from_be)
+    }
+
+    #[inline(always)]
+    pub(crate) fn own_port(self) -> u16 {
+        field(self.0, &SOCK_SPORT).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer_v4(self) -> Option<[u8; 4]> {
+        field(self.0, &SOCK_DADDR)
+    }
+
+    #[inline(always)]
+    pub(crate) fn own_v4(self) -> Option<[u8; 4]> {
+        field(self.0, &SOCK_SADDR)
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer_v6(self) -> Option<[u8; 16]> {
+        field(self.0, &SOCK_V6_DADDR)
+    }
+
+    #[inline(always)]
+    pub(crate) fn own_v6(self) -> Option<[u8; 16]> {
+        field(self.0, &SOCK_V6_SADDR)
+    }
+
+    #[inline(always)]
+    pub(crate) fn unix_peer(self) -> Option<Self> {
+        pointer(self.0, &UNIX_PEER).map(Self)
+    }
+
+    /// Whether the kernel routes what it sends to this host itself; `None` when it has no route now.
+    ///
+    /// The device of the route that the socket keeps (`sk_dst_cache`), which is the loopback device for 127.0.0.0/8, ::1 and
+    /// every address of the host's own, whichever source was chosen. Rests on `ip_route_output_key_hash_rcu` and
+    /// `ip6_rt_get_dev_rcu`, 5.10 to 7.2.
+    #[inline(always)]
+    pub(crate) fn stays_here(self) -> Option<bool> {
+        Device(pointer(pointer(self.0, &SOCK_DST)?, &DST_DEV)?).is_loopback()
+    }
+
+    #[inline(always)]
+    pub(crate) fn vsock_own_port(self) -> Option<u32> {
+        field(self.0, &VSOCK_OWN_PORT)
+    }
+
+    /// (context id, port) of a vsock peer.
+    #[inline(always)]
+    pub(crate) fn vsock_peer(self) -> Option<(u32, u32)> {
+        Some((field(self.0, &VSOCK_CID)?, field(self.0, &VSOCK_PORT)?))
+    }
+}
+
+/// A network device.
+#[derive(Clone, Copy)]
+struct Device(u64);
+
+impl Device {
+    #[inline(always)]
+    fn is_loopback(self) -> Option<bool> {
+        const IFF_LOOPBACK: u32 = 8;
+        field::<u32>(self.0, &DEVICE_FLAGS).map(|flags| flags & IFF_LOOPBACK != 0)
+    }
+}
+
+/// A packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet(pub(crate) u64);
+
+/// A UDP datagram in one packet, ports in host order.
+pub(crate) struct Datagram {
+    pub(crate) from_port: u16,
+    pub(crate) to_port: u16,
+    pub(crate) bytes: u64,
+}
+
+impl Packet {
+    /// The UDP datagram in it, if it is whole and on the loopback device. One with extension headers is none.
+    #[inline(always)]
+    pub(crate) fn looped_datagram(self) -> Option<Datagram> {
+        const IPPROTO_UDP: u8 = 17;
+        const IPPROTO_UDPLITE: u8 = 136;
+        if !Device(pointer(self.0, &SKB_DEV)?).is_loopback()? {
+            return None;
+        }
+        let head = pointer(self.0, &SKB_HEAD)?;
+        let network = u64::from(field::<u16>(self.0, &SKB_NETWORK)?);
+        let transport = u64::from(field::<u16>(self.0, &SKB_TRANSPORT)?);
+        // SAFETY: the helper checks the address; both headers are at least this long.
+        let ip = unsafe { bpf_probe_read_kernel((head + network) as *const [u8; 20]) }.ok()?;
+        let protocol = match ip[0] >> 4 {
+            // No fragment, not even the first of some.
+            4 if ip[6] & 0x3f == 0 && ip[7] == 0 => ip[9],
+            6 => ip[6],
+            _ => return None,
+        };
+        if protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE {
+            return None;
+        }
+        // SAFETY: the helper checks the address.
+        let ports = unsafe { bpf_probe_read_kernel((head + transport) as *const [u8; 4]) }.ok()?;
+        let headers = transport.checked_sub(network)? + 8;
+        Some(Datagram {
+            from_port: u16::from_be_bytes([ports[0], ports[1]]),
+            to_port: u16::from_be_bytes([ports[2], ports[3]]),
+            bytes: u64::from(field::<u32>(self.0, &SKB_LEN)?).checked_sub(headers)?,
+        })
+    }
+}
