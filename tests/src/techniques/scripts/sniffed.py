@@ -17,7 +17,7 @@ import threading
 WAY, SOURCE, ADDRESS, PORT = sys.argv[1:5]
 SIZE = os.stat(SOURCE).st_size
 LISTENER = "127.0.0.1", 0
-SOL_PACKET, RX_RING, VERSION, TPACKET_V2 = 263, 5, 10, 1
+SOL_PACKET, RX_RING, VERSION, IGNORE_OUTGOING, TPACKET_V2 = 263, 5, 10, 23, 1
 # Room for a packet as large as the loopback device lets pass.
 FRAME = 1 << 17
 
@@ -42,7 +42,9 @@ def packets_mapped():
     """The same out of a ring that the kernel fills, without a call for any."""
     heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     heard.setsockopt(SOL_PACKET, VERSION, TPACKET_V2)
-    count = 512
+    # Room for all of it, however late it is read; what goes out is seen when it comes in.
+    count = 1024
+    heard.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
     heard.setsockopt(SOL_PACKET, RX_RING, struct.pack("4I", FRAME, count, FRAME, count))
     heard.bind(("lo", 0))
     ring = mmap.mmap(heard.fileno(), FRAME * count, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
