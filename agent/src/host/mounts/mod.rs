@@ -4,19 +4,17 @@
 //! btrfs gives every subvolume its own, so `st_dev` is never used as the identity of a filesystem. This file must not
 //! know what is controlled.
 
+mod line;
+mod watch;
+
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsString,
-    fs::File,
-    os::{fd::AsFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, StatxFlags, statx},
-};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
+pub use self::watch::MountWatch;
 use super::read_limited;
 use crate::event::Dev;
 
@@ -77,7 +75,7 @@ impl MountTable {
         let mut entries = Vec::new();
         for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
             if !line.is_empty() {
-                entries.push(parse_line(line).map_err(|what| MountError::Line { line: index + 1, what })?);
+                entries.push(line::parse(line).map_err(|what| MountError::Line { line: index + 1, what })?);
             }
         }
         mark_visible(&mut entries);
@@ -165,99 +163,6 @@ impl MountTable {
     }
 }
 
-/// Tells when the mount table may have changed.
-#[derive(Debug)]
-pub struct MountWatch {
-    file: File,
-}
-
-impl MountWatch {
-    /// # Errors
-    /// When `/proc/self/mountinfo` cannot be opened.
-    pub fn new() -> Result<Self, MountError> {
-        Ok(Self { file: File::open(MOUNTINFO).map_err(MountError::Read)? })
-    }
-
-    /// Whether a mount came or went since the last call. Does not block; one system call.
-    pub fn changed(&mut self) -> bool {
-        // The kernel keeps the last seen event number per open file, so that nothing is missed between two calls. An
-        // error counts as a change: reading again is the safe answer.
-        let mut fds = [PollFd::new(&self.file, PollFlags::PRI)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match poll(&mut fds, Some(&now)) {
-            Ok(_) => fds[0].revents().intersects(PollFlags::PRI | PollFlags::ERR),
-            Err(_) => true,
-        }
-    }
-}
-
-impl AsFd for MountWatch {
-    /// For an event loop: readable priority data means changed.
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let mut next = |what| fields.next().filter(|field| !field.is_empty()).ok_or(what);
-    let id = number(next("no mount id")?).ok_or("mount id is not a number")?;
-    let parent = number(next("no parent id")?).ok_or("parent id is not a number")?;
-    let dev = parse_dev(next("no device number")?).ok_or("device number is not major:minor")?;
-    let root = unescape(next("no root")?).ok_or("bad escape in the root")?;
-    let point = unescape(next("no mount point")?).ok_or("bad escape in the mount point")?;
-    next("no mount options")?;
-    // Optional fields, of which there may come more, end with a single hyphen.
-    while next("no separator")? != b"-" {}
-    let fstype = unescape(next("no filesystem type")?).ok_or("bad escape in the filesystem type")?;
-    // The source may be empty: `mount -t tmpfs "" /mnt`.
-    let source = fields.next().ok_or("no source")?;
-    let source = unescape(source).ok_or("bad escape in the source")?;
-    let options = fields.next().ok_or("no filesystem options")?;
-    Ok(Mount {
-        id,
-        parent,
-        dev,
-        root: root.into(),
-        point: point.into(),
-        fstype: fstype.to_string_lossy().into_owned(),
-        source: source.to_string_lossy().into_owned(),
-        super_options: String::from_utf8_lossy(options).into_owned(),
-        visible: true,
-    })
-}
-
-fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
-    std::str::from_utf8(field).ok()?.parse().ok()
-}
-
-fn parse_dev(field: &[u8]) -> Option<Dev> {
-    let colon = field.iter().position(|&byte| byte == b':')?;
-    let (major, minor): (u32, u32) = (number(&field[..colon])?, number(&field[colon + 1..])?);
-    (major < 1 << 12 && minor < 1 << 20).then(|| Dev::new(major, minor))
-}
-
-/// Undoes the kernel's `mangle`: a backslash and three octal digits stand for one byte.
-fn unescape(field: &[u8]) -> Option<OsString> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        if byte == b'\\' {
-            let digits = after.get(..3)?;
-            if !digits.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
-                return None;
-            }
-            let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-            bytes.push(u8::try_from(value).ok()?);
-            rest = &after[3..];
-        } else {
-            bytes.push(byte);
-            rest = after;
-        }
-    }
-    Some(OsString::from_vec(bytes))
-}
-
 /// Marks the mounts whose mount point leads elsewhere. A mount is covered by a child at its own mount point, and it and
 /// everything below it is hidden when a sibling (same parent) lies at a directory above it: had the sibling been there
 /// first, it would be the parent.
@@ -293,20 +198,6 @@ fn mark_visible(entries: &mut [Mount]) {
     for (mount, visible) in entries.iter_mut().zip(visible) {
         mount.visible = visible;
     }
-}
-
-/// The path as the kernel's `mangle` prints it; the inverse of [`unescape`].
-#[cfg(test)]
-fn escape(text: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::new();
-    for &byte in text {
-        if b" \t\n\\#".contains(&byte) {
-            escaped.extend_from_slice(format!("\\{byte:03o}").as_bytes());
-        } else {
-            escaped.push(byte);
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -367,18 +258,6 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_named() {
-        let error = |text: &str| MountTable::parse(text.as_bytes()).unwrap_err().to_string();
-        insta::assert_snapshot!(error("21 27 0:21 / /proc rw - proc proc rw\n22 x"),
-            @"/proc/self/mountinfo line 2: parent id is not a number");
-        insta::assert_snapshot!(error("21 27 0:21 / /a\\04 rw - proc proc rw"),
-            @"/proc/self/mountinfo line 1: bad escape in the mount point");
-        insta::assert_snapshot!(error("21 27 0:21 / /a rw shared:1"), @"/proc/self/mountinfo line 1: no separator");
-        insta::assert_snapshot!(error("21 27 4096:21 / /a rw - a b c"),
-            @"/proc/self/mountinfo line 1: device number is not major:minor");
-    }
-
-    #[test]
     fn this_host_has_a_root() {
         let table = MountTable::read().unwrap();
         let root = table.at(Path::new("/")).unwrap();
@@ -387,45 +266,7 @@ mod tests {
         assert_eq!(table.of_path(Path::new("/proc/self/status")).unwrap().fstype, "proc");
     }
 
-    #[test]
-    fn a_watch_sees_a_mount() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root to mount");
-            return;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let mut watch = MountWatch::new().unwrap();
-        let flags = rustix::mount::MountFlags::RDONLY;
-        rustix::mount::mount("none", directory.path(), "tmpfs", flags, None).unwrap();
-        let changed = watch.changed();
-        let table = MountTable::read().unwrap();
-        rustix::mount::unmount(directory.path(), rustix::mount::UnmountFlags::empty()).unwrap();
-        assert!(changed);
-        assert_eq!(table.of_path(directory.path()).map(|_| ()), Some(()));
-        let mount = table.at(directory.path()).unwrap();
-        assert_eq!((mount.fstype.as_str(), mount.visible), ("tmpfs", true));
-    }
-
     proptest! {
-        #[test]
-        fn parsing_never_panics(text in any::<Vec<u8>>()) {
-            let _ = MountTable::parse(&text);
-        }
-
-        #[test]
-        fn lines_of_words_never_panic(text in "([0-9]{1,3} ){2}[0-9]{1,4}:[0-9]{1,4} (/[a-z\\\\0-7]{0,6} ){2}rw( -)?( [a-z]{1,3}){0,4}") {
-            let _ = MountTable::parse(text.as_bytes());
-        }
-
-        #[test]
-        fn escapes_round_trip(name in proptest::collection::vec(1_u8.., 1..40)) {
-            let mut line = b"1 0 8:1 / /".to_vec();
-            line.extend(escape(&name));
-            line.extend(b" rw - ext4 /dev/sda rw\n");
-            let table = MountTable::parse(&line).unwrap();
-            prop_assert_eq!(table.entries()[0].point.as_os_str().as_encoded_bytes(), [b"/", &name[..]].concat());
-        }
-
         #[test]
         fn a_path_below_the_root_lands_below_the_mount_point(
             roots in proptest::collection::vec("(/[ab]{1,2}){1,3}", 1..5), path in "(/[ab]{1,2}){1,5}",
