@@ -94,7 +94,8 @@ pub struct ObjectValue {
     pub assets: u64,
     /// One of the `OBJECT_` constants.
     pub kind: u32,
-    /// Index of the asset of a protected file or directory.
+    /// Index of the asset of a protected file or directory. Of a carrier that an earlier agent knew, the epoch of the scan that
+    /// charges who has it open already; of others 0.
     pub asset: u32,
     /// Epoch of the last scan in which some process had a carrier open.
     pub seen: u32,

@@ -86,6 +86,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("life::service", life::service::TESTS),
     ("life::package", life::package::TESTS),
     ("life::state", life::state::TESTS),
+    ("life::reboot", life::reboot::TESTS),
     ("bad_input", bad_input::TESTS),
     ("delivery", delivery::TESTS),
 ];

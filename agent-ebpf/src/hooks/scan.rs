@@ -113,6 +113,10 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
             // SAFETY: the row stays valid until the program ends.
             unsafe { (*row).seen = shared(SHARED_EPOCH) as u32 };
         }
+        if shared(SHARED_CHARGED) != 0 && is_recalled(&value) && file.is_readable() {
+            // So may he of a copy that an earlier agent knew: the ledger knows how much of it is an asset's.
+            return Some(file.backing().inode()?.size());
+        }
     } else if value.kind == OBJECT_FILE && value.assets & shared(SHARED_CHARGED) != 0 {
         // It may have read the whole file.
         return Some(file.backing().inode()?.size());
@@ -203,12 +207,18 @@ fn note_mapping(task: Task, vma: Vma) -> Option<()> {
     Some(())
 }
 
-/// Whether a file belongs to one of these assets.
+/// Whether a file belongs to one of these assets, or is a carrier of which it is looked for who has it mapped.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_is_charged(file: u64, assets: u64) -> u32 {
     match object::source(File(file)) {
-        Some((_, object)) => u32::from(object.assets & assets != 0),
+        Some((_, object)) => u32::from(object.assets & assets != 0 || is_recalled(&object)),
         None => 0,
     }
+}
+
+/// Whether the scan under way is the one that charges who has this carrier open.
+#[inline(always)]
+fn is_recalled(object: &ObjectValue) -> bool {
+    object.kind == OBJECT_CARRIER && object.asset != 0 && object.asset == shared(SHARED_EPOCH) as u32
 }

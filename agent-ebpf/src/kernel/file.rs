@@ -32,6 +32,13 @@ impl File {
         field::<u32>(self.0, &FILE_MODE).is_none_or(|mode| mode & FMODE_WRITE != 0)
     }
 
+    #[inline(always)]
+    pub(crate) fn is_readable(self) -> bool {
+        /// `FMODE_READ` (`include/linux/fs.h`).
+        const READ: u32 = 1;
+        field::<u32>(self.0, &FILE_MODE).is_none_or(|mode| mode & READ != 0)
+    }
+
     /// Whether it was opened to name a file only (`O_PATH`): nothing is read through it, and opening it by its descriptor is
     /// another open.
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! What only the filesystem itself can answer of an open file: its generation, and the filesystem's UUID.
 //!
-//! The unsafe calls of this area, except for cgroup handles, are here. This file must not know what the answers are for.
+//! The unsafe calls of this area, except for file handles, are here. This file must not know what the answers are for.
 
 use std::{fs::File, os::fd::AsRawFd as _};
 

@@ -20,6 +20,7 @@ pub mod control;
 pub mod doctor;
 pub mod folders;
 pub mod format;
+pub mod handles;
 pub mod hash;
 pub mod interfaces;
 pub mod inventory;
@@ -32,6 +33,7 @@ pub mod store;
 pub mod stores;
 pub mod superblock;
 pub mod sysfs;
+pub mod volumes;
 
 /// What is wrong between the configuration and this host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,6 +40,9 @@ pub type Row = (Vec<u8>, Vec<u8>);
 /// A space, a key, and its new value, if it is to have one.
 type Change<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
 
+/// A key, and its new value if it is to have one.
+pub type Update = (Vec<u8>, Option<Vec<u8>>);
+
 /// Why nothing could be kept.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -173,6 +176,55 @@ impl Store {
         Ok(rows)
     }
 
+    /// Shows each row of a space whose key begins with `prefix`, by key, without remembering it; what is larger than `largest`
+    /// bytes is passed over, and no more than `most` rows are shown. For spaces that are written by [`Store::update`].
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn visit(
+        &self,
+        space: &'static str,
+        prefix: &[u8],
+        (most, largest): (usize, usize),
+        mut show: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        guarded(&self.path, || {
+            let read = self.database.get()?.begin_read()?;
+            let table = read.open_table(ROWS)?;
+            for row in table.range((space, prefix)..)?.take(most) {
+                let (key, value) = row?;
+                let (of, key) = key.value();
+                if of != space || !key.starts_with(prefix) {
+                    break;
+                }
+                if value.value().len() <= largest {
+                    show(key, value.value());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One row.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn get(&self, space: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded(&self.path, || {
+            let read = self.database.get()?.begin_read()?;
+            let value = read.open_table(ROWS)?.get((space, key))?;
+            Ok(value.map(|value| value.value().to_vec()))
+        })
+    }
+
+    /// Bytes that the database takes on the disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |facts| facts.len())
+    }
+
     /// When something was saved last; `None` before the first time.
     ///
     /// # Errors
@@ -195,6 +247,20 @@ impl Store {
     ///
     /// When it cannot be written; then all is as it was.
     pub fn save(&mut self, spaces: &[(&'static str, Vec<Row>)], clock: &Clock) -> Result<bool, StoreError> {
+        self.update(spaces, ("", &[]), clock)
+    }
+
+    /// The same, and of one further space single rows: what is not named there stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::save`].
+    pub fn update(
+        &mut self,
+        spaces: &[(&'static str, Vec<Row>)],
+        (space, updates): (&'static str, &[Update]),
+        clock: &Clock,
+    ) -> Result<bool, StoreError> {
         let mut changes: Vec<Change<'_>> = Vec::new();
         let mut next: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>> = HashMap::new();
         for (space, rows) in spaces {
@@ -214,6 +280,7 @@ impl Store {
                 known.keys().filter(|key| !rows.contains_key(*key)).map(|key| (*space, key.as_slice(), None)),
             );
         }
+        changes.extend(updates.iter().map(|(key, value)| (space, key.as_slice(), value.as_deref())));
         if changes.is_empty() {
             return Ok(false);
         }
@@ -331,6 +398,32 @@ mod tests {
         assert_eq!(store.load("a").unwrap(), [row("2", "new")]);
         assert_eq!(store.load("ab").unwrap(), [row("1", "z")]);
         assert_eq!(store.load("b").unwrap(), []);
+    }
+
+    #[test]
+    fn single_rows_are_written_without_the_rest_of_their_space() {
+        let (_scratch, state) = state();
+        let clock = Clock::default();
+        let (mut store, _) = Store::open(&state).unwrap();
+        let put = |key: &str, value: &str| (key.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
+        store.update(&[], ("a", &[put("x1", "1"), put("x2", "22"), put("y1", "3")]), &clock).unwrap();
+        store.update(&[("b", vec![row("x1", "of b")])], ("a", &[(b"x1".to_vec(), None)]), &clock).unwrap();
+        let shown = |prefix: &str, limits| {
+            let mut shown = Vec::new();
+            store
+                .visit("a", prefix.as_bytes(), limits, |key, value| {
+                    shown.push((key.to_vec(), value.to_vec()))
+                })
+                .unwrap();
+            shown
+        };
+        assert_eq!(shown("", (9, 9)), [row("x2", "22"), row("y1", "3")]);
+        assert_eq!(shown("x", (9, 9)), [row("x2", "22")]);
+        assert_eq!(shown("", (1, 9)), [row("x2", "22")]);
+        assert_eq!(shown("", (9, 1)), [row("y1", "3")], "too large");
+        assert_eq!(store.get("a", b"y1").unwrap().as_deref(), Some(&b"3"[..]));
+        assert_eq!(store.get("a", b"x1").unwrap(), None);
+        assert!(store.bytes() > 0);
     }
 
     #[test]

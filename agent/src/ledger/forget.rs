@@ -230,6 +230,12 @@ impl Ledger {
     }
 
     fn evict_carrier(&mut self, object: ObjectId) {
+        self.drop_carrier(object);
+        self.count_evicted(1);
+    }
+
+    /// Removes a carrier; who took from it keeps the way.
+    pub(super) fn drop_carrier(&mut self, object: ObjectId) {
         let Some(carrier) = self.carriers.get(&object) else { return };
         let assets: Vec<AssetId> = carrier.caps.keys().copied().collect();
         let readers: Vec<HolderId> = carrier.readers.iter().copied().collect();
@@ -245,7 +251,6 @@ impl Ledger {
         {
             journal.caps.extend(removed.caps.keys().map(|&asset| (object, asset)));
         }
-        self.count_evicted(1);
     }
 
     /// Drops the flows that have been still for longest, such as closed connections. Their bytes stay in the sums of

@@ -134,6 +134,10 @@ impl Ledger {
         }
     }
 
+    pub(super) fn file_node(&self, object: ObjectId) -> Node {
+        self.sink_node(SinkKey::File(object))
+    }
+
     fn sink_node(&self, key: SinkKey) -> Node {
         let known = self.sinks.get(&key).map(|known| Arc::clone(&known.sink));
         let sink = known.unwrap_or_else(|| Arc::new(domain::unknown_sink(key)));

@@ -23,6 +23,7 @@ mod egress;
 mod forget;
 mod lineage;
 mod past;
+mod recall;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use self::{
 pub use self::{
     egress::HostEgress,
     forget::Limits,
+    recall::Content,
     view::{FlowView, HolderView},
 };
 use crate::event::{
@@ -232,8 +234,8 @@ impl Ledger {
             Event::Asset(asset) => {
                 let id = asset.id;
                 let (most, before) = self.assets.get(&id).map_or((0, 0), |known| (known.most, known.bytes));
-                // What it shrank by was taken perhaps, and what it grows by is new.
-                let most = most.saturating_add(asset.bytes.saturating_sub(before));
+                // What it shrank by was taken perhaps, and what it grows by is new. An earlier ledger may have known more.
+                let most = most.saturating_add(asset.bytes.saturating_sub(before)).max(asset.most);
                 self.assets.insert(id, Arc::new(Asset { most, ..(*asset).clone() }));
                 self.resize(id, &mut grown);
             }

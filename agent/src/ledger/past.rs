@@ -94,6 +94,10 @@ impl Ledger {
                 .map(|(&asset, &cap)| (asset, cap.saturating_sub(fed.get(&asset).copied().unwrap_or(0))))
                 .filter(|&(_, bytes)| bytes != 0)
                 .collect();
+            // An agent that kept no files may have known of it.
+            if let Some(journal) = &mut self.journal {
+                journal.caps.extend(carrier.caps.keys().map(|&asset| (object, asset)));
+            }
             for (asset, bytes) in missing {
                 let from = self.asset_node(asset);
                 let path = Arc::new(vec![Edge { from, to: to.clone(), bytes }]);

@@ -104,9 +104,22 @@ impl Ledger {
         if self.restoring {
             return;
         }
+        self.raise_cap(object, asset, growth, Some(id), pulls);
+    }
+
+    /// A carrier can hold `growth` bytes more, of whomever. Appends who must look again; `by` has what he put there.
+    pub(super) fn raise_cap(
+        &mut self,
+        object: ObjectId,
+        asset: AssetId,
+        growth: u64,
+        by: Option<HolderId>,
+        pulls: &mut Vec<Pull>,
+    ) {
         if let Some(journal) = &mut self.journal {
             journal.caps.insert((object, asset));
         }
+        let carrier = self.carriers.entry(object).or_default();
         let cap = carrier.caps.entry(asset).or_insert(0);
         let before = *cap;
         *cap = cap.saturating_add(growth);
@@ -121,7 +134,7 @@ impl Ledger {
             self.followed.0 |= 1 << (asset.0 & 63);
             self.pull_all(asset, pulls);
         } else if *cap >= self.floor || self.followed.contains(asset) {
-            pulls.extend(carrier.readers.iter().filter(|&&reader| reader != id).map(|&holder| Pull {
+            pulls.extend(carrier.readers.iter().filter(|&&reader| Some(reader) != by).map(|&holder| Pull {
                 holder,
                 source: Source::Carrier(object),
                 asset,

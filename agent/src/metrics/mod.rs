@@ -39,7 +39,8 @@ const MOST_EXCEPTIONS: usize = 200;
 
 /// Stages of user space; those of the kernel are [`LOSSES`]. All exist from the start, for `increase()` does not see the first
 /// value of a series. Any other that reports a loss is added.
-const STAGES: [&str; 5] = ["fact_malformed", "told_full", "aggregate_evicted", "ledger_evicted", "sink"];
+const STAGES: [&str; 6] =
+    ["fact_malformed", "told_full", "aggregate_evicted", "ledger_evicted", "copies_unkept", "sink"];
 
 /// What became of a set of rules that was read while the agent ran; label `outcome`.
 const RELOADS: [&str; 2] = ["accepted", "refused"];
@@ -111,6 +112,8 @@ pub struct Metrics {
     selftest: Gauge,
     selftest_failed: IntCounterVec,
     state_failed: IntCounter,
+    state_bytes: IntGauge,
+    copies_kept: IntGauge,
     checkpoints: IntCounter,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
@@ -283,6 +286,14 @@ impl Metrics {
                 "state_commit_failed_total",
                 "Times that sums and findings could not be kept: after a kill they would start anew.",
             )?,
+            state_bytes: make.gauge(
+                "state_bytes",
+                "Size of the database in the state directory: sums, findings and copies.",
+            )?,
+            copies_kept: make.gauge(
+                "copies_kept",
+                "Files outside of assets that can hold asset bytes and are known to the next start, also after a reboot.",
+            )?,
             scan_duration: make.float(
                 "inventory_scan_duration_seconds",
                 "How long the last scan for assets took.",
@@ -429,6 +440,12 @@ impl Metrics {
         } else {
             self.state_failed.inc();
         }
+    }
+
+    /// What the database takes on the disk, and how many copies are in it.
+    pub fn set_state_size(&self, bytes: u64, copies: usize) {
+        self.state_bytes.set(gauge(bytes));
+        self.copies_kept.set(gauge(copies as u64));
     }
 
     /// A scan for assets that has just ended took this long.

@@ -46,6 +46,12 @@ impl Destinations {
         self.remember(key, magic, Some(path))
     }
 
+    /// Where a file lay within its filesystem when it was last told; `None` where that is not known whole.
+    pub(super) fn path_of(&self, key: SinkKey) -> Option<&str> {
+        let path = self.known.get(&key)?.path.as_ref()?;
+        (!path.cut && !path.text.is_empty()).then_some(path.text.as_str())
+    }
+
     /// The sink of a flow, unless it was told before.
     pub(super) fn resolve(&mut self, key: SinkKey, magic: u64) -> Option<Event> {
         (!self.known.contains_key(&key)).then(|| self.remember(key, magic, None))

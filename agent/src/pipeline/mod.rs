@@ -4,6 +4,7 @@
 //! and `destinations`; when this runs is `run`'s business; what must be right before is `prepare`'s.
 
 mod acts;
+mod carriers;
 mod checkpoint;
 mod destinations;
 mod identities;
@@ -16,6 +17,7 @@ mod run;
 mod scale;
 mod selftest;
 mod snapshot;
+mod sums;
 mod tamper;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -77,6 +79,8 @@ pub struct Pipeline {
     restoring: bool,
     /// Sums or findings changed since they were kept.
     moved: bool,
+    /// Copies for which there was no room in what is kept for the next start.
+    unkept: u64,
 }
 
 impl Pipeline {
@@ -103,6 +107,16 @@ impl Pipeline {
         match reading {
             Reading::Object { .. } => true,
             Reading::Flow { sink: SinkKey::File(object), .. } => self.protected.contains(object),
+            _ => false,
+        }
+    }
+
+    /// Whether bytes went to a filesystem that no mount shows, as far as the mounts are known.
+    pub(crate) fn is_of_no_mount(&self, reading: &Reading) -> bool {
+        match reading {
+            Reading::Flow { sink: SinkKey::File(object), .. } => {
+                self.destinations.classifier().table().by_dev(object.dev).is_none()
+            }
             _ => false,
         }
     }
@@ -198,6 +212,11 @@ impl Pipeline {
         if self.restoring {
             records.clear();
         }
+        self.judge(records, now);
+    }
+
+    /// Shows the rules what the last event made.
+    fn judge(&mut self, mut records: Vec<Record>, now: BootNs) {
         self.moved |= !records.is_empty();
         for (nth, mut record) in records.drain(..).enumerate() {
             self.metrics.add_record(&record);
@@ -381,6 +400,9 @@ impl Pipeline {
         let evicted = self.engine.evicted();
         if evicted != 0 {
             loss.insert("aggregate_evicted", evicted);
+        }
+        if self.unkept != 0 {
+            loss.insert("copies_unkept", self.unkept);
         }
         loss
     }

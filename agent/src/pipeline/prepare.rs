@@ -1,6 +1,7 @@
 //! All that must be right before anything starts, and why it is not. `check` stops here; `run` goes on.
 
 use std::{
+    collections::HashMap,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
@@ -14,6 +15,7 @@ use thiserror::Error;
 use super::keeping::{self, Held};
 use crate::{
     config::{Config, SinkConfig},
+    event::AssetId,
     host::{
         Problem, Severity,
         control::Classifier,
@@ -67,6 +69,8 @@ pub struct Prepared {
     pub rules: Arc<RuleSet>,
     pub classifier: Classifier,
     pub registry: Registry,
+    /// Bytes of each asset that took the place of others since the registry was stored.
+    pub(super) renewed: HashMap<AssetId, u64>,
     /// What the operator should know; nothing that stops the agent.
     pub warnings: Vec<String>,
     /// The locks of an agent that goes on where an earlier one stopped.
@@ -187,7 +191,8 @@ fn prepare_held(
     };
     match (rules, registry) {
         (Some(rules), Some(registry)) if faults.is_empty() => {
-            Ok(Prepared { rules: Arc::new(rules), classifier, registry, warnings, config, held })
+            let renewed = registry.renewed_since(&known);
+            Ok(Prepared { rules: Arc::new(rules), classifier, registry, renewed, warnings, config, held })
         }
         _ => Err(invalid(faults)),
     }

@@ -196,7 +196,7 @@ impl Agent {
         status: Status,
         options: Options,
     ) -> Result<Self, Failure> {
-        let Prepared { config, rules, classifier, registry, warnings, held: _ } = prepared;
+        let Prepared { config, rules, classifier, registry, renewed, warnings, held: _ } = prepared;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -255,7 +255,9 @@ impl Agent {
             standing: Standing { started_ms: Timestamp::now().as_millisecond(), missing_hooks: Vec::new() },
             restoring: false,
             moved: false,
+            unkept: 0,
         };
+        pipeline.ledger.keep_journal();
         let now = now();
         if let Some(text) = fault {
             tracing::error!("{text}");
@@ -267,6 +269,7 @@ impl Agent {
         metrics.set_asset_files(registry.files().len() as u64);
         let keep = held.keep(&config)?;
         let mut checkpoint = Checkpoint::open(&held.state, &host::facts().boot_id);
+        checkpoint.restore_assets(&mut pipeline, &renewed);
         let setup = Setup {
             propagation_floor: config.propagation_floor,
             limits: config.limits,
@@ -309,6 +312,7 @@ impl Agent {
         }
         protect(&mut sensor, &mut pipeline, &config, &registry)?;
         let table = Arc::clone(pipeline.destinations.classifier().table());
+        checkpoint.recall(&mut pipeline, &mut sensor).map_err(Unfit::from)?;
         pipeline.below.refresh(&mut sensor, &table, &registry).map_err(Unfit::from)?;
         sensor.scan_existing().map_err(Unfit::from)?;
         if config.pin {
@@ -405,6 +409,10 @@ impl Agent {
         let mut readings: Vec<Reading> = Vec::new();
         let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
         self.selftest.see(&readings);
+        // A volume that is mounted, written to and gone within a second is known by what it is called while it is there.
+        if readings.iter().any(|reading| self.pipeline.is_of_no_mount(reading)) {
+            self.follow_mounts()?;
+        }
         // An asset that grew has its new size before anything of it is weighed.
         if readings.iter().any(|reading| self.pipeline.changes_asset(reading)) || self.follow_folders() {
             self.rescan_soon();
@@ -485,6 +493,7 @@ impl Agent {
     fn follow_mounts(&mut self) -> Result<(), Failure> {
         if self.mounts.changed() {
             self.pipeline.mounts_changed(now());
+            self.checkpoint.mounts_changed(&mut self.pipeline, &mut self.sensor).map_err(Unfit::from)?;
             self.look_below(HolderId::HOST)?;
             // One of them can lie in an asset.
             self.rescan_soon();
@@ -503,6 +512,7 @@ impl Agent {
         }
         self.pipeline.check_self(now());
         self.pipeline.tick(now());
+        self.checkpoint.look(&mut self.pipeline, &mut self.sensor).map_err(Unfit::from)?;
         self.selftest.tick(&mut self.sensor, &mut self.pipeline, self.held.state.path(), &self.metrics);
         self.checkpoint
             .save_if_due(&mut self.pipeline, &mut self.sensor, &self.metrics)

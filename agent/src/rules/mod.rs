@@ -27,7 +27,7 @@ mod tuning;
 mod weigh;
 mod window;
 
-pub use engine::{Budget, Contributors, Crossed, Engine, Match, Resolved, Row};
+pub use engine::{Budget, Contributors, Crossed, Engine, Match, Places, Resolved, Row};
 pub use exception::{Exception, ExceptionFacts};
 pub use field::{Field, FieldType, FieldValue};
 pub use rule::{Mode, Rule, RuleFacts, Severity, Status};

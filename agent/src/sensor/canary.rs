@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use agent_ebpf as abi;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
-    Protection, Reading, Sensor, SensorError,
+    Reading, Sensor, SensorError,
     maps::{Maps, Raw, rows},
 };
 use crate::event::{AssetId, HolderId, SinkKey, Source};
@@ -190,8 +190,37 @@ impl Sensor {
         let mut file =
             OpenOptions::new().write(true).create_new(true).open(path).map_err(SensorError::Canary)?;
         file.write_all(&[0x5a; BYTES as usize]).map_err(SensorError::Canary)?;
-        let object = self.protect(CANARY, path, Protection::File)?;
-        Ok(super::reading::object_key(&object))
+        let identity = self.read_identity(&file, path)?;
+        self.insert(&identity, CANARY, abi::OBJECT_FILE)?;
+        Ok(identity.key)
+    }
+
+    /// What the kernel says that a read of `path` reads, of which `file` is open. On overlayfs that is the file below, whose inode
+    /// number is not the one that `stat` tells; so no answer of an earlier open may be left that could be taken for this one's.
+    fn read_identity(&mut self, file: &File, path: &Path) -> Result<abi::Identity, SensorError> {
+        const TRIES: usize = 16;
+        const NO_ANSWER: abi::Identity = abi::Identity {
+            key: abi::ObjectKey { dev: 0, generation: 0, ino: 0 },
+            size: 0,
+            magic: 0,
+            mode: 0,
+            serial: 0,
+        };
+        for _ in 0..TRIES {
+            let next = file.try_clone().map_err(SensorError::Canary)?.as_raw_fd();
+            let Ok(descriptor) = u32::try_from(next) else { continue };
+            if descriptor >= abi::IDENTITIES {
+                break;
+            }
+            self.maps.identities.set(descriptor, Raw(NO_ANSWER), 0)?;
+            let opened = File::open(path).map_err(SensorError::Canary)?;
+            let Raw(identity) = self.maps.identities.get(&descriptor, 0)?;
+            // Another thread may have been given that number.
+            if opened.as_raw_fd() == next && identity.serial != 0 {
+                return Ok(identity);
+            }
+        }
+        Err(SensorError::NoIdentity(path.display().to_string()))
     }
 
     fn counts_sockets(&self) -> bool {

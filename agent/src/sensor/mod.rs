@@ -21,6 +21,7 @@ pub mod offsets;
 mod pins;
 mod protect;
 mod reading;
+mod recall;
 mod scan;
 mod stores;
 mod tamper;
@@ -139,6 +140,8 @@ pub struct Sensor {
     carriers: HashMap<abi::ObjectKey, u64>,
     /// Bytes in carriers that were forgotten because they held little.
     forgotten: u64,
+    /// There are carriers of which nobody looked yet who has them open.
+    recalled: bool,
     /// Changes of mappings as of the last scan of them.
     mappings: u64,
     adopted: Option<Adopted>,
@@ -178,6 +181,7 @@ impl Sensor {
             own: tamper::Own::default(),
             carriers,
             forgotten: 0,
+            recalled: false,
             mappings: 0,
             adopted,
             kept,

@@ -87,7 +87,7 @@ impl Sensor {
         self.identity_of(&file, path)
     }
 
-    fn identity_of(&self, file: &OwnedFd, path: &Path) -> Result<abi::Identity, SensorError> {
+    pub(super) fn identity_of(&self, file: &OwnedFd, path: &Path) -> Result<abi::Identity, SensorError> {
         let missing = || SensorError::NoIdentity(path.display().to_string());
         let descriptor = u32::try_from(file.as_raw_fd()).map_err(|_| missing())?;
         let Raw(identity) = self.maps.identities.get(&descriptor, 0).map_err(|_| missing())?;
@@ -103,7 +103,12 @@ impl Sensor {
         Ok(identity)
     }
 
-    fn insert(&mut self, identity: &abi::Identity, asset: AssetId, kind: u32) -> Result<(), SensorError> {
+    pub(super) fn insert(
+        &mut self,
+        identity: &abi::Identity,
+        asset: AssetId,
+        kind: u32,
+    ) -> Result<(), SensorError> {
         let index = u32::from(asset.0);
         let value =
             abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, held: 0, fed: 0 };

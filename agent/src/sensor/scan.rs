@@ -13,6 +13,7 @@ use aya::programs::Iter;
 use super::{
     Sensor, SensorError,
     maps::{Raw, row, rows},
+    recall::CHARGES_NO_ASSET,
 };
 
 /// Carriers looked at in one scan.
@@ -34,8 +35,10 @@ impl Sensor {
             None => u64::MAX,
             // What moved while a hook was gone is not known: as at a first start, all that is open counts in full.
             Some(adopted) if !adopted.gaps.is_empty() => u64::MAX,
+            Some(adopted) if adopted.added == 0 && self.recalled => CHARGES_NO_ASSET,
             Some(adopted) => adopted.added,
         };
+        self.recalled = false;
         if charged != 0 {
             self.maps.set_shared(abi::SHARED_CHARGED, charged)?;
             self.iterate("scan_files")?;
@@ -92,7 +95,7 @@ impl Sensor {
         self.iterate("scan_mappings")
     }
 
-    fn maps_can_be_scanned(&self) -> bool {
+    pub(super) fn maps_can_be_scanned(&self) -> bool {
         self.hooks.iter().any(|report| report.hook.name == "scan_mappings" && report.result.is_ok())
     }
 

@@ -20,8 +20,12 @@ pub struct Volume {
     mount: PathBuf,
     fstype: &'static str,
     device: String,
+    image: PathBuf,
+    /// Others that were put into its place, so that it got another number.
+    decoys: Vec<Self>,
     /// Before the image: fields are dropped in their order.
-    _unmount: Undoing,
+    /// `None` while it is not mounted.
+    unmount: Option<Undoing>,
     _image: Option<Undoing>,
 }
 
@@ -66,8 +70,58 @@ impl Volume {
             .with_context(|| format!("cannot make the mount point of volume {name}"))?;
         run(Command::new("mount").args(["-t", fstype, "-o", "loop,noatime"]).arg(image).arg(&mount))?;
         let unmount = Undoing::new(Undo::Unmount(mount.clone()));
-        let device = device_of(&mount)?;
-        Ok(Self { mount, fstype, device, _unmount: unmount, _image: None })
+        let (device, image, decoys) = (device_of(&mount)?, image.to_path_buf(), Vec::new());
+        Ok(Self { mount, fstype, device, image, decoys, unmount: Some(unmount), _image: None })
+    }
+
+    /// As over a reboot: unmounted, and mounted again in the same place under another device number.
+    ///
+    /// # Errors
+    /// When it is busy, or gets its old number again and again.
+    pub fn renumber(&mut self, lab: &Lab) -> Result<()> {
+        const TRIES: usize = 8;
+        self.take_out()?;
+        for _ in 0..TRIES {
+            // Takes the number that is free now: of a loop device, or one that stands for none.
+            let (kind, size) = if self.fstype == "btrfs" { ("btrfs", 128 << 20) } else { ("ext4", 16 << 20) };
+            let name = format!(
+                "{}-decoy{}",
+                self.mount.file_name().unwrap_or_default().display(),
+                self.decoys.len()
+            );
+            let before = self.device.clone();
+            self.decoys.push(Self::of_kind(lab, &name, kind, size)?);
+            self.put_in()?;
+            if self.device != before {
+                return Ok(());
+            }
+            self.take_out()?;
+        }
+        bail!("the volume has its old number {} again", self.device)
+    }
+
+    /// Unmounts it, for good or until it is put in again.
+    ///
+    /// # Errors
+    /// When it is busy.
+    pub fn take_out(&mut self) -> Result<()> {
+        run(Command::new("umount").arg(&self.mount))?;
+        if let Some(unmount) = self.unmount.take() {
+            unmount.done();
+        }
+        Ok(())
+    }
+
+    /// Mounts it again.
+    ///
+    /// # Errors
+    /// When `mount` fails.
+    pub fn put_in(&mut self) -> Result<()> {
+        let (image, mount) = (&self.image, &self.mount);
+        run(Command::new("mount").args(["-t", self.fstype, "-o", "loop,noatime"]).arg(image).arg(mount))?;
+        self.unmount = Some(Undoing::new(Undo::Unmount(mount.clone())));
+        self.device = device_of(mount)?;
+        Ok(())
     }
 
     /// Where it is mounted.

@@ -3,6 +3,7 @@
 
 pub(crate) mod away;
 pub(crate) mod package;
+pub(crate) mod reboot;
 pub(crate) mod reload;
 pub(crate) mod service;
 pub(crate) mod state;

@@ -160,6 +160,21 @@ impl Registry {
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of each asset in files that are not what they were when `earlier` was stored: another file of that name, or written to
+    /// since. Device numbers do not count: a reboot makes them others.
+    #[must_use]
+    pub fn renewed_since(&self, earlier: &Self) -> HashMap<AssetId, u64> {
+        let known: HashMap<(AssetId, &Path), &Entry> =
+            earlier.files.iter().map(|entry| ((entry.asset, &*entry.path), entry)).collect();
+        let mut renewed = HashMap::new();
+        for entry in &self.files {
+            if known.get(&(entry.asset, &*entry.path)).is_some_and(|before| entry.differs(before)) {
+                *renewed.entry(entry.asset).or_insert(0) += entry.size;
+            }
+        }
+        renewed
+    }
+
     /// In alphabetical order of asset and path.
     #[must_use]
     pub fn files(&self) -> &[Entry] {
@@ -215,6 +230,13 @@ impl Registry {
 }
 
 impl Entry {
+    /// Whether it is another file, or another content, than that of an earlier boot.
+    fn differs(&self, before: &Self) -> bool {
+        let other =
+            self.object.generation.zip(before.object.generation).is_some_and(|(now, then)| now != then);
+        other || (self.size, self.mtime) != (before.size, before.mtime)
+    }
+
     /// Whether the file is the same and nothing touched it since, so that it need not be read.
     fn untouched(&self, ino: u64, size: u64, mtime: i64, ctime: i64) -> bool {
         (self.object.ino, self.size, self.mtime, self.ctime) == (ino, size, mtime, ctime)

@@ -220,6 +220,10 @@ fn first_seen_outlives_the_agent() {
     let loaded = Registry::load(&state, &scratch.config).unwrap();
     let (again, _) = Registry::scan(&scratch.config, &scratch.classifier, &loaded, second(9)).unwrap();
     assert_eq!(again.files(), registry.files());
+    assert_eq!(again.renewed_since(&loaded), HashMap::new());
+    scratch.write("m/x", b"rewritten");
+    let (rewritten, _) = Registry::scan(&scratch.config, &scratch.classifier, &loaded, second(9)).unwrap();
+    assert_eq!(rewritten.renewed_since(&loaded), HashMap::from([(AssetId(0), 9)]));
     // A later version's file, or a damaged one, is an error that names the remedy.
     state.replace(STORE, |file| std::io::Write::write_all(file, b"{\"schema\":2,\"files\":[]}")).unwrap();
     let error = Registry::load(&state, &scratch.config).unwrap_err();

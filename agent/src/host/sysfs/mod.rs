@@ -6,6 +6,8 @@ mod encryption;
 mod tests;
 mod uuid;
 
+pub(super) use self::uuid::root_of;
+
 use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -27,11 +29,13 @@ const SERIAL_ABOVE: usize = 9;
 pub struct Devices {
     sys: PathBuf,
     dev: PathBuf,
+    /// What udev knows of devices: all that is left where `/dev` shows none of them (`PrivateDevices=`).
+    udev: PathBuf,
 }
 
 impl Default for Devices {
     fn default() -> Self {
-        Self { sys: "/sys".into(), dev: "/dev".into() }
+        Self { sys: "/sys".into(), dev: "/dev".into(), udev: "/run/udev/data".into() }
     }
 }
 
@@ -53,8 +57,9 @@ impl DeviceType {
 impl Devices {
     /// Devices below other roots than `/sys` and `/dev`.
     #[must_use]
-    pub const fn below(sys: PathBuf, dev: PathBuf) -> Self {
-        Self { sys, dev }
+    pub fn below(sys: PathBuf, dev: PathBuf) -> Self {
+        let udev = sys.join("udev");
+        Self { sys, dev, udev }
     }
 
     pub(super) fn sys(&self) -> &Path {

@@ -170,6 +170,22 @@ fn real_filesystems_on_a_loop_device_are_known() {
 }
 
 #[test]
+fn udev_tells_where_there_are_no_nodes() {
+    let sys = Sys::new();
+    fs::create_dir(sys.0.path().join("udev")).unwrap();
+    let devices = Devices::below(sys.0.path().to_owned(), sys.0.path().join("dev"));
+    let told = |text: &str| {
+        fs::write(sys.0.path().join("udev/b8:1"), text).unwrap();
+        devices.uuid(&mount(Dev::new(8, 1), "xfs"))
+    };
+    let uuid = "E:ID_FS_UUID=3F1C2D4E-5a6b\n";
+    assert_eq!(told(&format!("S:x\nE:ID_FS_TYPE=xfs\n{uuid}")).as_deref(), Some("3f1c2d4e-5a6b"));
+    assert_eq!(told(&format!("E:ID_FS_TYPE=ext4\n{uuid}")), None, "of an older filesystem");
+    assert_eq!(told("E:ID_FS_TYPE=xfs\nE:ID_FS_UUID=../../x\n"), None);
+    assert_eq!(told(uuid), None);
+}
+
+#[test]
 fn names_come_from_the_kernel() {
     let devices = Devices::default();
     assert_eq!(devices.path(DeviceType::Char, Dev::new(1, 3)), Some("/dev/null".into()));

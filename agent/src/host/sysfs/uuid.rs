@@ -13,13 +13,13 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use super::{DeviceType, Devices, of_rdev};
 use crate::{
     event::Dev,
-    host::{ioctl, mounts::Mount, superblock},
+    host::{ioctl, mounts::Mount, read_fact, superblock},
 };
 
 impl Devices {
     /// The UUID of the mounted filesystem, lower case: from the filesystem itself where the kernel can tell, else from
-    /// `/dev/disk/by-uuid`, else from the superblock on its device. `None` for filesystems without a block device or of a
-    /// type we do not parse.
+    /// `/dev/disk/by-uuid`, else from the superblock on its device, else from what udev read there. `None` for filesystems without
+    /// a block device or of a type we do not parse.
     #[must_use]
     pub fn uuid(&self, mount: &Mount) -> Option<String> {
         let dev = self.backing(mount)?;
@@ -27,14 +27,14 @@ impl Devices {
         if mount.fstype.starts_with("fuse") {
             return None;
         }
-        uuid_by_kernel(mount).or_else(|| self.uuid_by_link(dev)).or_else(|| {
+        let by_superblock = || {
             let block = superblock::read(&self.open(dev)?)?;
-            // The remains of an older filesystem are not what is mounted.
-            let same = block.fstype == mount.fstype
-                || (block.fstype == "ext4" && matches!(mount.fstype.as_str(), "ext2" | "ext3"))
-                || (block.fstype == "vfat" && mount.fstype == "msdos");
-            same.then_some(block.uuid)
-        })
+            is_same(block.fstype, &mount.fstype).then_some(block.uuid)
+        };
+        uuid_by_kernel(mount)
+            .or_else(|| self.uuid_by_link(dev))
+            .or_else(by_superblock)
+            .or_else(|| self.uuid_by_udev(dev, &mount.fstype))
     }
 
     fn uuid_by_link(&self, dev: Dev) -> Option<String> {
@@ -47,6 +47,15 @@ impl Devices {
         None
     }
 
+    /// From udev's database, `b8:1`: lines such as `E:ID_FS_UUID=…`.
+    fn uuid_by_udev(&self, dev: Dev, fstype: &str) -> Option<String> {
+        let facts = read_fact(&self.udev.join(format!("b{dev}")))?;
+        let value = |key: &str| facts.lines().find_map(|line| line.strip_prefix(key));
+        let uuid = value("E:ID_FS_UUID=").filter(|uuid| (1..=64).contains(&uuid.len()))?;
+        let is_plain = uuid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        (is_plain && is_same(value("E:ID_FS_TYPE=")?, fstype)).then(|| uuid.to_lowercase())
+    }
+
     /// Opens a block device for reading, having made sure that the node is that device.
     pub(super) fn open(&self, dev: Dev) -> Option<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
@@ -57,13 +66,22 @@ impl Devices {
     }
 }
 
-fn uuid_by_kernel(mount: &Mount) -> Option<String> {
+/// What is mounted, opened for reading; `None` when its mount point leads elsewhere by now.
+pub(in crate::host) fn root_of(mount: &Mount) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let root = File::from(openat(CWD, &mount.point, flags, Mode::empty()).ok()?);
-    // The mount point may lead to another mount by now.
     let facts = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    if facts.stx_mask & StatxFlags::MNT_ID.bits() == 0 || facts.stx_mnt_id != mount.id {
-        return None;
-    }
-    superblock::uuid(ioctl::filesystem_uuid(&root)?)
+    let is_it = facts.stx_mask & StatxFlags::MNT_ID.bits() != 0 && facts.stx_mnt_id == mount.id;
+    is_it.then_some(root)
+}
+
+fn uuid_by_kernel(mount: &Mount) -> Option<String> {
+    superblock::uuid(ioctl::filesystem_uuid(&root_of(mount)?)?)
+}
+
+/// Whether what a superblock says of its kind is what is mounted: the remains of an older filesystem are not.
+fn is_same(stored: &str, mounted: &str) -> bool {
+    stored == mounted
+        || (matches!(stored, "ext4" | "ext3" | "ext2") && matches!(mounted, "ext2" | "ext3" | "ext4"))
+        || (stored == "vfat" && mounted == "msdos")
 }

@@ -17,7 +17,7 @@ const STOPPED_FOR: Duration = Duration::from_secs(5);
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Losses that make a number or an alert wrong. The others are said in every alert's `loss`, and come about by themselves on a
 /// busy host.
-const GRAVE: [&str; 10] = [
+const GRAVE: [&str; 11] = [
     "ring_full",
     "holders_full",
     "takes_full",
@@ -28,6 +28,7 @@ const GRAVE: [&str; 10] = [
     "reached_full",
     "fact_malformed",
     "ledger_evicted",
+    "copies_unkept",
 ];
 
 /// What the agent knows of itself between two checks.

@@ -14,7 +14,10 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::{budget::Budget, rows::Row};
+pub use self::{
+    budget::Budget,
+    rows::{Places, Row},
+};
 use self::{
     cost::Costs,
     index::{Candidates, Index},
@@ -200,6 +203,12 @@ impl Engine {
     /// rows were not taken: their rule is gone, measures otherwise now, or has no room.
     pub fn import(&mut self, rows: Vec<Row>, shift_ns: i64, now: BootNs) -> u64 {
         rows::import(&self.rules, &mut self.states, rows, shift_ns, now)
+    }
+
+    /// Where the values of a field stand in the keys of rows: for whoever keeps them under another name than they have now.
+    #[must_use]
+    pub fn places(&self, field: &str) -> Places {
+        rows::places(&self.rules, field)
     }
 
     /// Remembers that somebody was told of a match by an earlier engine, after [`Engine::import`]: it is resolved when its sums

@@ -56,6 +56,59 @@ pub(super) fn export(rules: &RuleSet, states: &[State]) -> Vec<Row> {
     rows
 }
 
+/// Where the values of `field` stand in the keys of rows, by rule and sum.
+pub(super) fn places(rules: &RuleSet, field: &str) -> Places {
+    let mut places = Places::new();
+    for rule in rules.rules() {
+        for (print, sum) in prints(rule).into_iter().zip(rule.sums.iter()) {
+            let at = sum.by.iter().enumerate().filter(|(_, by)| by.name == field);
+            // The exception's id stands first.
+            let at: Vec<usize> = at.map(|(at, _)| at + 1).collect();
+            if !at.is_empty() {
+                places.insert((rule.facts.id.clone(), print), at);
+            }
+        }
+    }
+    places
+}
+
+/// By id of a rule and what its sum measures.
+pub type Places = HashMap<(String, String), Vec<usize>>;
+
+impl Row {
+    /// Times of an earlier boot as times of this one.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.first_at = self.first_at.saturating_add_signed(by_ns);
+        self.last_at = self.last_at.saturating_add_signed(by_ns);
+        let entries = self.bytes.iter_mut().chain(&mut self.events);
+        entries.for_each(|(end, _)| *end = end.saturating_add(by_ns));
+        self.values.iter_mut().for_each(|(_, last)| *last = last.saturating_add_signed(by_ns));
+    }
+
+    /// Whether nothing of it is within the longest window that a rule can have.
+    #[must_use]
+    pub fn is_over(&self, now: BootNs) -> bool {
+        const LONGEST: i64 = 92 * 24 * 3600 * 1_000_000_000;
+        let line = now.0.cast_signed().saturating_sub(LONGEST);
+        let mut ends = self.bytes.iter().chain(&self.events).map(|(end, _)| *end);
+        let mut values = self.values.iter().map(|(_, last)| last.cast_signed());
+        ends.all(|end| end < line) && values.all(|last| last < line)
+    }
+
+    /// Takes in a row of the same window under another key.
+    pub fn join(&mut self, other: Self) {
+        self.first_at = self.first_at.min(other.first_at);
+        self.last_at = self.last_at.max(other.last_at);
+        self.largest = self.largest.max(other.largest);
+        for (own, more) in [(&mut self.bytes, other.bytes), (&mut self.events, other.events)] {
+            own.extend(more);
+            own.sort_unstable();
+        }
+        self.values.extend(other.values);
+        self.values.sort_by_key(|(_, last)| *last);
+    }
+}
+
 /// What each sum of a rule measures. Those that measure the same and differ in their lines are told apart by their order.
 pub(super) fn prints(rule: &Rule) -> Vec<String> {
     let mut prints: Vec<String> = Vec::new();

@@ -1,0 +1,130 @@
+//! Filesystems by their UUID: a device number is another's after a reboot, or once a disk was pulled out and put in again.
+//!
+//! This file must not know what is looked for on them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    mounts::{Mount, MountTable},
+    sysfs::{self, Devices},
+};
+use crate::event::Dev;
+
+/// Device numbers that are remembered; when it is full those of what is not mounted go.
+const REMEMBERED: usize = 4096;
+
+/// A filesystem that outlives a reboot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub dev: Dev,
+    /// Lower case.
+    pub uuid: Arc<str>,
+    pub fstype: String,
+    is_mounted: bool,
+}
+
+/// Every filesystem with a UUID that is mounted in the agent's namespace, or was.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    table: Arc<MountTable>,
+    known: HashMap<Dev, Volume>,
+}
+
+impl Volumes {
+    /// Looks at the mounts again. Returns the filesystems that were not mounted, or not under that number, the last time.
+    pub fn refresh(&mut self, devices: &Devices, table: &Arc<MountTable>) -> Vec<Volume> {
+        self.table = Arc::clone(table);
+        let mounted: HashSet<Dev> = table.entries().iter().map(|mount| mount.dev).collect();
+        for volume in self.known.values_mut() {
+            volume.is_mounted &= mounted.contains(&volume.dev);
+        }
+        if self.known.len() >= REMEMBERED {
+            self.known.retain(|_, volume| volume.is_mounted);
+        }
+        let mut new = Vec::new();
+        for dev in mounted {
+            let Some(mount) = table.by_dev(dev) else { continue };
+            // The number can be another filesystem's by now.
+            let known = self.known.get(&dev);
+            let Some(uuid) = devices.uuid(mount) else {
+                // One that is covered by another mount may not tell any more.
+                if known.is_some_and(|known| !known.is_mounted || known.fstype != mount.fstype) {
+                    self.known.remove(&dev);
+                }
+                continue;
+            };
+            if known.is_some_and(|known| known.is_mounted && *known.uuid == *uuid) {
+                continue;
+            }
+            let fstype = mount.fstype.clone();
+            let volume = Volume { dev, uuid: uuid.into(), fstype, is_mounted: true };
+            new.push(volume.clone());
+            self.known.insert(dev, volume);
+        }
+        new
+    }
+
+    /// The filesystem that has this number, or had it last.
+    #[must_use]
+    pub fn of(&self, dev: Dev) -> Option<&Volume> {
+        self.known.get(&dev)
+    }
+
+    /// The numbers that the filesystem has now: several where it was cloned.
+    pub fn devs_of<'a>(&'a self, uuid: &'a str) -> impl Iterator<Item = Dev> + 'a {
+        let mounted = self.known.values().filter(move |volume| volume.is_mounted && *volume.uuid == *uuid);
+        mounted.map(|volume| volume.dev)
+    }
+
+    /// One of them, always the same.
+    #[must_use]
+    pub fn dev_of(&self, uuid: &str) -> Option<Dev> {
+        self.devs_of(uuid).min_by_key(|dev| dev.0)
+    }
+
+    /// Opens the directory that shows most of a filesystem, to find files by; `None` when it is not mounted where we see it.
+    #[must_use]
+    pub fn root(&self, dev: Dev) -> Option<File> {
+        let mut mounts: Vec<&Mount> = self.table.all_of(dev).filter(|mount| mount.visible).collect();
+        mounts.sort_by_key(|mount| mount.root.as_os_str().len());
+        mounts.into_iter().find_map(sysfs::root_of)
+    }
+
+    /// Where a path of the filesystem is seen.
+    #[must_use]
+    pub fn locate(&self, dev: Dev, fs_relative: &str) -> Option<PathBuf> {
+        let (mount, path) = self.table.locate(dev, fs_relative)?;
+        mount.visible.then(|| path.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_filesystem_of_this_host_is_known_until_its_number_is_anothers() {
+        let table = Arc::new(MountTable::read().unwrap());
+        let Some(root) = table.entries().iter().find(|mount| Devices::default().uuid(mount).is_some()) else {
+            eprintln!("skipped: no filesystem here has a UUID that can be read");
+            return;
+        };
+        let mut volumes = Volumes::default();
+        let new = volumes.refresh(&Devices::default(), &table);
+        let volume = new.iter().find(|volume| volume.dev == root.dev).unwrap();
+        assert_eq!(volumes.of(root.dev), Some(volume));
+        assert_eq!(volumes.refresh(&Devices::default(), &table), []);
+        // Unmounted: known still, and no longer under a number.
+        volumes.refresh(&Devices::default(), &Arc::default());
+        assert_eq!(volumes.of(root.dev).map(|known| &known.uuid), Some(&volume.uuid));
+        assert_eq!(volumes.dev_of(&volume.uuid), None);
+        assert!(volumes.root(root.dev).is_none());
+        let again = volumes.refresh(&Devices::default(), &table);
+        assert!(again.contains(volume), "it came back");
+    }
+}

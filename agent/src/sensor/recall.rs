@@ -1,0 +1,109 @@
+//! Telling the kernel of files that an earlier agent knew for carriers, and finding who has them open already.
+
+use std::{os::fd::OwnedFd, path::Path};
+
+use agent_ebpf as abi;
+use aya::maps::MapError;
+
+use super::{
+    Sensor, SensorError,
+    maps::{Raw, absent_is_fine, row},
+    reading,
+};
+use crate::event::{AssetSet, ObjectId};
+
+impl Sensor {
+    /// From now on who reads `object` takes of `assets`, of which it holds `bytes`. Returns whether there was room; what is an
+    /// asset's own file stays one. [`Sensor::find_users`] comes next, or [`Sensor::scan_existing`] at the start.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be used.
+    pub fn recall_carrier(
+        &mut self,
+        object: ObjectId,
+        assets: AssetSet,
+        bytes: u64,
+    ) -> Result<bool, SensorError> {
+        let key = reading::object_key(&object);
+        // 0 would be a scan that charges everybody.
+        let epoch = self.maps.shared(abi::SHARED_EPOCH)?.max(1);
+        self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
+        let known = row(&self.maps.objects, key)?.map(|Raw(known)| known);
+        let assets = match known {
+            Some(known) if known.kind < abi::OBJECT_CARRIER || known.assets & assets.0 == assets.0 => {
+                return Ok(true);
+            }
+            Some(known) => known.assets | assets.0,
+            None => assets.0,
+        };
+        let now = epoch as u32;
+        let value = abi::ObjectValue {
+            assets,
+            kind: abi::OBJECT_CARRIER,
+            asset: now,
+            seen: now,
+            held: now,
+            fed: known.map_or(0, |known| known.fed).max(bytes),
+        };
+        match self.maps.objects.insert(Raw(key), Raw(value), 0) {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.carriers.entry(key).or_insert(epoch);
+        // Until a scan has marked who has it open, every process's reads are looked up.
+        let made = self.maps.shared(abi::SHARED_CARRIERS)?;
+        self.maps.set_shared(abi::SHARED_CARRIERS, made + 1)?;
+        self.recalled = true;
+        Ok(true)
+    }
+
+    /// Finds who has open or mapped what was recalled since the last scan: what he read of it before is not known, so that it can
+    /// be all.
+    ///
+    /// # Errors
+    ///
+    /// When an iterator cannot run.
+    pub fn find_users(&mut self) -> Result<(), SensorError> {
+        if !std::mem::take(&mut self.recalled) {
+            return Ok(());
+        }
+        self.maps.set_shared(abi::SHARED_CHARGED, CHARGES_NO_ASSET)?;
+        self.iterate("scan_files")?;
+        if self.maps_can_be_scanned() {
+            self.iterate("scan_mappings")?;
+        }
+        self.maps.set_shared(abi::SHARED_CHARGED, 0)
+    }
+
+    /// The file is gone: its number can only come back with another generation.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn forget_carrier(&mut self, object: ObjectId) -> Result<(), SensorError> {
+        let key = reading::object_key(&object);
+        if row(&self.maps.objects, key)?.is_some_and(|Raw(known)| known.kind == abi::OBJECT_CARRIER) {
+            self.carriers.remove(&key);
+            absent_is_fine(self.maps.objects.remove(&Raw(key)))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's identity of a file that the agent has just opened.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel did not report it.
+    pub fn identify_file(&self, file: &OwnedFd, path: &Path) -> Result<ObjectId, SensorError> {
+        Ok(reading::object(&self.identity_of(file, path)?.key))
+    }
+}
+
+/// A scan that charges somebody for what he has open charges nobody for an asset's own files: no configured asset has this bit.
+pub(super) const CHARGES_NO_ASSET: u64 = 1 << abi::CANARY_ASSET;
