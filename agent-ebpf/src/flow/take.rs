@@ -6,8 +6,9 @@ use crate::{
     maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, mark, shared},
 };
 use agent_ebpf::{
-    CANARY_ASSET, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER, MARK_WATCHED, OBJECT_FILE,
-    OBJECT_STORE, OVERFLOW, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey, TakeValue,
+    CANARY_ASSET, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER,
+    MARK_WATCHED, OBJECT_FILE, OBJECT_STORE, OVERFLOW, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey,
+    TakeValue,
 };
 
 /// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
@@ -180,13 +181,7 @@ pub(crate) fn take(task: Task, key: ObjectKey, object: ObjectValue, bytes: u64) 
 }
 
 #[inline(always)]
-fn take_of(
-    holder: HolderKey,
-    row: *mut HolderValue,
-    key: ObjectKey,
-    object: ObjectValue,
-    bytes: u64,
-) -> u64 {
+fn take_of(holder: HolderKey, row: *mut HolderValue, key: ObjectKey, object: ObjectValue, bytes: u64) -> u64 {
     let source = if object.kind == OBJECT_FILE {
         ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(object.asset) }
     } else {
