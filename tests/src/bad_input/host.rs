@@ -8,7 +8,7 @@ use tests::lab::agent::Config;
 use super::{Said, UNFIT, copy_rules, end, finish, nothing_started, run};
 use crate::{
     confine::SERVICE,
-    world::{Scene, World},
+    world::{Scene, World, skip},
 };
 
 pub(super) fn state_directory_that_takes_no_writes(w: &mut World) {
@@ -68,19 +68,39 @@ pub(super) fn not_root(w: &mut World) {
     nothing_started(&scene.config);
 }
 
-/// Root without the right to load programs, as in a container.
+/// Root of a user namespace, as in a container: it has every capability, and none of the kernel's own.
 pub(super) fn ebpf_refused(w: &mut World) {
+    World::needs("unshare");
     let scene = w.prepare_without_ebpf();
     let file = scene.work.join("weighbridge.yaml");
     scene.config.write(&file).expect("a configuration can be written");
-    let runner = std::env::current_exe().expect("the runner has a path");
-    let mut command = Command::new(runner);
-    command.args(["confine", "0", "CAP_DAC_READ_SEARCH"]).arg(&scene.world.binary);
+    if !Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| status.success()) {
+        skip("user namespaces are refused here");
+    }
+    let mut command = Command::new("unshare");
+    command.arg("-Ur").arg(&scene.world.binary);
     let said = Said(end(scene.spawn(command.arg("run").arg("--config").arg(file))));
     said.code(UNFIT);
     said.names("the kernel refuses eBPF");
     said.names("CAP_BPF");
     nothing_started(&scene.config);
+}
+
+/// Root without the rights to load programs, and to read files of others.
+pub(super) fn rights_missing(w: &mut World) {
+    let scene = w.prepare_without_ebpf();
+    let file = scene.work.join("weighbridge.yaml");
+    scene.config.write(&file).expect("a configuration can be written");
+    let runner = std::env::current_exe().expect("the runner has a path");
+    for missing in SERVICE {
+        let rest = SERVICE.into_iter().filter(|name| *name != missing).collect::<Vec<_>>();
+        let mut command = Command::new(&runner);
+        command.args(["confine", "0", &rest.join(",")]).arg(&scene.world.binary);
+        let said = Said(end(scene.spawn(command.arg("run").arg("--config").arg(&file))));
+        said.code(UNFIT);
+        said.names(&format!("missing {missing} ("));
+        nothing_started(&scene.config);
+    }
 }
 
 pub(super) fn no_btf(w: &mut World) {
@@ -107,34 +127,4 @@ fn refused_for_btf(scene: &Scene<'_>, words: &[&str]) {
     let btf = checks.iter().find(|check| check["name"] == "btf").expect("a line on BTF");
     assert_eq!(btf["status"], "fail", "{btf}");
     assert!(btf["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{btf}");
-}
-
-/// A file of an asset that the agent's user may not read: with the service's capabilities but for the one that reads all.
-pub(super) fn unreadable_file(w: &mut World) {
-    let mut scene = w.prepare();
-    let runner = std::env::current_exe().expect("the runner has a path");
-    let own = scene.work.join("own");
-    fs::create_dir(&own).expect("a folder can be made");
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("a mode can be set");
-    scene.config.state_dir = own.join("state");
-    scene.config.alerts = own.join("alerts.ndjson");
-    let model = scene.model.files[0].clone();
-    fs::set_permissions(&model, fs::Permissions::from_mode(0o600)).expect("a mode can be set");
-    let file = scene.work.join("weighbridge.yaml");
-    scene.config.write(&file).expect("a configuration can be written");
-    // Its own copies: the build's directories may lie where nobody else may look.
-    let [binary, confine] =
-        [(&scene.world.binary, "weighbridge"), (&runner, "confine")].map(|(from, name)| {
-            let copy = scene.work.join(name);
-            fs::copy(from, &copy).expect("a program can be copied");
-            copy
-        });
-    let capabilities = SERVICE.into_iter().filter(|name| *name != "CAP_DAC_READ_SEARCH").collect::<Vec<_>>();
-    let mut command = Command::new(confine);
-    command.args(["confine", "65534", &capabilities.join(",")]).arg(binary);
-    let said = Said(end(scene.spawn(command.arg("run").arg("--config").arg(file))));
-    said.code(UNFIT);
-    said.names(&model.to_string_lossy());
-    said.names("CAP_DAC_READ_SEARCH");
-    nothing_started(&scene.config);
 }

@@ -43,7 +43,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("not_root", host::not_root),
     ("ebpf_refused", host::ebpf_refused),
     ("no_btf", host::no_btf),
-    ("unreadable_file", host::unreadable_file),
+    ("rights_missing", host::rights_missing),
     ("usage", words::usage),
     ("help", words::help),
     ("check_of_a_good_configuration", config::check_of_a_good_configuration),
