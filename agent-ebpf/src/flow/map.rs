@@ -274,15 +274,7 @@ fn grow(task: Task, among: u64, bytes: u64) -> u64 {
     }
     for asset in 0..64u32 {
         if assets & 1 == 1 {
-            let value = agent_ebpf::ObjectValue {
-                assets: 1 << asset,
-                kind: OBJECT_FILE,
-                asset,
-                seen: 0,
-                held: 0,
-                fed: 0,
-            };
-            spreads |= take::take(task, ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes);
+            spreads |= flow_grow_asset(task.0, asset, bytes);
         }
         assets >>= 1;
         if assets == 0 {
@@ -290,4 +282,19 @@ fn grow(task: Task, among: u64, bytes: u64) -> u64 {
         }
     }
     spreads
+}
+
+// VERIFIER: one function a turn: with the body in both loops they were two fifths of what there was to verify of `sys_exit`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_grow_asset(task: u64, asset: u32, bytes: u64) -> u64 {
+    let value = agent_ebpf::ObjectValue {
+        assets: 1 << (asset & 63),
+        kind: OBJECT_FILE,
+        asset,
+        seen: 0,
+        held: 0,
+        fed: 0,
+    };
+    take::take(Task(task), ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes)
 }

@@ -216,12 +216,19 @@ fn read_address(sink: &mut SinkKey) {
         if index >= count {
             break;
         }
-        match name_of(messages + index * MESSAGE_BYTES) {
-            Some(other) if other == name || head(other) == first => {}
-            _ => return,
+        if flow_same_address(messages + index * MESSAGE_BYTES, name, first[0], first[1], first[2]) == 0 {
+            return;
         }
     }
     fill(sink, name);
+}
+
+/// Whether a message goes to `name`, or to an address with the same three words.
+// VERIFIER: one function a turn: the body in the loop was a tenth of what there was to verify of `sys_exit`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_same_address(message: u64, name: u64, first: u64, second: u64, third: u64) -> u32 {
+    u32::from(name_of(message).is_some_and(|other| other == name || head(other) == [first, second, third]))
 }
 
 /// `msg_name`, the first member of `struct msghdr`.

@@ -162,8 +162,8 @@ impl Task {
 /// A place in the list of a process's threads (`signal_struct.thread_head`).
 #[derive(Clone, Copy)]
 pub(crate) struct ThreadLink {
-    head: u64,
-    at: u64,
+    pub(crate) head: u64,
+    pub(crate) at: u64,
 }
 
 impl ThreadLink {

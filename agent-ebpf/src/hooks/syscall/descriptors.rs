@@ -34,7 +34,7 @@ pub(super) fn changed(call: &Call) {
 #[inline(never)]
 pub(super) fn replaced(call: &Call, descriptor: u32) {
     if call.marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
-        race::on_replace(call.task, call.tgid, call.registers, descriptor);
+        race::on_replace(call.task, call.registers, descriptor);
     }
 }
 
