@@ -17,7 +17,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::{
     backoff::Backoff,
     inbox::{Inbox, Outbox, Stop},
-    spool::{self, Spool},
+    spool::{self, Spool, SpoolError},
     status::Status,
 };
 use crate::rules::Severity;
@@ -61,13 +61,21 @@ struct Relay<T> {
     spool: Spool,
     status: Arc<Status>,
     backoff: Backoff,
-    /// Oldest first, with their numbers in the spool.
-    waiting: VecDeque<(u64, Parcel)>,
+    /// Oldest first. The lines themselves are in the spool.
+    waiting: VecDeque<Waiting>,
     bytes: usize,
     next: u64,
     /// The number of the line that is under way.
     trying: Option<u64>,
     changes: Vec<(u64, Option<Bytes>)>,
+}
+
+/// A line of the spool, by its number there.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    key: u64,
+    severity: Severity,
+    bytes: usize,
 }
 
 /// Starts the thread of one place, with what an earlier run left for it. `shown` is its name for people.
@@ -80,7 +88,7 @@ pub(super) fn start<T: Transport>(
     spools: &Path,
     name: &str,
 ) -> io::Result<Inbox<Parcel>> {
-    let spool::Opened { spool, records, note } = Spool::open(spools, name);
+    let spool::Opened { spool, keys, note } = Spool::open(spools, name);
     let status = Arc::new(Status::default());
     if let Some(note) = note {
         tracing::error!("{note}");
@@ -98,17 +106,20 @@ pub(super) fn start<T: Transport>(
         trying: None,
         changes: Vec::new(),
     };
-    for (key, bytes) in records {
+    for key in keys {
         relay.next = key + 1;
-        match Parcel::from_record(&bytes) {
-            Some(parcel) => {
-                relay.bytes += parcel.payload.len();
-                relay.waiting.push_back((key, parcel));
+        match relay.read(key) {
+            Ok(Some(Parcel { severity, payload })) => {
+                relay.bytes += payload.len();
+                relay.waiting.push_back(Waiting { key, severity, bytes: payload.len() });
             }
-            None => {
+            Ok(None) => {
                 relay.status.add_dropped(1);
+                relay.changes.push((key, None));
                 tracing::error!("a record of spool {name} cannot be read and is lost");
             }
+            // It stays for the next run.
+            Err(error) => tracing::error!("{error}"),
         }
     }
     relay.status.set_waiting(relay.waiting.len());
@@ -122,12 +133,8 @@ impl<T: Transport> Relay<T> {
         let mut open = true;
         loop {
             self.keep();
-            if attempt.is_none()
-                && self.backoff.is_over()
-                && let Some((key, parcel)) = self.waiting.front()
-            {
-                self.trying = Some(*key);
-                attempt = Some(Arc::clone(&self.transport).deliver(parcel.payload.clone()));
+            if attempt.is_none() && self.backoff.is_over() {
+                attempt = self.attempt();
             }
             if let Some(deadline) = closing
                 && (attempt.is_none() || Instant::now() >= deadline)
@@ -172,36 +179,68 @@ impl<T: Transport> Relay<T> {
         self.spool.unsaved().min(self.waiting.len())
     }
 
+    /// Tries the oldest line.
+    fn attempt(&mut self) -> Option<Attempt> {
+        while let Some(Waiting { key, .. }) = self.waiting.front().copied() {
+            match self.read(key) {
+                Ok(Some(parcel)) => {
+                    self.trying = Some(key);
+                    return Some(Arc::clone(&self.transport).deliver(parcel.payload));
+                }
+                Ok(None) => {
+                    self.status.add_dropped(1);
+                    tracing::error!(
+                        "an alert for {} is not in its spool any more and is given up",
+                        self.name
+                    );
+                    self.remove(0);
+                }
+                Err(error) => {
+                    self.status.set_spool(Some(error.to_string()));
+                    self.backoff.failed();
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The line of this number; `None` when there is none, or none that makes sense.
+    fn read(&mut self, key: u64) -> Result<Option<Parcel>, SpoolError> {
+        Ok(self.spool.read(key)?.and_then(|record| Parcel::from_record(&record)))
+    }
+
     fn add(&mut self, parcel: Parcel) {
         while self.waiting.len() >= MOST_LINES || self.bytes + parcel.payload.len() > MOST_BYTES {
             // The first of the least severe; never the one that is under way.
             let trying = self.trying;
-            let candidates = self.waiting.iter().enumerate().filter(|(_, (key, _))| Some(*key) != trying);
-            let weakest = candidates.min_by_key(|(_, (_, parcel))| parcel.severity);
+            let candidates = self.waiting.iter().enumerate().filter(|(_, other)| Some(other.key) != trying);
+            let weakest = candidates.min_by_key(|(_, other)| other.severity);
             self.status.add_dropped(1);
             tracing::error!("{} is too far behind, and the least severe alert is given up", self.name);
-            let Some((at, _)) = weakest.filter(|(_, (_, other))| other.severity < parcel.severity) else {
+            let Some((at, _)) = weakest.filter(|(_, other)| other.severity < parcel.severity) else {
                 return;
             };
             self.remove(at);
         }
         let key = self.next;
         self.next += 1;
-        self.bytes += parcel.payload.len();
+        let bytes = parcel.payload.len();
+        self.bytes += bytes;
         self.changes.push((key, Some(parcel.to_record())));
-        self.waiting.push_back((key, parcel));
+        self.waiting.push_back(Waiting { key, severity: parcel.severity, bytes });
     }
 
     fn remove(&mut self, at: usize) {
-        if let Some((key, parcel)) = self.waiting.remove(at) {
-            self.bytes -= parcel.payload.len();
+        if let Some(Waiting { key, bytes, .. }) = self.waiting.remove(at) {
+            self.bytes -= bytes;
             self.changes.push((key, None));
         }
     }
 
     fn tried(&mut self, verdict: Verdict) {
         let troubled = self.status.trouble().is_some();
-        let first = self.trying.take() == self.waiting.front().map(|(key, _)| *key);
+        let first = self.trying.take() == self.waiting.front().map(|first| first.key);
         match verdict {
             Verdict::Taken => {
                 self.status.add_sent(1);
@@ -251,10 +290,9 @@ impl Parcel {
         record.freeze()
     }
 
-    fn from_record(record: &[u8]) -> Option<Self> {
-        let (severity, payload) = record.split_first()?;
-        let severity = *Severity::ALL.get(usize::from(*severity))?;
-        Some(Self { severity, payload: Bytes::copy_from_slice(payload) })
+    fn from_record(record: &Bytes) -> Option<Self> {
+        let severity = *Severity::ALL.get(usize::from(*record.first()?))?;
+        Some(Self { severity, payload: record.slice(1..) })
     }
 }
 
@@ -336,7 +374,7 @@ mod tests {
         let inbox = start(Arc::clone(&up), "place", dir.path(), "place").unwrap();
         assert_eq!(stop(inbox, PATIENCE), 0);
         assert_eq!(*up.taken.lock().unwrap(), ["a", "b"]);
-        assert_eq!(Spool::open(dir.path(), "place").records.len(), 0);
+        assert!(Spool::open(dir.path(), "place").keys.is_empty());
     }
 
     #[test]
@@ -344,7 +382,7 @@ mod tests {
         let one = parcel(Severity::Critical, "x");
         assert_eq!(Parcel::from_record(&one.to_record()), Some(one));
         for odd in [&b""[..], b"\x05x", b"\xff"] {
-            assert_eq!(Parcel::from_record(odd), None);
+            assert_eq!(Parcel::from_record(&Bytes::copy_from_slice(odd)), None);
         }
     }
 

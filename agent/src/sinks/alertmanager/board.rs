@@ -7,6 +7,9 @@
 //! An alert that is resolved before Alertmanager's groups were flushed is never shown to anybody. So "resolved" goes to
 //! an instance only when that instance took the alert as firing and some time (`hold`) passed; an instance that was
 //! down while a finding opened and closed is told both, in that order.
+//!
+//! Thousands of alerts can wait, so only their times are here, and prints of what they are known by. Their words are in the
+//! spool: what changes is handed out to be kept there ([`Board::changes`]), and read back when it is sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,10 +17,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::notice::{Notice, as_map, as_text};
+use super::{
+    notice::Notice,
+    record::{Print, Record, SEVERITY, Times, Words, others, rank},
+};
 
 /// Alerts that are kept for one instance; beyond it the least severe goes, counted.
 pub(super) const MOST: usize = 16_384;
@@ -25,41 +30,29 @@ pub(super) const MOST: usize = 16_384;
 const BATCH: usize = 64;
 /// "Resolved" is told again for so long, for an instance that came back with an older state.
 const RESOLVED_AGAIN_MS: i64 = 15 * 60 * 1000;
-/// The least time from a push to the alert's end, if no other push follows: Alertmanager's own `resolve_timeout`.
-const LEAST_LIFE_MS: i64 = 5 * 60 * 1000;
-/// Pushes that may fail in a row before an alert that was not renewed ends.
-const MISSED_PUSHES: i64 = 5;
 
-/// Of an alert: its identity.
-type Labels = Arc<BTreeMap<String, String>>;
-
-/// One severity of one finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    /// `finding_info.uid` of the finding that it belongs to now.
-    pub(super) finding: String,
-    #[serde(with = "shared")]
-    pub(super) labels: Labels,
-    #[serde(with = "text")]
-    annotations: Arc<str>,
-    starts_ms: i64,
-    last_ms: i64,
-    /// How long it fires after the last match.
-    alive_ms: i64,
-    /// Its finding is.
-    closed: bool,
-    /// When the instance first took it as firing.
-    accepted_ms: Option<i64>,
-    /// When it was resolved, and when the instance took that.
-    resolved_ms: Option<i64>,
-    resolution_accepted_ms: Option<i64>,
-    /// The instance refused its content: it is not sent any more.
-    refused: bool,
-    #[serde(skip)]
+/// The same without its words.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    finding: Print,
+    labels: Print,
+    /// Of the labels but the severity.
+    others: Print,
+    /// Of the severity.
+    rank: u8,
+    times: Times,
     sent_ms: Option<i64>,
     /// It was in a request that was refused; it goes alone the next time.
-    #[serde(skip)]
     suspect: bool,
+}
+
+/// What became of an alert and is to be kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Gone,
+    /// Its words are those that are kept.
+    Moved(Times),
+    Said(Record),
 }
 
 /// What one request says; what became of it is told with [`Board::answered`].
@@ -85,126 +78,143 @@ pub(super) enum Verdict {
 pub(super) struct Outcome {
     /// Messages that the instance took for the first time.
     pub(super) delivered: u64,
-    /// Labels of alerts that it will never take.
-    pub(super) refused: Vec<Labels>,
+    /// Alerts that it will never take.
+    pub(super) refused: Vec<u64>,
 }
 
 #[derive(Debug)]
 pub(super) struct Board {
     entries: BTreeMap<u64, Entry>,
-    by_labels: HashMap<Labels, u64>,
-    by_finding: HashMap<String, BTreeSet<u64>>,
+    by_labels: HashMap<Print, u64>,
+    by_finding: BTreeSet<(Print, u64)>,
     next: u64,
     resend_ms: i64,
     hold_ms: i64,
-    changed: BTreeSet<u64>,
+    /// What is not kept yet, with its words if they are new.
+    changed: BTreeMap<u64, Option<Words>>,
 }
 
 impl Board {
-    /// With what an earlier run left. Whatever finding was open then is not known to this run: it counts as closed
-    /// until somebody speaks of it.
-    pub(super) fn new(records: BTreeMap<u64, Entry>, resend: Duration, hold: Duration) -> Self {
+    pub(super) fn new(resend: Duration, hold: Duration) -> Self {
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let mut board = Self {
+        Self {
             entries: BTreeMap::new(),
             by_labels: HashMap::new(),
-            by_finding: HashMap::new(),
+            by_finding: BTreeSet::new(),
             next: 0,
             resend_ms: millis(resend),
             hold_ms: millis(hold),
-            changed: BTreeSet::new(),
-        };
-        for (key, mut entry) in records {
-            entry.closed = true;
-            board.by_labels.insert(Arc::clone(&entry.labels), key);
-            board.by_finding.entry(entry.finding.clone()).or_default().insert(key);
-            board.entries.insert(key, entry);
-            board.next = key + 1;
+            changed: BTreeMap::new(),
         }
-        board
     }
 
-    /// Takes what an alert says. Returns how many alerts had to make room.
-    pub(super) fn observe(&mut self, mut notice: Notice) -> u64 {
-        let siblings = self.by_finding.get(&notice.finding).cloned().unwrap_or_default();
+    /// Takes over what an earlier run left. Whatever finding was open then is not known to this run: it counts as closed
+    /// until somebody speaks of it.
+    pub(super) fn restore(&mut self, key: u64, record: &Record) {
+        let entry = Entry::new(&record.words, Times { closed: true, ..record.times });
+        self.insert(key, entry);
+    }
+
+    /// A number that is in use and not known to be of an alert.
+    pub(super) fn skip(&mut self, key: u64) {
+        self.next = self.next.max(key + 1);
+    }
+
+    /// Takes what an alert says. Returns how many alerts had to make room. `read` gives the words of an alert that are kept.
+    pub(super) fn observe(&mut self, notice: Notice, read: &mut dyn FnMut(u64) -> Option<Words>) -> u64 {
+        let Notice { closes, finding, mut labels, annotations, starts_ms, last_ms, suppress_ms } = notice;
+        let of_finding = Print::of([finding.as_str()]);
+        let siblings: Vec<u64> =
+            self.by_finding.range((of_finding, 0)..=(of_finding, u64::MAX)).map(|(_, key)| *key).collect();
         // The first line of a finding decides all labels but the severity: what else changes is no identity.
-        if let Some(first) = siblings.first().and_then(|key| self.entries.get(key)) {
-            let severity = notice.labels.get("severity").cloned();
-            let mut labels = (*first.labels).clone();
-            labels.extend(severity.map(|severity| ("severity".to_owned(), severity)));
-            notice.labels = Arc::new(labels);
+        if let Some(first) = siblings.first()
+            && self.entries.get(first).is_some_and(|entry| entry.others != others(&labels))
+            && let Some(words) = self.words(*first, read)
+        {
+            let severity = labels.get(SEVERITY).cloned();
+            let mut first = (*words.labels).clone();
+            first.extend(severity.map(|severity| (SEVERITY.to_owned(), severity)));
+            labels = Arc::new(first);
         }
+        let words = Words { finding, labels, annotations };
+        let times = Times {
+            starts_ms,
+            last_ms,
+            alive_ms: suppress_ms.unwrap_or(self.hold_ms),
+            closed: closes,
+            accepted_ms: None,
+            resolved_ms: None,
+            resolution_accepted_ms: None,
+            refused: false,
+        };
+        let new = Entry::new(&words, times);
         for key in siblings {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            entry.last_ms = entry.last_ms.max(notice.last_ms);
-            if notice.closes {
-                entry.closed = true;
+            entry.times.last_ms = entry.times.last_ms.max(last_ms);
+            entry.times.closed |= closes;
+            if entry.labels == new.labels {
+                self.changed.insert(key, Some(words.clone()));
+            } else {
+                self.changed.entry(key).or_default();
             }
-            if entry.labels == notice.labels {
-                entry.annotations.clone_from(&notice.annotations);
-            }
-            self.changed.insert(key);
         }
-        match self.by_labels.get(&notice.labels) {
-            Some(key) => {
-                let key = *key;
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    let before = entry.finding.clone();
-                    entry.renew(&notice);
-                    if entry.finding != before {
-                        unlist(&mut self.by_finding, &before, key);
-                        self.by_finding.entry(notice.finding).or_default().insert(key);
-                    }
-                    self.changed.insert(key);
-                }
-                0
-            }
-            None => self.add(notice),
+        let Some(&key) = self.by_labels.get(&new.labels) else { return self.add(new, words) };
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !closes
+        {
+            self.by_finding.remove(&(entry.finding, key));
+            self.by_finding.insert((new.finding, key));
+            entry.renew(&new);
+            self.changed.insert(key, Some(words));
         }
+        0
     }
 
-    fn add(&mut self, notice: Notice) -> u64 {
+    fn add(&mut self, entry: Entry, words: Words) -> u64 {
         let mut dropped = 0;
         if self.entries.len() >= MOST {
             let weakest = self.entries.iter().min_by_key(|(_, entry)| entry.worth()).map(|(&key, _)| key);
             let is_worth_more = weakest
                 .and_then(|key| self.entries.get(&key))
-                .is_some_and(|entry| entry.worth() < (Standing::Open, rank(&notice.labels)));
+                .is_some_and(|weakest| weakest.worth() < (Standing::Open, entry.rank));
             let Some(key) = weakest.filter(|_| is_worth_more) else { return 1 };
             dropped += u64::from(self.entries.get(&key).is_some_and(Entry::waits));
             self.remove(key);
         }
         let key = self.next;
-        self.next += 1;
-        let alive_ms = notice.suppress_ms.unwrap_or(self.hold_ms);
-        let entry = Entry {
-            finding: notice.finding,
-            labels: Arc::clone(&notice.labels),
-            annotations: notice.annotations,
-            starts_ms: notice.starts_ms,
-            last_ms: notice.last_ms,
-            alive_ms,
-            closed: notice.closes,
-            accepted_ms: None,
-            resolved_ms: None,
-            resolution_accepted_ms: None,
-            refused: false,
-            sent_ms: None,
-            suspect: false,
-        };
-        self.by_finding.entry(entry.finding.clone()).or_default().insert(key);
-        self.entries.insert(key, entry);
-        self.by_labels.insert(notice.labels, key);
-        self.changed.insert(key);
+        self.insert(key, entry);
+        self.changed.insert(key, Some(words));
         dropped
+    }
+
+    fn insert(&mut self, key: u64, entry: Entry) {
+        self.skip(key);
+        self.by_labels.insert(entry.labels, key);
+        self.by_finding.insert((entry.finding, key));
+        self.entries.insert(key, entry);
     }
 
     fn remove(&mut self, key: u64) {
         if let Some(entry) = self.entries.remove(&key) {
             self.by_labels.remove(&entry.labels);
-            unlist(&mut self.by_finding, &entry.finding, key);
+            self.by_finding.remove(&(entry.finding, key));
         }
-        self.changed.insert(key);
+        self.changed.insert(key, None);
+    }
+
+    /// Forgets an alert whose words are nowhere any more. Whether it was to be told.
+    pub(super) fn lose(&mut self, key: u64) -> bool {
+        let waited = self.entries.get(&key).is_some_and(Entry::waits);
+        self.remove(key);
+        waited
+    }
+
+    /// Those that are not kept yet, else those that are.
+    fn words(&self, key: u64, read: &mut dyn FnMut(u64) -> Option<Words>) -> Option<Words> {
+        match self.changed.get(&key) {
+            Some(Some(words)) => Some(words.clone()),
+            _ => read(key),
+        }
     }
 
     /// Resolves and forgets what is due.
@@ -212,19 +222,20 @@ impl Board {
         let hold_ms = self.hold_ms;
         let mut done = Vec::new();
         for (&key, entry) in &mut self.entries {
-            if entry.refused {
-                if entry.closed {
+            let times = &mut entry.times;
+            if times.refused {
+                if times.closed {
                     done.push(key);
                 }
-            } else if let Some(accepted_ms) = entry.resolution_accepted_ms {
+            } else if let Some(accepted_ms) = times.resolution_accepted_ms {
                 if now_ms.saturating_sub(accepted_ms) >= RESOLVED_AGAIN_MS {
                     done.push(key);
                 }
-            } else if entry.resolved_ms.is_none() && entry.resolves_at(hold_ms).is_some_and(|at| at <= now_ms)
+            } else if times.resolved_ms.is_none() && times.resolves_at(hold_ms).is_some_and(|at| at <= now_ms)
             {
-                entry.resolved_ms = Some(now_ms);
+                times.resolved_ms = Some(now_ms);
                 entry.sent_ms = None;
-                self.changed.insert(key);
+                self.changed.entry(key).or_default();
             }
         }
         for key in done {
@@ -232,16 +243,17 @@ impl Board {
         }
     }
 
-    /// The next request, oldest first; `None` when nothing is due.
-    pub(super) fn batch(&self, now_ms: i64) -> Option<Batch> {
+    /// The next request, oldest first; `None` when nothing is due. What `read` has no words for is left out.
+    pub(super) fn batch(&self, now_ms: i64, read: &mut dyn FnMut(u64) -> Option<Words>) -> Option<Batch> {
         let mut said = Vec::new();
         let mut alerts = Vec::new();
         for (&key, entry) in self.entries.iter().filter(|(_, entry)| entry.is_due(now_ms, self.resend_ms)) {
             if entry.suspect && !said.is_empty() {
                 break;
             }
-            said.push((key, entry.resolved_ms.is_some()));
-            alerts.push(entry.to_json(now_ms, self.resend_ms));
+            let Some(words) = self.words(key, read) else { continue };
+            said.push((key, entry.times.resolved_ms.is_some()));
+            alerts.push(entry.times.to_json(&words, now_ms, self.resend_ms));
             if entry.suspect || said.len() >= BATCH {
                 break;
             }
@@ -256,22 +268,23 @@ impl Board {
         for &(key, resolved) in &batch.said {
             // It may have made room, or have been renewed, while the request was under way.
             let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let times = &mut entry.times;
             match verdict {
                 Verdict::Failed => continue,
                 Verdict::Refused if alone => {
-                    entry.refused = true;
-                    outcome.refused.push(Arc::clone(&entry.labels));
+                    times.refused = true;
+                    outcome.refused.push(key);
                 }
                 Verdict::Refused => {
                     entry.suspect = true;
                     continue;
                 }
-                Verdict::Taken if resolved != entry.resolved_ms.is_some() => continue,
+                Verdict::Taken if resolved != times.resolved_ms.is_some() => continue,
                 Verdict::Taken => {
                     entry.suspect = false;
                     entry.sent_ms = Some(now_ms);
                     let first =
-                        if resolved { &mut entry.resolution_accepted_ms } else { &mut entry.accepted_ms };
+                        if resolved { &mut times.resolution_accepted_ms } else { &mut times.accepted_ms };
                     if first.is_some() {
                         continue;
                     }
@@ -279,7 +292,7 @@ impl Board {
                     outcome.delivered += 1;
                 }
             }
-            self.changed.insert(key);
+            self.changed.entry(key).or_default();
         }
         outcome
     }
@@ -287,11 +300,12 @@ impl Board {
     /// When something is due next, milliseconds since 1970.
     pub(super) fn next_ms(&self) -> Option<i64> {
         let next = |entry: &Entry| {
-            if entry.refused {
+            if entry.times.refused {
                 return None;
             }
             let send = entry.sent_ms.map_or(0, |sent| sent.saturating_add(self.resend_ms));
-            let resolve = entry.resolved_ms.is_none().then(|| entry.resolves_at(self.hold_ms)).flatten();
+            let is_open = entry.times.resolved_ms.is_none();
+            let resolve = is_open.then(|| entry.times.resolves_at(self.hold_ms)).flatten();
             Some(resolve.map_or(send, |resolve| resolve.min(send)))
         };
         self.entries.values().filter_map(next).min()
@@ -302,19 +316,18 @@ impl Board {
         self.entries.values().filter(|entry| entry.waits()).count()
     }
 
-    /// What changed since the last call; `None` is gone.
-    pub(super) fn changes(&mut self) -> Vec<(u64, Option<&Entry>)> {
+    /// What changed since the last call, and is to be kept before anything else is asked of the board.
+    pub(super) fn changes(&mut self) -> Vec<(u64, Change)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|key| (key, self.entries.get(&key))).collect()
-    }
-}
-
-fn unlist(by_finding: &mut HashMap<String, BTreeSet<u64>>, finding: &str, key: u64) {
-    if let Some(keys) = by_finding.get_mut(finding) {
-        keys.remove(&key);
-        if keys.is_empty() {
-            by_finding.remove(finding);
-        }
+        let change = |(key, words): (u64, Option<Words>)| {
+            let change = match (self.entries.get(&key), words) {
+                (None, _) => Change::Gone,
+                (Some(entry), None) => Change::Moved(entry.times),
+                (Some(entry), Some(words)) => Change::Said(Record { words, times: entry.times }),
+            };
+            (key, change)
+        };
+        changed.into_iter().map(change).collect()
     }
 }
 
@@ -327,98 +340,52 @@ enum Standing {
 }
 
 impl Entry {
-    fn renew(&mut self, notice: &Notice) {
-        if notice.closes {
-            return;
-        }
-        self.finding.clone_from(&notice.finding);
-        self.annotations.clone_from(&notice.annotations);
-        self.last_ms = self.last_ms.max(notice.last_ms);
-        self.closed = false;
-        if self.resolved_ms.take().is_some() {
-            // It fires anew: the instance must hear of that as of any other.
-            self.starts_ms = notice.starts_ms;
-            self.accepted_ms = None;
-            self.resolution_accepted_ms = None;
-            self.sent_ms = None;
+    fn new(words: &Words, times: Times) -> Self {
+        let others = others(&words.labels);
+        let severity = words.labels.get(SEVERITY).map_or("", String::as_str);
+        Self {
+            finding: Print::of([words.finding.as_str()]),
+            labels: others.with(severity),
+            others,
+            rank: rank(severity),
+            times,
+            sent_ms: None,
+            suspect: false,
         }
     }
 
-    /// When it is over; `None` while its finding is open or the instance has not taken it.
-    fn resolves_at(&self, hold_ms: i64) -> Option<i64> {
-        let accepted_ms = self.accepted_ms.filter(|_| self.closed)?;
-        Some(self.last_ms.saturating_add(self.alive_ms).max(accepted_ms.saturating_add(hold_ms)))
+    /// Somebody speaks of it again.
+    fn renew(&mut self, new: &Self) {
+        self.finding = new.finding;
+        let times = &mut self.times;
+        times.last_ms = times.last_ms.max(new.times.last_ms);
+        times.closed = false;
+        if times.resolved_ms.take().is_some() {
+            // It fires anew: the instance must hear of that as of any other.
+            times.starts_ms = new.times.starts_ms;
+            times.accepted_ms = None;
+            times.resolution_accepted_ms = None;
+            self.sent_ms = None;
+        }
     }
 
     fn is_due(&self, now_ms: i64, resend_ms: i64) -> bool {
         // A clock that was set back must not silence it.
         let is_renewed = |sent: i64| (0..resend_ms).contains(&now_ms.saturating_sub(sent));
-        !self.refused && !self.sent_ms.is_some_and(is_renewed)
+        !self.times.refused && !self.sent_ms.is_some_and(is_renewed)
     }
 
     const fn waits(&self) -> bool {
-        !self.refused
-            && (self.accepted_ms.is_none()
-                || (self.resolved_ms.is_some() && self.resolution_accepted_ms.is_none()))
+        let times = &self.times;
+        !times.refused
+            && (times.accepted_ms.is_none()
+                || (times.resolved_ms.is_some() && times.resolution_accepted_ms.is_none()))
     }
 
-    fn worth(&self) -> (Standing, u8) {
-        let is_done = self.refused || self.resolution_accepted_ms.is_some();
-        (if is_done { Standing::Done } else { Standing::Open }, rank(&self.labels))
+    const fn worth(&self) -> (Standing, u8) {
+        let is_done = self.times.refused || self.times.resolution_accepted_ms.is_some();
+        (if is_done { Standing::Done } else { Standing::Open }, self.rank)
     }
-
-    fn to_json(&self, now_ms: i64, resend_ms: i64) -> Value {
-        let life_ms = resend_ms.saturating_mul(MISSED_PUSHES).max(LEAST_LIFE_MS);
-        let ends_ms = self.resolved_ms.unwrap_or_else(|| now_ms.saturating_add(life_ms));
-        json!({
-            "labels": *self.labels,
-            "annotations": as_map(&self.annotations),
-            // An end before the start is refused; a clock that was set back would make one.
-            "startsAt": rfc3339(self.starts_ms.min(ends_ms)),
-            "endsAt": rfc3339(ends_ms),
-        })
-    }
-}
-
-/// Labels in the spool: a map.
-mod shared {
-    use std::{collections::BTreeMap, sync::Arc};
-
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(labels: &super::Labels, to: S) -> Result<S::Ok, S::Error> {
-        labels.as_ref().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<super::Labels, D::Error> {
-        BTreeMap::deserialize(from).map(Arc::new)
-    }
-}
-
-/// Annotations in the spool: a map, too.
-mod text {
-    use std::{collections::BTreeMap, sync::Arc};
-
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(annotations: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
-        super::as_map(annotations).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
-        BTreeMap::deserialize(from).map(|map| super::as_text(&map))
-    }
-}
-
-/// Place of a severity, lowest first.
-fn rank(labels: &BTreeMap<String, String>) -> u8 {
-    let severity = labels.get("severity").map_or("", String::as_str);
-    let place = crate::rules::Severity::ALL.iter().position(|known| known.as_str() == severity);
-    place.map_or(0, |place| u8::try_from(place).unwrap_or(u8::MAX))
-}
-
-fn rfc3339(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).unwrap_or_default().to_string()
 }
 
 #[cfg(test)]

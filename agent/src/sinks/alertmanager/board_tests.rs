@@ -1,8 +1,9 @@
 //! Lives of alerts, with a virtual clock and an instance that answers as told.
 
 use proptest::prelude::*;
+use serde_json::json;
 
-use super::*;
+use super::{super::notice::as_text, *};
 
 const SECOND: i64 = 1000;
 const RESEND: Duration = Duration::from_secs(60);
@@ -28,21 +29,78 @@ fn close(finding: &str, severity: &str, at: i64) -> Notice {
     Notice { closes: true, ..notice(finding, severity, at) }
 }
 
-fn board() -> Board {
-    Board::new(BTreeMap::new(), RESEND, HOLD)
+/// A board with what it had kept.
+struct Desk {
+    board: Board,
+    spool: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Desk {
+    fn read(spool: &BTreeMap<u64, Vec<u8>>, key: u64) -> Option<Words> {
+        spool.get(&key).map(|bytes| serde_json::from_slice::<Record>(bytes).unwrap().words)
+    }
+
+    fn observe(&mut self, notice: Notice) -> u64 {
+        let Self { board, spool } = self;
+        let dropped = board.observe(notice, &mut |key| Self::read(spool, key));
+        self.keep();
+        dropped
+    }
+
+    fn advance(&mut self, now: i64) {
+        self.board.advance(now);
+        self.keep();
+    }
+
+    fn batch(&self, now: i64) -> Option<Batch> {
+        self.board.batch(now, &mut |key| Self::read(&self.spool, key))
+    }
+
+    fn answered(&mut self, batch: &Batch, verdict: Verdict, now: i64) -> Outcome {
+        let outcome = self.board.answered(batch, verdict, now);
+        self.keep();
+        outcome
+    }
+
+    fn keep(&mut self) {
+        for (key, change) in self.board.changes() {
+            let record = match change {
+                Change::Gone => {
+                    self.spool.remove(&key);
+                    continue;
+                }
+                Change::Moved(times) => Record { words: Self::read(&self.spool, key).unwrap(), times },
+                Change::Said(record) => record,
+            };
+            self.spool.insert(key, serde_json::to_vec(&record).unwrap());
+        }
+    }
+
+    /// What the next run knows.
+    fn restart(self) -> Self {
+        let mut board = Board::new(RESEND, HOLD);
+        for (key, bytes) in &self.spool {
+            board.restore(*key, &serde_json::from_slice(bytes).unwrap());
+        }
+        Self { board, ..self }
+    }
+
+    fn label(&self, key: u64, name: &str) -> String {
+        Self::read(&self.spool, key).unwrap().labels[name].clone()
+    }
+}
+
+fn board() -> Desk {
+    Desk { board: Board::new(RESEND, HOLD), spool: BTreeMap::new() }
 }
 
 /// Severity, and whether it says resolved.
-fn said(board: &Board, batch: &Batch) -> Vec<(String, bool)> {
-    batch
-        .said
-        .iter()
-        .map(|(key, resolved)| (board.entries[key].labels["severity"].clone(), *resolved))
-        .collect()
+fn said(board: &Desk, batch: &Batch) -> Vec<(String, bool)> {
+    batch.said.iter().map(|(key, resolved)| (board.label(*key, SEVERITY), *resolved)).collect()
 }
 
 /// Takes everything that is due.
-fn push(board: &mut Board, now: i64) -> Vec<(String, bool)> {
+fn push(board: &mut Desk, now: i64) -> Vec<(String, bool)> {
     let mut all = Vec::new();
     board.advance(now);
     while let Some(batch) = board.batch(now) {
@@ -78,7 +136,9 @@ fn an_alert_fires_is_renewed_escalates_and_is_resolved_once_it_was_held() {
     assert_eq!(push(&mut board, 670 * SECOND), [resolved("medium"), resolved("high")]);
     assert_eq!(push(&mut board, 730 * SECOND), [resolved("medium"), resolved("high")], "told again");
     assert_eq!(push(&mut board, 670 * SECOND + RESOLVED_AGAIN_MS), []);
+    let Desk { board, spool } = board;
     assert!(board.entries.is_empty() && board.by_labels.is_empty() && board.by_finding.is_empty());
+    assert!(spool.is_empty());
 }
 
 #[test]
@@ -114,7 +174,7 @@ fn a_finding_of_the_same_group_renews_the_alert_or_fires_it_anew() {
     let batch = board.batch(700 * SECOND).unwrap();
     assert_eq!(said(&board, &batch), [firing("high")]);
     assert_eq!(batch.body[0]["startsAt"], "1970-01-01T00:11:40Z");
-    assert_eq!(board.waiting(), 1, "it counts as a new alert");
+    assert_eq!(board.board.waiting(), 1, "it counts as a new alert");
 }
 
 #[test]
@@ -135,12 +195,12 @@ fn one_bad_alert_does_not_take_the_others_with_it() {
     }
     assert_eq!((requests, delivered), (4, 2), "together once, then each alone");
     assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0]["group"], "bad");
+    assert_eq!(board.label(refused[0], "group"), "bad");
     board.observe(notice("bad", "high", SECOND));
     assert_eq!(push(&mut board, SECOND), [], "never in a loop");
     board.observe(close("bad", "high", 2 * SECOND));
     board.advance(2 * SECOND);
-    assert_eq!(board.entries.len(), 2, "and forgotten with its finding");
+    assert_eq!(board.board.entries.len(), 2, "and forgotten with its finding");
 }
 
 #[test]
@@ -152,7 +212,7 @@ fn a_clock_that_is_set_back_neither_silences_an_alert_nor_makes_a_bad_one() {
     let alert = &batch.body[0];
     let time = |key: &str| alert[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(time("startsAt") <= time("endsAt"));
-    assert_eq!(time("endsAt").as_millisecond(), 10 * SECOND + LEAST_LIFE_MS);
+    assert_eq!(time("endsAt").as_millisecond(), 10 * SECOND + super::super::record::LEAST_LIFE_MS);
 }
 
 #[test]
@@ -163,9 +223,54 @@ fn what_is_least_severe_makes_room() {
     }
     assert_eq!(board.observe(notice("new", "low", 0)), 1, "not worth more than what is there");
     assert_eq!(board.observe(notice("worse", "critical", 0)), 1);
-    assert_eq!(board.entries.len(), MOST);
-    assert!(!board.by_finding.contains_key("7"));
-    assert!(board.by_finding.contains_key("worse"));
+    assert_eq!((board.board.entries.len(), board.spool.len()), (MOST, MOST));
+    let has = |finding: &str| {
+        let print = Print::of([finding]);
+        board.board.by_finding.iter().any(|(of, _)| *of == print)
+    };
+    assert!(!has("7") && has("worse"));
+}
+
+/// Spools outlive an upgrade: this is what earlier versions wrote.
+#[test]
+fn a_record_is_what_it_always_was() {
+    let text = json!({
+        "finding": "f", "labels": {"alertname": "A", "severity": "high"}, "annotations": {"bytes": "7"},
+        "starts_ms": 1, "last_ms": 2, "alive_ms": 3, "closed": false, "accepted_ms": 4,
+        "resolved_ms": null, "resolution_accepted_ms": null, "refused": false,
+    });
+    let record: Record = serde_json::from_value(text.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&record).unwrap(), text);
+}
+
+/// The rest of the labels is that of the finding's first line, wherever that is kept.
+#[test]
+fn a_finding_has_one_set_of_labels_but_for_the_severity() {
+    let mut board = board();
+    board.observe(notice("f", "medium", 0));
+    let mut worse = notice("f", "high", 1);
+    Arc::make_mut(&mut worse.labels).insert("group".to_owned(), "another".to_owned());
+    board.observe(worse);
+    assert_eq!((board.label(1, "group"), board.label(1, SEVERITY)), ("f".to_owned(), "high".to_owned()));
+    // Its end finds it by them.
+    let mut over = close("f", "high", 2);
+    Arc::make_mut(&mut over.labels).insert("group".to_owned(), "a third".to_owned());
+    board.observe(over);
+    assert_eq!((board.board.entries.len(), board.board.waiting()), (2, 2));
+    assert!(board.board.entries.values().all(|entry| entry.times.closed));
+}
+
+/// What somebody removed from the spool is given up, and in nobody's way.
+#[test]
+fn an_alert_without_words_does_not_stop_the_others() {
+    let mut board = board();
+    board.observe(notice("a", "high", 0));
+    board.observe(notice("b", "low", 0));
+    board.spool.remove(&0);
+    let batch = board.batch(0).unwrap();
+    assert_eq!(said(&board, &batch), [firing("low")]);
+    assert!(board.board.lose(0));
+    assert_eq!(board.board.waiting(), 1);
 }
 
 #[derive(Clone, Debug)]
@@ -198,8 +303,7 @@ proptest! {
         let mut board = board();
         let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
         let mut fired: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut stored: BTreeMap<u64, Entry> = BTreeMap::new();
-        let turn = |board: &mut Board, verdict, now: i64, fired: &mut BTreeSet<_>, seen: &BTreeSet<_>| {
+        let turn = |board: &mut Desk, verdict, now: i64, fired: &mut BTreeSet<_>, seen: &BTreeSet<_>| {
             board.advance(now);
             let mut resolved_all = Vec::new();
             while let Some(batch) = board.batch(now) {
@@ -241,17 +345,7 @@ proptest! {
                     turn(&mut board, verdict, now, &mut fired, &seen);
                 }
                 Step::Wait(seconds) => now += seconds * SECOND,
-                Step::Restart => {
-                    let bytes: BTreeMap<u64, Vec<u8>> = stored.iter().map(|(k, e)| (*k, serde_json::to_vec(e).unwrap())).collect();
-                    let read = bytes.iter().map(|(k, b)| (*k, serde_json::from_slice(b).unwrap())).collect();
-                    board = Board::new(read, RESEND, HOLD);
-                }
-            }
-            for (key, entry) in board.changes() {
-                match entry {
-                    Some(entry) => stored.insert(key, entry.clone()),
-                    None => stored.remove(&key),
-                };
+                Step::Restart => board = board.restart(),
             }
         }
         for finding in 0..3_u8 {
@@ -265,6 +359,6 @@ proptest! {
         turn(&mut board, Verdict::Taken, now, &mut fired, &seen);
         now += 2 * RESOLVED_AGAIN_MS;
         turn(&mut board, Verdict::Taken, now, &mut fired, &seen);
-        prop_assert_eq!(board.entries.len(), 0);
+        prop_assert_eq!(board.board.entries.len(), 0);
     }
 }

@@ -6,9 +6,9 @@
 
 mod board;
 mod notice;
+mod record;
 
 use std::{
-    collections::BTreeMap,
     io,
     path::Path,
     sync::Arc,
@@ -21,14 +21,15 @@ use jiff::Timestamp;
 
 pub(super) use self::notice::Notice;
 use self::{
-    board::{Batch, Board, Entry, Verdict},
+    board::{Batch, Board, Change, Verdict},
     notice::Notice as Item,
+    record::{Record, Words},
 };
 use super::{
     backoff::Backoff,
     http::{Answer, Client, HttpError},
     inbox::{Inbox, Outbox, Stop},
-    spool::{self, Spool},
+    spool::{self, Spool, SpoolError},
     status::Status,
 };
 use crate::config::HttpTarget;
@@ -64,22 +65,25 @@ pub(super) fn start(
 ) -> io::Result<Inbox<Notice>> {
     let client = Client::new(target, "/api/v2/alerts").map_err(io::Error::other)?;
     let name = super::spool_name("alertmanager", &target.url.to_string());
-    let spool::Opened { spool, records, note } = Spool::open(spools, &name);
+    let spool::Opened { mut spool, keys, note } = Spool::open(spools, &name);
     let status = Arc::new(Status::default());
     if let Some(note) = note {
         tracing::error!("{note}");
         status.add_failed();
     }
-    let mut entries = BTreeMap::new();
-    for (key, bytes) in records {
-        match serde_json::from_slice::<Entry>(&bytes) {
-            Ok(entry) => {
-                entries.insert(key, entry);
-            }
-            Err(error) => {
+    let mut board = Board::new(resend, hold);
+    for key in keys {
+        board.skip(key);
+        match record(&mut spool, key) {
+            Ok(Some(record)) => board.restore(key, &record),
+            Ok(None) => {
                 status.add_dropped(1);
-                tracing::error!("a record of spool {name} cannot be read and is lost: {error}");
+                tracing::error!("a record of spool {name} cannot be read and is lost");
+                // Where it cannot be removed now it is in nobody's way.
+                let _ = spool.write([(key, None)]);
             }
+            // It stays for the next run.
+            Err(error) => tracing::error!("{error}"),
         }
     }
     let shown = format!("alertmanager {}", target.url);
@@ -87,7 +91,7 @@ pub(super) fn start(
         name: shown.clone(),
         client: Arc::new(client),
         runbooks,
-        board: Board::new(entries, resend, hold),
+        board,
         spool,
         status: Arc::clone(&status),
         backoff: Backoff::default(),
@@ -151,7 +155,9 @@ impl Instance {
         if let Some(runbooks) = &self.runbooks {
             notice.find_runbooks_at(runbooks);
         }
-        let dropped = self.board.observe(notice);
+        let spool = &mut self.spool;
+        // Words that cannot be read now only decide under which labels it is told.
+        let dropped = self.board.observe(notice, &mut |key| words(spool, key).ok().flatten());
         if dropped != 0 {
             self.status.add_dropped(dropped);
             tracing::error!(
@@ -164,20 +170,58 @@ impl Instance {
 
     /// Makes durable what changed.
     fn keep(&mut self) {
-        let changes: Vec<(u64, Option<Bytes>)> = self
-            .board
-            .changes()
-            .into_iter()
-            .map(|(key, entry)| {
-                (key, entry.and_then(|entry| serde_json::to_vec(entry).ok()).map(Bytes::from))
-            })
-            .collect();
+        let mut changes: Vec<(u64, Option<Bytes>)> = Vec::new();
+        let mut gone = Vec::new();
+        for (key, change) in self.board.changes() {
+            let record = match change {
+                Change::Gone => None,
+                Change::Said(record) => Some(record),
+                Change::Moved(times) => match words(&mut self.spool, key) {
+                    Ok(Some(words)) => Some(Record { words, times }),
+                    Ok(None) => {
+                        gone.push(key);
+                        continue;
+                    }
+                    // Until the next change an older state is kept: after a crash it is told again.
+                    Err(_) => continue,
+                },
+            };
+            changes.push((key, record.and_then(|record| serde_json::to_vec(&record).ok()).map(Bytes::from)));
+        }
+        self.lose(gone);
         self.status.set_waiting(self.board.waiting());
         super::keep(&mut self.spool, changes, &self.status);
     }
 
-    fn attempt(&self) -> Option<Attempt> {
-        let batch = self.board.batch(now_ms())?;
+    /// Forgets alerts that the spool does not have any more.
+    fn lose(&mut self, gone: Vec<u64>) {
+        for key in gone {
+            let waited = self.board.lose(key);
+            self.status.add_dropped(u64::from(waited));
+            tracing::error!("an alert for {} is not in its spool any more and is given up", self.name);
+        }
+    }
+
+    fn attempt(&mut self) -> Option<Attempt> {
+        let (mut gone, mut fault) = (Vec::new(), None);
+        let spool = &mut self.spool;
+        let batch = self.board.batch(now_ms(), &mut |key| match words(spool, key) {
+            Ok(Some(words)) => Some(words),
+            Ok(None) => {
+                gone.push(key);
+                None
+            }
+            Err(error) => {
+                fault = Some(error);
+                None
+            }
+        });
+        self.lose(gone);
+        if let Some(error) = fault {
+            self.status.set_spool(Some(error.to_string()));
+            self.backoff.failed();
+        }
+        let batch = batch?;
         let client = Arc::clone(&self.client);
         let body = Bytes::from(batch.body.to_string());
         Some(Box::pin(async move {
@@ -196,8 +240,9 @@ impl Instance {
         let outcome = self.board.answered(batch, verdict, now_ms());
         self.status.add_sent(outcome.delivered);
         self.status.add_dropped(outcome.refused.len() as u64);
-        for labels in &outcome.refused {
+        for key in &outcome.refused {
             let why = why.as_deref().unwrap_or_default();
+            let labels = words(&mut self.spool, *key).ok().flatten().map(|words| words.labels);
             tracing::error!(?labels, "{} refuses this alert for good: {why}", self.name);
         }
         let troubled = self.status.trouble().is_some();
@@ -232,6 +277,15 @@ impl Instance {
         // What is due while a failure is fresh waits for the end of the pause.
         due.max(self.backoff.left()).max(Duration::from_millis(5)).min(LONGEST_SLEEP)
     }
+}
+
+/// The record of this number; `None` when there is none, or none that makes sense.
+fn record(spool: &mut Spool, key: u64) -> Result<Option<Record>, SpoolError> {
+    Ok(spool.read(key)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+fn words(spool: &mut Spool, key: u64) -> Result<Option<Words>, SpoolError> {
+    Ok(record(spool, key)?.map(|record| record.words))
 }
 
 /// The attempt that is under way, or never.
