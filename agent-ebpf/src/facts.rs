@@ -3,6 +3,9 @@
 
 use super::{ARGV_BYTES, HolderKey, NAME_BYTES, ObjectKey, PATH_BYTES, SinkKey};
 
+/// Size of the ring of facts; a power of two.
+pub const FACTS_BYTES: u32 = 1 << 22;
+
 /// First word of every fact in the ring.
 pub const FACT_PROCESS: u32 = 1;
 pub const FACT_OBJECT: u32 = 2;

@@ -4,9 +4,9 @@
 //! LRU kind: an attacker could flush his own row out of one.
 
 use agent_ebpf::{
-    FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS, MEMORY_SLOTS, Memory,
-    NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue, SHARED_WORDS,
-    SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
+    FACTS_BYTES, FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS,
+    MEMORY_SLOTS, Memory, NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue,
+    SHARED_WORDS, SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
     acts::{ActKey, ActValue, GpuKey, GpuValue, ReachKey, StoreValue},
     egress::{PeerKey, PeerValue, REST, SCALE_WORDS, SUMS},
     tamper::{TAMPERED_WORDS, TamperKey, TamperValue},
@@ -176,7 +176,7 @@ pub(crate) static HALF: Array<u64> = Array::with_max_entries(1, 0);
 pub(crate) static IDENTITIES_OF: Array<Identity> = Array::with_max_entries(IDENTITIES, 0);
 
 #[map]
-pub(crate) static FACTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+pub(crate) static FACTS: RingBuf = RingBuf::with_byte_size(FACTS_BYTES, 0);
 
 #[map]
 pub(crate) static LOSSES_OF: PerCpuArray<[u64; LOSSES.len()]> = PerCpuArray::with_max_entries(1, 0);

@@ -47,7 +47,7 @@ fn evaluate(set: &Arc<RuleSet>) {
     }
     let now = BootNs(800_000_000_000);
     engine.expire(now, &mut resolved);
-    let rows = engine.export();
+    let rows: Vec<_> = engine.export().collect();
     let mut next = Engine::new(Arc::clone(set));
     assert_eq!(next.import(rows.clone(), 0, now), 0, "its own rows are refused");
     assert_eq!(next.group_count(), rows.len());

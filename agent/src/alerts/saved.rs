@@ -96,8 +96,8 @@ impl Alerts {
     }
 
     /// Every open finding, one row each.
-    pub(crate) fn save(&self, time: &impl TimeLine) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let saved = |(identity, open): (&Identity, &Open)| {
+    pub(crate) fn save(&self, time: &impl TimeLine) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        let saved = move |(identity, open): (&Identity, &Open)| {
             let finding = SavedFinding {
                 matched: SavedMatch::new(&open.matched, time),
                 first_ms: open.first_ms,
@@ -106,7 +106,7 @@ impl Alerts {
             };
             row(identity, &finding)
         };
-        self.open.iter().filter_map(saved).collect()
+        self.open.iter().filter_map(saved)
     }
 
     /// Goes on with the findings of an earlier run and returns what they say. A finding whose rule or asset is gone is left out:

@@ -124,6 +124,16 @@ pub struct Sink {
 }
 
 impl Sink {
+    /// Whether what goes there is off this host, or can be carried away.
+    #[must_use]
+    pub fn leaves_the_host(&self) -> bool {
+        match self.kind {
+            SinkKind::Peer | SinkKind::Unmetered => true,
+            SinkKind::File | SinkKind::BlockDevice => self.removable == Some(true),
+            SinkKind::CharDevice | SinkKind::Terminal | SinkKind::Process => false,
+        }
+    }
+
     /// A sink of which nothing else is known.
     #[must_use]
     pub const fn new(kind: SinkKind, control: Control) -> Self {

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     fs,
+    hash::{BuildHasher as _, RandomState},
     os::unix::fs::PermissionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -20,7 +21,8 @@ use thiserror::Error;
 use super::state::StateDir;
 use crate::event::BootNs;
 
-const FILE: &str = "state.redb";
+/// Below the state directory.
+pub const FILE: &str = "state.redb";
 /// Of what is kept, and how: a file of a later one is set aside.
 const VERSION: u64 = 1;
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -37,8 +39,11 @@ const SET_ASIDE: u32 = 9;
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
-/// A space, a key, and its new value, if it is to have one.
-type Change<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
+/// What a space is to hold.
+pub type Rows<'a> = Box<dyn Iterator<Item = Row> + 'a>;
+
+/// A space, a key, and the print of its new value, if it is to have one.
+type Change = (&'static str, Vec<u8>, Option<u64>);
 
 /// A key, and its new value if it is to have one.
 pub type Update = (Vec<u8>, Option<Vec<u8>>);
@@ -103,7 +108,20 @@ pub struct Store {
     database: Closing,
     path: PathBuf,
     /// What each space holds, so that only what differs is written.
-    known: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>>,
+    known: HashMap<&'static str, HashMap<Vec<u8>, Stored>>,
+    /// How often rows were saved.
+    turn: u64,
+    /// Of a random seed: no two values that follow each other have one print.
+    prints: RandomState,
+}
+
+/// What is known of a row that is on the disk.
+#[derive(Debug)]
+struct Stored {
+    /// Of its value, which would be as much memory as all that is kept.
+    print: u64,
+    /// When it was last among the rows.
+    turn: u64,
 }
 
 /// A database that is closed with care: its file may make no sense any more, and then redb's own locks are poisoned.
@@ -172,7 +190,8 @@ impl Store {
             }
             Ok(rows)
         })?;
-        self.known.insert(space, rows.iter().cloned().collect());
+        let stored = |value: &Vec<u8>| Stored { print: self.prints.hash_one(value), turn: 0 };
+        self.known.insert(space, rows.iter().map(|(key, value)| (key.clone(), stored(value))).collect());
         Ok(rows)
     }
 
@@ -241,12 +260,12 @@ impl Store {
     }
 
     /// From now on each of these spaces holds exactly these rows, on the disk when this returns. Returns whether anything had
-    /// to be written.
+    /// to be written. Rows are looked at one by one, and of those that did not change nothing is kept.
     ///
     /// # Errors
     ///
     /// When it cannot be written; then all is as it was.
-    pub fn save(&mut self, spaces: &[(&'static str, Vec<Row>)], clock: &Clock) -> Result<bool, StoreError> {
+    pub fn save(&mut self, spaces: Vec<(&'static str, Rows<'_>)>, clock: &Clock) -> Result<bool, StoreError> {
         self.update(spaces, ("", &[]), clock)
     }
 
@@ -257,51 +276,63 @@ impl Store {
     /// As [`Store::save`].
     pub fn update(
         &mut self,
-        spaces: &[(&'static str, Vec<Row>)],
-        (space, updates): (&'static str, &[Update]),
+        spaces: Vec<(&'static str, Rows<'_>)>,
+        (single, updates): (&'static str, &[Update]),
         clock: &Clock,
     ) -> Result<bool, StoreError> {
-        let mut changes: Vec<Change<'_>> = Vec::new();
-        let mut next: HashMap<&'static str, HashMap<Vec<u8>, Vec<u8>>> = HashMap::new();
-        for (space, rows) in spaces {
-            let rows_now: HashMap<Vec<u8>, Vec<u8>> =
-                rows.iter().filter(|(_, value)| value.len() <= LARGEST_VALUE).cloned().collect();
-            next.insert(space, rows_now);
-        }
+        let Self { database, path, known, turn, prints } = self;
+        *turn += 1;
         let none = HashMap::new();
-        for (space, rows) in &next {
-            let known = self.known.get(space).unwrap_or(&none);
-            changes.extend(
-                rows.iter()
-                    .filter(|(key, value)| known.get(*key) != Some(value))
-                    .map(|(key, value)| (*space, key.as_slice(), Some(value.as_slice()))),
-            );
-            changes.extend(
-                known.keys().filter(|key| !rows.contains_key(*key)).map(|key| (*space, key.as_slice(), None)),
-            );
-        }
-        changes.extend(updates.iter().map(|(key, value)| (space, key.as_slice(), value.as_deref())));
-        if changes.is_empty() {
-            return Ok(false);
-        }
-        let clock = serde_json::to_vec(clock).unwrap_or_default();
-        guarded(&self.path, || {
-            let write = self.database.get()?.begin_write()?;
-            {
-                write.open_table(META)?.insert("clock", clock.as_slice())?;
-                let mut table = write.open_table(ROWS)?;
-                for (space, key, value) in &changes {
-                    match value {
-                        Some(value) => drop(table.insert((*space, *key), *value)?),
-                        None => drop(table.remove((*space, *key))?),
+        let changes = guarded(path, || {
+            // What is new goes through here row by row: thousands of findings are as many kilobytes.
+            let mut changes: Vec<Change> = Vec::new();
+            let write = database.get()?.begin_write()?;
+            let mut table = write.open_table(ROWS)?;
+            for (space, rows) in spaces {
+                for (key, value) in rows.filter(|(_, value)| value.len() <= LARGEST_VALUE) {
+                    let print = prints.hash_one(&value);
+                    let stored = known.get_mut(space).and_then(|known| known.get_mut(&key));
+                    let is_kept = stored.is_some_and(|stored| {
+                        stored.turn = *turn;
+                        stored.print == print
+                    });
+                    if !is_kept {
+                        table.insert((space, key.as_slice()), value.as_slice())?;
+                        changes.push((space, key, Some(print)));
                     }
                 }
+                let gone = known.get(space).unwrap_or(&none).iter();
+                for (key, _) in gone.filter(|(_, stored)| stored.turn != *turn) {
+                    table.remove((space, key.as_slice()))?;
+                    changes.push((space, key.clone(), None));
+                }
             }
+            for (key, value) in updates {
+                match value {
+                    Some(value) => drop(table.insert((single, key.as_slice()), value.as_slice())?),
+                    None => drop(table.remove((single, key.as_slice()))?),
+                }
+            }
+            drop(table);
+            if changes.is_empty() && updates.is_empty() {
+                write.abort()?;
+                return Ok(changes);
+            }
+            let clock = serde_json::to_vec(clock).unwrap_or_default();
+            write.open_table(META)?.insert("clock", clock.as_slice())?;
             // Durable: redb waits for the disk.
-            Ok(write.commit()?)
+            write.commit()?;
+            Ok(changes)
         })?;
-        self.known.extend(next);
-        Ok(true)
+        let is_changed = !changes.is_empty() || !updates.is_empty();
+        for (space, key, print) in changes {
+            let known = known.entry(space).or_default();
+            match print {
+                Some(print) => drop(known.insert(key, Stored { print, turn: *turn })),
+                None => drop(known.remove(&key)),
+            }
+        }
+        Ok(is_changed)
     }
 
     fn try_open(path: &Path) -> Result<Self, StoreError> {
@@ -336,7 +367,13 @@ impl Store {
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { database, path: path.to_owned(), known: HashMap::new() })
+        Ok(Self {
+            database,
+            path: path.to_owned(),
+            known: HashMap::new(),
+            turn: 0,
+            prints: RandomState::new(),
+        })
     }
 }
 
@@ -377,6 +414,10 @@ mod tests {
         (scratch, state)
     }
 
+    fn rows(space: &'static str, rows: Vec<Row>) -> (&'static str, Rows<'static>) {
+        (space, Box::new(rows.into_iter()))
+    }
+
     fn row(key: &str, value: &str) -> Row {
         (key.as_bytes().to_vec(), value.as_bytes().to_vec())
     }
@@ -387,14 +428,14 @@ mod tests {
         let clock = Clock { boot: "b".to_owned(), now: BootNs(7), wall_ms: 9, base: 3 };
         let (mut store, note) = Store::open(&state).unwrap();
         assert_eq!((note, store.clock().unwrap()), (None, None));
-        let spaces = [("a", vec![row("1", "x"), row("2", "y")]), ("ab", vec![row("1", "z")])];
-        assert!(store.save(&spaces, &clock).unwrap());
-        assert!(!store.save(&spaces, &clock).unwrap(), "nothing changed");
+        let spaces = || vec![rows("a", vec![row("1", "x"), row("2", "y")]), rows("ab", vec![row("1", "z")])];
+        assert!(store.save(spaces(), &clock).unwrap());
+        assert!(!store.save(spaces(), &clock).unwrap(), "nothing changed");
         drop(store);
         let (mut store, _) = Store::open(&state).unwrap();
         assert_eq!(store.clock().unwrap().as_ref(), Some(&clock));
         assert_eq!(store.load("a").unwrap(), [row("1", "x"), row("2", "y")]);
-        assert!(store.save(&[("a", vec![row("2", "new")])], &clock).unwrap());
+        assert!(store.save(vec![rows("a", vec![row("2", "new")])], &clock).unwrap());
         assert_eq!(store.load("a").unwrap(), [row("2", "new")]);
         assert_eq!(store.load("ab").unwrap(), [row("1", "z")]);
         assert_eq!(store.load("b").unwrap(), []);
@@ -406,8 +447,10 @@ mod tests {
         let clock = Clock::default();
         let (mut store, _) = Store::open(&state).unwrap();
         let put = |key: &str, value: &str| (key.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
-        store.update(&[], ("a", &[put("x1", "1"), put("x2", "22"), put("y1", "3")]), &clock).unwrap();
-        store.update(&[("b", vec![row("x1", "of b")])], ("a", &[(b"x1".to_vec(), None)]), &clock).unwrap();
+        store.update(Vec::new(), ("a", &[put("x1", "1"), put("x2", "22"), put("y1", "3")]), &clock).unwrap();
+        store
+            .update(vec![rows("b", vec![row("x1", "of b")])], ("a", &[(b"x1".to_vec(), None)]), &clock)
+            .unwrap();
         let shown = |prefix: &str, limits| {
             let mut shown = Vec::new();
             store
@@ -482,7 +525,7 @@ mod tests {
         fn damage_anywhere_is_survived(damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40), cut in any::<prop::sample::Index>()) {
             let (scratch, state) = state();
             let (mut store, _) = Store::open(&state).unwrap();
-            store.save(&[("a", (0..50).map(|n| row(&n.to_string(), "value")).collect())], &Clock::default()).unwrap();
+            store.save(vec![rows("a", (0..50).map(|n| row(&n.to_string(), "value")).collect())], &Clock::default()).unwrap();
             drop(store);
             let path = scratch.path().join(FILE);
             let mut bytes = fs::read(&path).unwrap();
@@ -496,7 +539,7 @@ mod tests {
             fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
             let (mut store, _) = Store::open(&state).unwrap();
             let _ = store.load("a");
-            let _ = store.save(&[("a", vec![row("n", "v")])], &Clock::default());
+            let _ = store.save(vec![rows("a", vec![row("n", "v")])], &Clock::default());
         }
     }
 }

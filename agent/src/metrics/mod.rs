@@ -6,13 +6,14 @@
 
 pub mod http;
 mod process;
+mod ring;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use agent_ebpf::LOSSES;
@@ -22,10 +23,10 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use self::process::ProcessMetrics;
+use self::{process::ProcessMetrics, ring::RingFill};
 use crate::{
     alerts::Alert,
-    event::{Asset, Control, Loss, Record, RecordKind, SinkKind},
+    event::{Asset, Control, Loss, Record, RecordKind},
     ledger::HostEgress,
     rules::{Mode, RuleSet, Severity},
     sinks::{Counts, Sinks},
@@ -100,6 +101,10 @@ pub struct Metrics {
     asset_bytes: IntGaugeVec,
     flow_bytes: IntCounterVec,
     egress_bytes: IntCounterVec,
+    egress_window_bytes: IntGaugeVec,
+    ring_fill: RingFill,
+    probe_runs: IntCounterVec,
+    probe_seconds: CounterVec,
     host_egress_bytes: IntCounterVec,
     host_egress_linked_bytes: IntCounterVec,
     egress_unattributed: IntGauge,
@@ -230,6 +235,26 @@ impl Metrics {
                 "egress_bytes_total",
                 "The part of flow_bytes_total that left the host: to a peer, a removable medium or an unmetered channel.",
                 &["asset", "control"],
+            )?,
+            egress_window_bytes: make.gauges(
+                "egress_window_bytes",
+                "Sum of what of an asset may have left the host to uncontrolled places and unmetered channels within a window; \
+                 it outlives the agent and the boot.",
+                &["asset", "window"],
+            )?,
+            ring_fill: RingFill::new(make.float(
+                "ringbuf_fill_ratio",
+                "The most of the ring of facts that one look emptied in the last minute or two; at 1 facts may be lost.",
+            )?),
+            probe_runs: make.counters(
+                "probe_runs_total",
+                "Runs of a program since it was loaded, while the kernel counts them (sysctl kernel.bpf_stats_enabled).",
+                &["probe"],
+            )?,
+            probe_seconds: make.seconds(
+                "probe_run_seconds_total",
+                "Time that a program ran since it was loaded, while the kernel counts it (sysctl kernel.bpf_stats_enabled).",
+                &["probe"],
             )?,
             host_egress_bytes: make.counters(
                 "host_egress_bytes_total",
@@ -455,9 +480,29 @@ impl Metrics {
             .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
+    /// Sums of what of an asset left, by window.
+    pub fn set_egress_windows<'a>(&self, sums: impl IntoIterator<Item = (&'a str, &'static str, u64)>) {
+        for (asset, window, bytes) in sums {
+            set(&self.egress_window_bytes, &[asset, window], bytes);
+        }
+    }
+
+    /// One look took this part of the ring, at most 1.
+    pub fn set_ring_fill(&self, ratio: f64) {
+        self.ring_fill.see(ratio, Instant::now());
+    }
+
+    /// How often a program ran so far and for how long, as the kernel counts it.
+    pub fn set_probe_runs(&self, probe: &str, runs: u64, took: Duration) {
+        raise(&self.probe_runs, &[probe], runs);
+        raise_seconds(&self.probe_seconds, &[probe], took);
+    }
+
     /// Whether a hook is attached; `kind` is what it is attached to, such as `fentry`.
     pub fn set_probe(&self, probe: &str, kind: &str, attached: bool) {
         set(&self.probe_attached, &[probe, kind], u64::from(attached));
+        count(&self.probe_runs, &[probe], 0);
+        raise_seconds(&self.probe_seconds, &[probe], Duration::ZERO);
     }
 
     /// Facts of one kind were read; with 0 the kind only becomes known.
@@ -482,12 +527,7 @@ impl Metrics {
         let (RecordKind::Flow, Some(sink)) = (record.kind, &record.sink) else { return };
         let labels = [record.asset.name.as_str(), sink.control.as_str()];
         count(&self.flow_bytes, &labels, record.bytes);
-        let leaves = match sink.kind {
-            SinkKind::Peer | SinkKind::Unmetered => true,
-            SinkKind::File | SinkKind::BlockDevice => sink.removable == Some(true),
-            SinkKind::CharDevice | SinkKind::Terminal | SinkKind::Process => false,
-        };
-        if leaves {
+        if sink.leaves_the_host() {
             count(&self.egress_bytes, &labels, record.bytes);
         }
     }
@@ -549,6 +589,7 @@ impl Metrics {
     /// When the library cannot encode what it gathered.
     pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
         self.process.refresh();
+        self.ring_fill.show(Instant::now());
         let mut text = Vec::with_capacity(64 << 10);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -657,6 +698,14 @@ fn spend(family: &CounterVec, labels: &[&str], took: Duration) {
 fn raise(family: &IntCounterVec, labels: &[&str], total: u64) {
     match family.get_metric_with_label_values(labels) {
         Ok(child) => child.inc_by(total.saturating_sub(child.get())),
+        Err(error) => tracing::error!("a metric was not counted: {error}"),
+    }
+}
+
+fn raise_seconds(family: &CounterVec, labels: &[&str], total: Duration) {
+    match family.get_metric_with_label_values(labels) {
+        // The library panics on a negative step.
+        Ok(child) => child.inc_by((total.as_secs_f64() - child.get()).max(0.0)),
         Err(error) => tracing::error!("a metric was not counted: {error}"),
     }
 }

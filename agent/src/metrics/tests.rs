@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::event::{AssetId, AssetKind, BootNs, HolderId, Process, Sink};
+use crate::event::{AssetId, AssetKind, BootNs, HolderId, Process, Sink, SinkKind};
 
 fn metrics() -> Metrics {
     Metrics::new(&BuildInfo { version: "0.1.0", commit: "abc", kernel_release: "6.12.0" }).unwrap()
@@ -172,4 +172,39 @@ fn the_time_of_rules_adds_up_and_rules_beyond_the_room_share_a_child() {
     let scrape = scrape(&metrics);
     assert_eq!(scrape["weighbridge_rule_seconds_total{rule_id=\"TEST-0000\"}"], 0.5);
     assert_eq!(scrape["weighbridge_rule_seconds_total{rule_id=\"other\"}"], 0.5);
+}
+
+/// Each has a row in docs/metrics.md with its type and its labels, and each row there is one.
+#[test]
+fn the_table_in_the_documents_is_what_is_served() {
+    let metrics = metrics();
+    metrics.set_asset(&asset());
+    metrics.set_rules("77e0", ["core"], [("WB-0001", Mode::Alert)]);
+    metrics.set_probe("sys_exit", "tp_btf", true);
+    metrics.add_events("take", 0);
+    metrics.set_egress_windows([("llm-70b", "24h", 0)]);
+    // Exceptions have children when there are some.
+    set(&metrics.exception_expiry, &["EX-1"], 0);
+    count(&metrics.exception_matches, &["EX-1"], 0);
+    let served: BTreeMap<String, (String, BTreeSet<String>)> = metrics
+        .registry
+        .gather()
+        .iter()
+        .map(|family| {
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            let labels = family.get_metric().iter().flat_map(|metric| metric.get_label());
+            (family.name().to_owned(), (kind, labels.map(|label| label.name().to_owned()).collect()))
+        })
+        .collect();
+    let table = include_str!("../../../docs/metrics.md").lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+        let name = cells.next()?.trim_matches('`').to_owned();
+        let kind = cells.next()?.to_owned();
+        let labels = cells.next()?.split(", ").filter(|label| !label.is_empty());
+        Some((name, (kind, labels.map(|label| label.trim_matches('`').to_owned()).collect())))
+    });
+    let table: BTreeMap<String, (String, BTreeSet<String>)> = table.collect();
+    for name in table.keys().chain(served.keys()) {
+        assert_eq!(table.get(name), served.get(name), "{name}: docs/metrics.md on the left");
+    }
 }

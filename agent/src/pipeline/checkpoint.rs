@@ -23,7 +23,7 @@ use crate::{
     event::{ActKind, Asset, AssetId, BootNs, Conclusions, HolderId},
     host::{
         state::StateDir,
-        store::{Clock, Row, Store, StoreError},
+        store::{Clock, Row, Rows, Store, StoreError},
         volumes::Volumes,
     },
     metrics::Metrics,
@@ -36,6 +36,7 @@ const SUMS: &str = "sums";
 const FINDINGS: &str = "findings";
 /// Sizes of assets, by name.
 const ASSETS: &str = "assets";
+const LEAVING: &str = "leaving";
 /// The number of the last line of the alert log.
 const LOG: &str = "log";
 
@@ -135,6 +136,10 @@ impl Checkpoint {
         let many = sums.len();
         // Both are points of the time line.
         let shift = self.earlier_base.cast_signed().saturating_sub(self.clock.base.cast_signed());
+        match store.load(LEAVING) {
+            Ok(rows) => pipeline.leaving.restore(&rows, shift, now()),
+            Err(error) => self.faults.push(format!("{error}: sums of what left start anew")),
+        }
         let rows = sums.into_iter().filter_map(|(_, row)| serde_json::from_slice::<SumRow>(&row).ok());
         let rows = rows.map(|mut row| {
             row.shift(shift);
@@ -251,13 +256,14 @@ impl Checkpoint {
         let clock = Clock { base: self.clock.base, ..read_clock(&self.clock.boot) };
         let time = Line(&clock);
         let sequence = (LOG.into(), pipeline.alerts.head().seq.to_string().into_bytes());
-        let spaces = [
-            (ASSETS, self.sizes.clone()),
-            (SUMS, sums),
-            (FINDINGS, pipeline.alerts.save(&time)),
-            (LOG, vec![sequence]),
+        let spaces: Vec<(_, Rows<'_>)> = vec![
+            (ASSETS, Box::new(self.sizes.iter().cloned())),
+            (SUMS, Box::new(sums)),
+            (FINDINGS, Box::new(pipeline.alerts.save(&time))),
+            (LEAVING, Box::new(pipeline.leaving.save())),
+            (LOG, Box::new(std::iter::once(sequence))),
         ];
-        store.update(&spaces, (carriers::SPACE, &copies), &clock)?;
+        store.update(spaces, (carriers::SPACE, &copies), &clock)?;
         self.carriers.written();
         Ok(())
     }
@@ -303,10 +309,10 @@ fn sizes(pipeline: &Pipeline) -> Vec<Row> {
 }
 
 /// Every window, one row each, on the clock of this boot.
-fn sum_rows(pipeline: &Pipeline, volumes: &Volumes, waiting: &[SumRow]) -> Vec<Row> {
-    let rows = pipeline.engine.export();
-    let rows = sums::kept(rows, &pipeline.engine.places(sums::FIELD), volumes);
-    rows.iter().chain(waiting).filter_map(|row| saved::row(&(&row.rule, &row.sum, &row.key), row)).collect()
+fn sum_rows(pipeline: &Pipeline, volumes: &Volumes, waiting: &[SumRow]) -> impl Iterator<Item = Row> {
+    let rows = sums::kept(pipeline.engine.export(), &pipeline.engine.places(sums::FIELD), volumes);
+    let saved = |row: &SumRow| saved::row(&(&row.rule, &row.sum, &row.key), row);
+    rows.into_iter().filter_map(move |row| saved(&row)).chain(waiting.iter().filter_map(saved))
 }
 
 struct Line<'a>(&'a Clock);

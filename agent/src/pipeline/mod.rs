@@ -10,6 +10,9 @@ mod destinations;
 mod identities;
 pub(crate) mod keeper;
 mod keeping;
+mod leaving;
+mod memory;
+mod own_files;
 mod prepare;
 mod recorder;
 mod reload;
@@ -63,6 +66,7 @@ pub struct Pipeline {
     sinks: Sinks,
     metrics: Arc<Metrics>,
     scale: scale::Scale,
+    leaving: leaving::Leaving,
     own: tamper::SelfCheck,
     /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
     known: AssetSet,
@@ -89,6 +93,7 @@ impl Pipeline {
         for asset in assets {
             self.known = AssetSet(self.known.0 | 1 << asset.id.0);
             self.metrics.set_asset(asset);
+            self.leaving.know(&asset.name);
             self.apply(Event::Asset(Arc::new(asset.clone())), now);
         }
     }
@@ -220,6 +225,7 @@ impl Pipeline {
         self.moved |= !records.is_empty();
         for (nth, mut record) in records.drain(..).enumerate() {
             self.metrics.add_record(&record);
+            self.leaving.add(&record);
             let first = self.matches.len();
             self.engine.observe(&record, &mut self.matches);
             if self.matches.len() > first {
@@ -285,6 +291,7 @@ impl Pipeline {
         self.metrics.set_sequence(self.alerts.head().seq);
         self.metrics.set_loss(&self.loss());
         self.metrics.set_sinks(&self.sinks.counts());
+        self.metrics.set_egress_windows(self.leaving.sums(now));
         if self.status.is_watched() {
             let snapshot = self.snapshot(now);
             self.status.publish(&snapshot);

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
@@ -71,6 +72,8 @@ pub struct Prepared {
     pub registry: Registry,
     /// Bytes of each asset that took the place of others since the registry was stored.
     pub(super) renewed: HashMap<AssetId, u64>,
+    /// How long it took to find the assets' files.
+    pub(super) scan_took: Duration,
     /// What the operator should know; nothing that stops the agent.
     pub warnings: Vec<String>,
     /// The locks of an agent that goes on where an earlier one stopped.
@@ -174,6 +177,7 @@ fn prepare_held(
     };
     sort(problems);
     let known = stored(&config);
+    let started = Instant::now();
     let registry = match Registry::scan(&config, &classifier, &known, Timestamp::now()) {
         Ok((registry, problems)) => {
             sort(problems);
@@ -189,10 +193,12 @@ fn prepare_held(
             None
         }
     };
+    let scan_took = started.elapsed();
     match (rules, registry) {
         (Some(rules), Some(registry)) if faults.is_empty() => {
             let renewed = registry.renewed_since(&known);
-            Ok(Prepared { rules: Arc::new(rules), classifier, registry, renewed, warnings, config, held })
+            let rules = Arc::new(rules);
+            Ok(Prepared { rules, classifier, registry, renewed, scan_took, warnings, config, held })
         }
         _ => Err(invalid(faults)),
     }

@@ -29,12 +29,14 @@ use super::{
     identities::Identities,
     keeper::{self, Keeper},
     keeping::Held,
+    memory::{self, Memory},
+    own_files::{own_files, state_files},
     recorder::Recorder,
     reload::Reload,
     scale::Scale,
     selftest::SelfTest,
     snapshot::Standing,
-    tamper::{SelfCheck, own_files},
+    tamper::SelfCheck,
 };
 use crate::{
     alerts::{self, Alerts},
@@ -54,7 +56,7 @@ use crate::{
         http::{Listener, Readiness},
     },
     rules::{Engine, Severity},
-    sensor::{Adopted, HookKind, Protection, Reading, SensedAct, Sensor, SensorError, Setup},
+    sensor::{Adopted, Hook, HookKind, Protection, Reading, SensedAct, Sensor, SensorError, Setup},
     sinks::{Sinks, TerminalSink, file, terminal},
     status::{self, Status},
 };
@@ -94,11 +96,22 @@ pub struct Options {
 /// When it cannot start, or the sensor fails while it runs.
 pub fn run(prepared: Prepared, options: Options) -> Result<(), Failure> {
     keep_descriptors();
+    keep_memory();
+    memory::share_one_arena();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Unfit::System("start the runtime", error))?;
     runtime.block_on(Agent::serve(prepared, options))
+}
+
+/// Its memory holds the key of the log's seal and tokens: no core dump has it, and who runs as the agent's user cannot look into
+/// it or stop it by `ptrace`. Who may do that to any process still can.
+fn keep_memory() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "others of the agent's user can read its memory");
+    }
 }
 
 /// Whatever was left open by who started us is not for our children: the canary's would make carriers of it.
@@ -132,6 +145,7 @@ struct Agent {
     carriers_every: Duration,
     reload: Reload,
     selftest: SelfTest,
+    memory: Memory,
 }
 
 impl Agent {
@@ -160,8 +174,7 @@ impl Agent {
         // From here on what is sent is compared with what is counted.
         agent.weigh_host()?;
         // What starting needed (the kernel's types, the programs, the first scan) goes back to the system.
-        // SAFETY: gives free pages back, and touches no memory that is in use.
-        unsafe { libc::malloc_trim(0) };
+        agent.memory.give_back();
         readiness.set_ready();
         tracing::info!(%address, assets = agent.config.assets.len(), files = agent.registry.files().len(), "weighing");
         // The line that scripts wait for.
@@ -196,7 +209,8 @@ impl Agent {
         status: Status,
         options: Options,
     ) -> Result<Self, Failure> {
-        let Prepared { config, rules, classifier, registry, renewed, warnings, held: _ } = prepared;
+        let Prepared { config, rules, classifier, registry, renewed, scan_took, warnings, held: _ } =
+            prepared;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -244,6 +258,7 @@ impl Agent {
             sinks,
             metrics: Arc::clone(&metrics),
             scale: Scale::new(),
+            leaving: super::leaving::Leaving::default(),
             own: SelfCheck::new(&own_files(&config)),
             known: AssetSet::default(),
             below: super::acts::Below::new(config.gpu_drivers.clone()),
@@ -267,6 +282,7 @@ impl Agent {
         }
         pipeline.assets(&registry.assets(&config), now);
         metrics.set_asset_files(registry.files().len() as u64);
+        metrics.set_scan(scan_took);
         let keep = held.keep(&config)?;
         let mut checkpoint = Checkpoint::open(&held.state, &host::facts().boot_id);
         checkpoint.restore_assets(&mut pipeline, &renewed);
@@ -289,13 +305,10 @@ impl Agent {
             pipeline.restore(sensor.past().map_err(Unfit::from)?, now);
         }
         checkpoint.restore(&mut pipeline, unfinished);
+        // Not before: a sum that began at 0 would look like one that went back.
+        metrics.set_egress_windows(pipeline.leaving.sums(now));
         for report in sensor.hooks() {
-            let kind = match report.hook.kind {
-                HookKind::Tracepoint | HookKind::TracepointAs(_) => "tp_btf",
-                HookKind::Iterator(_) => "iter",
-                HookKind::Egress => "cgroup_skb",
-            };
-            metrics.set_probe(report.hook.name, kind, report.result.is_ok());
+            metrics.set_probe(report.hook.name, kind_of(report.hook), report.result.is_ok());
             if let Err(reason) = &report.result {
                 let missing = (report.hook.name.to_owned(), reason.clone());
                 pipeline.standing.missing_hooks.push(missing);
@@ -321,7 +334,7 @@ impl Agent {
             sensor.unpin().map_err(Unfit::from)?;
         }
         registry.save(&held.state, &config).map_err(Unfit::from)?;
-        watch(&mut sensor, &config)?;
+        watch(&mut sensor, &mut pipeline, &config, held.state.path())?;
         let ended = held.state.begin_run().map_err(Unfit::from)?;
         checkpoint.tell(&mut pipeline, head.seq, ended.is_none());
         if let Some(how) = ended {
@@ -338,6 +351,7 @@ impl Agent {
             carriers_every: CARRIERS_SOON,
             reload: Reload::new(config.rules.clone()),
             selftest: SelfTest::new(options.prove_every, &metrics),
+            memory: Memory::default(),
             config,
             held,
             checkpoint,
@@ -504,11 +518,22 @@ impl Agent {
     fn tick(&mut self) -> Result<(), Failure> {
         self.follow_mounts()?;
         self.weigh_host()?;
-        let changed = self.sensor.changed_links().into_iter().map(|link| (ActKind::LinksTouched, link));
+        let changed = self.sensor.changed_links();
+        for hook in changed.iter().filter_map(|link| link.hook) {
+            if let Some(report) = self.sensor.hooks().iter().find(|report| report.hook.name == hook) {
+                self.metrics.set_probe(hook, kind_of(report.hook), false);
+            }
+        }
+        let changed = changed.into_iter().map(|link| (ActKind::LinksTouched, link.name));
         let removed = self.sensor.removed_pins().into_iter().map(|pin| (ActKind::PinsTouched, pin));
         for (kind, what) in changed.chain(removed).collect::<Vec<_>>() {
             let how = if kind == ActKind::PinsTouched { "was removed" } else { "changed" };
             self.pipeline.raise(HolderId::HOST, kind, Some(format!("{what} {how}")), now());
+        }
+        self.memory.look();
+        self.metrics.set_ring_fill(self.sensor.ring_fill());
+        for (probe, runs, took) in self.sensor.probe_runs() {
+            self.metrics.set_probe_runs(probe, runs, took);
         }
         self.pipeline.check_self(now());
         self.pipeline.tick(now());
@@ -625,6 +650,15 @@ impl Agent {
     }
 }
 
+/// The label of a hook's kind.
+const fn kind_of(hook: Hook) -> &'static str {
+    match hook.kind {
+        HookKind::Tracepoint | HookKind::TracepointAs(_) => "tp_btf",
+        HookKind::Iterator(_) => "iter",
+        HookKind::Egress => "cgroup_skb",
+    }
+}
+
 /// Ends when something appeared in an asset's directory.
 async fn appeared(folders: Option<&AsyncFd<OwnedFd>>) {
     match folders {
@@ -720,9 +754,16 @@ fn protect(
 }
 
 /// From here on what others do to the agent's own objects and files is noticed.
-fn watch(sensor: &mut Sensor, config: &Config) -> Result<(), Failure> {
+fn watch(
+    sensor: &mut Sensor,
+    pipeline: &mut Pipeline,
+    config: &Config,
+    state_dir: &Path,
+) -> Result<(), Failure> {
     sensor.watch_self().map_err(Unfit::from)?;
-    for file in own_files(config).iter().filter(|file| file.path.is_file()) {
+    let kept = state_files(state_dir);
+    pipeline.own.files.watch(&kept);
+    for file in own_files(config).iter().chain(&kept).filter(|file| file.path.is_file()) {
         if let Err(error) = sensor.watch_file(&file.path) {
             tracing::warn!(%error, "who writes into a file of the agent will not be known");
         }

@@ -16,7 +16,11 @@ pub(super) const FIELD: &str = "sink.device";
 const UUID: &str = "uuid:";
 
 /// Rows under names that outlive a reboot. Of a filesystem that had two numbers both are one.
-pub(super) fn kept(rows: Vec<SumRow>, places: &Places, volumes: &Volumes) -> Vec<SumRow> {
+pub(super) fn kept(
+    rows: impl IntoIterator<Item = SumRow>,
+    places: &Places,
+    volumes: &Volumes,
+) -> Vec<SumRow> {
     let mut kept: HashMap<(String, String, Vec<String>), SumRow> = HashMap::new();
     for mut row in rows {
         rename(&mut row, places, |name| {

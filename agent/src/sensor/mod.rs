@@ -7,6 +7,7 @@ mod adopt;
 mod beyond;
 pub mod btf;
 mod canary;
+mod cost;
 mod drain;
 mod egress;
 mod facts;
@@ -55,7 +56,7 @@ pub use self::{
     protect::Protection,
     reading::{FsPath, ProcessReading, Reading, SensedAct},
     stores::StoreDevice,
-    tamper::{Tampered, Tampering},
+    tamper::{ChangedLink, Tampered, Tampering},
 };
 use self::{
     drain::Drain,

@@ -59,6 +59,14 @@ pub enum Tampered {
     Unknown,
 }
 
+/// A link that is not what it was when it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedLink {
+    pub name: String,
+    /// What it was attached for; `None` when an earlier agent loaded its program.
+    pub hook: Option<&'static str>,
+}
+
 /// What the sensor knows of itself.
 #[derive(Debug, Default)]
 pub(super) struct Own {
@@ -79,7 +87,8 @@ pub(super) struct Own {
 struct Object {
     kind: Kind,
     name: String,
-    /// Of a link: what the kernel said of it at the start.
+    /// Of a link: the id of its program, and what the kernel said of it at the start.
+    program: u32,
     page: Option<String>,
 }
 
@@ -117,9 +126,9 @@ impl Sensor {
             let Some(kind) = fs::read_link(entry.path()).ok().and_then(|target| kind_of(&target)) else {
                 continue;
             };
-            let Ok(name) = object_name(descriptor, kind) else { continue };
+            let Ok((name, program)) = object_name(descriptor, kind) else { continue };
             let page = if kind == Kind::Link { link_page(descriptor) } else { None };
-            self.own.objects.insert(descriptor.cast_unsigned(), Object { kind, name, page });
+            self.own.objects.insert(descriptor.cast_unsigned(), Object { kind, name, program, page });
         }
         if let Some((keep, _)) = &self.kept {
             let links = self.hooks.iter().filter(|report| report.hook.is_attached() && report.result.is_ok());
@@ -196,18 +205,18 @@ impl Sensor {
     }
 
     /// The links that are not any more what they were when they were made: detached from below, or with another program.
-    pub fn changed_links(&mut self) -> Vec<String> {
-        let mut changed = Vec::new();
+    pub fn changed_links(&mut self) -> Vec<ChangedLink> {
+        let mut changed: Vec<(String, u32)> = Vec::new();
         for (&descriptor, object) in &mut self.own.objects {
             let Some(page) = &object.page else { continue };
             let now = link_page(descriptor.cast_signed());
             if now.as_ref() != Some(page) {
-                changed.push(object.name.clone());
+                changed.push((object.name.clone(), object.program));
                 // Told once for each change.
                 object.page = now;
             }
         }
-        changed
+        changed.into_iter().map(|(name, program)| ChangedLink { name, hook: self.hook_of(program) }).collect()
     }
 }
 
@@ -260,7 +269,8 @@ fn kind_of(target: &Path) -> Option<Kind> {
 }
 
 /// Asks the kernel for the name of one of our own objects, by which the kernel side learns that it is ours.
-fn object_name(descriptor: RawFd, kind: Kind) -> io::Result<String> {
+/// With the id of a link's program.
+fn object_name(descriptor: RawFd, kind: Kind) -> io::Result<(String, u32)> {
     /// `BPF_OBJ_GET_INFO_BY_FD`.
     const OBJ_INFO: libc::c_int = 15;
     /// Of `name` in `struct bpf_map_info` and `struct bpf_prog_info`.
@@ -292,9 +302,9 @@ fn object_name(descriptor: RawFd, kind: Kind) -> io::Result<String> {
         String::from_utf8_lossy(&name).into_owned()
     };
     Ok(match kind {
-        Kind::Map => format!("map {}", text(MAP_NAME)),
-        Kind::Program => format!("program {}", text(PROGRAM_NAME)),
-        Kind::Link => format!("link {} of program {}", word(4), word(8)),
+        Kind::Map => (format!("map {}", text(MAP_NAME)), 0),
+        Kind::Program => (format!("program {}", text(PROGRAM_NAME)), 0),
+        Kind::Link => (format!("link {} of program {}", word(4), word(8)), word(8)),
     })
 }
 

@@ -18,7 +18,7 @@ mod webhook;
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Below the state directory.
-const SPOOLS: &str = "spool";
+pub const SPOOLS: &str = "spool";
 
 /// All sinks of a run.
 #[derive(Debug, Default)]
@@ -221,6 +221,38 @@ pub fn faults(configured: &[SinkConfig]) -> Vec<(Placed<()>, HttpError)> {
         }
     }
     faults
+}
+
+/// Files of others that delivery relies on and that nobody changes while the agent runs: systemd's credentials, and whose
+/// certificates are believed. A token in a file of its own is made anew every so often, and a wrong one shows by itself.
+#[must_use]
+pub fn watched(configured: &[SinkConfig]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut look = |source: &config::SecretSource, is_trusted: bool| {
+        if is_trusted || matches!(source, config::SecretSource::Credential(_)) {
+            found.extend(source.path());
+        }
+    };
+    for sink in configured {
+        let (targets, secret) = match sink {
+            SinkConfig::File { .. } | SinkConfig::Journald { .. } => continue,
+            SinkConfig::Alertmanager { instances, .. } => (instances.as_slice(), None),
+            SinkConfig::Webhook { target, secret } => (std::slice::from_ref(target), secret.as_ref()),
+        };
+        secret.into_iter().for_each(|secret| look(secret, false));
+        for target in targets {
+            let config::TlsConfig { ca, client } = &target.value.tls;
+            ca.iter().for_each(|ca| look(ca, true));
+            target.value.bearer_token.iter().for_each(|token| look(token, false));
+            client.iter().for_each(|(certificate, key)| {
+                look(certificate, false);
+                look(key, false);
+            });
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// The file name of a spool: the kind for people, a hash because an address has characters that no file name has.

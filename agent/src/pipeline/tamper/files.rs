@@ -8,41 +8,7 @@ use std::{
 };
 
 use super::is_fresh;
-use crate::{
-    config::{Config, SinkConfig},
-    event::BootNs,
-};
-
-/// A file or directory that the agent depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::pipeline) struct OwnFile {
-    pub(in crate::pipeline) path: PathBuf,
-    /// A log that only grows: times and a larger size are its own doing.
-    grows: bool,
-}
-
-/// What the agent depends on: its program, its configuration, its rules with the directories that they come from, its logs.
-pub(in crate::pipeline) fn own_files(config: &Config) -> Vec<OwnFile> {
-    let mut paths = vec![config.file.clone()];
-    paths.extend(std::env::current_exe());
-    for path in &config.rules {
-        paths.push(path.clone());
-        let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        paths.extend(entries.filter(|path| {
-            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-        }));
-    }
-    // What is not there now is watched for coming.
-    let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
-    let mut files: Vec<OwnFile> =
-        paths.into_iter().map(|path| OwnFile { path: real(path), grows: false }).collect();
-    let logs = config.sinks.iter().filter_map(|sink| match sink {
-        SinkConfig::File { path, .. } => Some(OwnFile { path: real(path.value.clone()), grows: true }),
-        _ => None,
-    });
-    files.extend(logs);
-    files
-}
+use crate::{event::BootNs, pipeline::own_files::OwnFile};
 
 /// What a change of a file changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +23,7 @@ struct Facts {
 
 /// Those files as they were when they were looked at last.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(in crate::pipeline) struct Files {
     known: HashMap<PathBuf, Option<Facts>>,
     /// When the kernel side last saw somebody open one for writing.
     opened: HashMap<PathBuf, BootNs>,
@@ -67,8 +33,14 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(files: &[OwnFile]) -> Self {
-        let facts = |file: &OwnFile| (file.path.clone(), facts(&file.path, file.grows));
-        Self { known: files.iter().map(facts).collect(), opened: HashMap::new(), shortened: HashMap::new() }
+        let mut new = Self { known: HashMap::new(), opened: HashMap::new(), shortened: HashMap::new() };
+        new.watch(files);
+        new
+    }
+
+    /// Looks after these too, from what they are now on.
+    pub(in crate::pipeline) fn watch(&mut self, files: &[OwnFile]) {
+        self.known.extend(files.iter().map(|file| (file.path.clone(), facts(&file.path, file.grows))));
     }
 
     /// The kernel side saw somebody open one for writing, and that was told of.

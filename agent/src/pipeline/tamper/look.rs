@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{
-    files::{Files, OwnFile},
-    is_fresh,
+use super::{files::Files, is_fresh};
+use crate::{
+    event::{ActKind, BootNs, HolderId, Loss},
+    pipeline::own_files::OwnFile,
 };
-use crate::event::{ActKind, BootNs, HolderId, Loss};
 
 /// Not having run for so long is not the scheduler's doing.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const GRAVE: [&str; 11] = [
 /// What the agent knows of itself between two checks.
 #[derive(Debug)]
 pub(in crate::pipeline) struct SelfCheck {
-    pub(super) files: Files,
+    pub(in crate::pipeline) files: Files,
     /// Wall clock minus boot clock, ns.
     wall: i128,
     /// How long the agent slept beyond what it meant to.

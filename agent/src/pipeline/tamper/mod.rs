@@ -8,7 +8,7 @@ mod look;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub(super) use self::{files::own_files, look::SelfCheck};
+pub(super) use self::look::SelfCheck;
 use super::Pipeline;
 use crate::{
     event::{Act, ActKind, Asset, AssetSet, BootNs, Event, HolderId, Process, Record, RecordKind},

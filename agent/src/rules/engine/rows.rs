@@ -46,14 +46,12 @@ pub struct Row {
     pub values: Vec<(String, u64)>,
 }
 
-pub(super) fn export(rules: &RuleSet, states: &[State]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (rule, state) in rules.rules().iter().zip(states) {
-        for (print, groups) in prints(rule).into_iter().zip(&state.sums) {
-            rows.extend(groups.iter().map(|(key, group)| row(&rule.facts.id, &print, key, group)));
-        }
-    }
-    rows
+pub(super) fn export(rules: &RuleSet, states: &[State]) -> impl Iterator<Item = Row> {
+    rules.rules().iter().zip(states).flat_map(|(rule, state)| {
+        prints(rule).into_iter().zip(&state.sums).flat_map(move |(print, groups)| {
+            groups.iter().map(move |(key, group)| row(&rule.facts.id, &print, key, group))
+        })
+    })
 }
 
 /// Where the values of `field` stand in the keys of rows, by rule and sum.

@@ -51,6 +51,8 @@ pub(super) struct Drain {
     losses: Loss,
     losses_told: bool,
     malformed: u64,
+    /// The most bytes that one look took out of the ring since somebody asked.
+    pub(super) most_taken: usize,
     /// Facts lost as of the last walk, and when that was.
     lost: u64,
     walked: Option<Instant>,
@@ -144,7 +146,10 @@ impl Drain {
 
     fn facts(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) {
         let Maps { facts: ring, images, sinks, .. } = maps;
+        let mut taken = 0;
         while let Some(record) = ring.next() {
+            // Each has a header of eight bytes and begins at a multiple of eight.
+            taken += 8 + record.len().next_multiple_of(8);
             match facts::parse(&record) {
                 Some(Fact::Reading(reading)) => {
                     // Before the record is taken out of the ring, so that at every moment one of the two has it.
@@ -162,6 +167,7 @@ impl Drain {
                 None => self.malformed += 1,
             }
         }
+        self.most_taken = self.most_taken.max(taken);
     }
 
     fn note(&mut self, row: Row) {

@@ -21,14 +21,14 @@ fn windows_go_on_after_a_restart_and_after_a_reboot() {
     let mut before = Engine::new(rule_set("alert", BUDGETS));
     observe(&mut before, &flow(10 * day, "8:16", 1, 3 * MIB));
     observe(&mut before, &flow(15 * day, "8:16", 1, 3 * MIB));
-    let rows = before.export();
+    let rows: Vec<_> = before.export().collect();
     let text = serde_json::to_string(&rows).expect("rows are plain");
     let rows: Vec<Row> = serde_json::from_str(&text).expect("rows come back");
     let at = |days: u64| BootNs(days * day * 1_000_000_000);
 
     let mut restarted = Engine::new(rule_set("alert", BUDGETS));
     assert_eq!(restarted.import(rows.clone(), 0, at(16)), 0);
-    let mut again = restarted.export();
+    let mut again: Vec<_> = restarted.export().collect();
     let mut as_before = rows.clone();
     for rows in [&mut again, &mut as_before] {
         // What has left the minute's window meanwhile.
@@ -57,7 +57,7 @@ fn windows_go_on_after_a_restart_and_after_a_reboot() {
 fn a_hostile_store_harms_nothing() {
     let mut engine = Engine::new(rule_set("alert", BUDGETS));
     observe(&mut engine, &flow(10, "8:16", 1, 3 * MIB));
-    let mut rows = engine.export();
+    let mut rows: Vec<_> = engine.export().collect();
     for row in &mut rows {
         row.bytes = vec![(i64::MAX, u64::MAX), (i64::MIN, u64::MAX), (0, u64::MAX)];
         (row.first_at, row.last_at, row.largest) = (u64::MAX, u64::MAX, u64::MAX);
@@ -80,7 +80,7 @@ fn budgets_that_measure_the_same_keep_a_window_each() {
 ";
     let mut before = Engine::new(rule_set("alert", rule));
     observe(&mut before, &flow(100, "8:16", 1, MIB));
-    let rows = before.export();
+    let rows: Vec<_> = before.export().collect();
     let mut restarted = Engine::new(rule_set("alert", rule));
     assert_eq!(restarted.import(rows, 0, BootNs(101_000_000_000)), 0);
     restarted.replace_rules(rule_set("alert", rule), BootNs(101_000_000_000));

@@ -105,7 +105,7 @@ fn the_smallest_sum_makes_room_the_newcomer_takes_it_over_and_each_is_counted() 
         // Each takes the place of the one before, which is the smallest now, and its 1000 bytes.
         assert!(observe(&mut engine, &flow(100, &format!("8:{n}"), 1, 1)).is_none());
         assert_eq!((engine.group_count(), engine.evicted()), (MAX_GROUPS, n));
-        let smallest = engine.export().iter().map(|row| row.bytes[0].1).min();
+        let smallest = engine.export().map(|row| row.bytes[0].1).min();
         assert_eq!(smallest, Some((1000 + n).min(2000)));
     }
     // All that the flood did to the others: nothing.

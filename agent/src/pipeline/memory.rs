@@ -1,0 +1,69 @@
+//! Memory that a burst of alerts needed goes back to the system: the allocator keeps what is freed, and the agent shares its
+//! host with others. It must not know what needed it.
+
+use std::fs;
+
+/// Growth of the resident set since it was last made small, from which on it is made small again.
+const GROWTH: u64 = 4 << 20;
+
+/// Before there is a second thread: glibc makes an arena for each, and what one of them freed is of no use to the others. The
+/// threads here seldom allocate at the same time.
+pub(super) fn share_one_arena() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: sets a number of the allocator's, and touches no memory.
+        let is_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        if is_set == 0 {
+            tracing::debug!("threads keep arenas of their own");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The resident set when it was last made small, bytes.
+    small: u64,
+}
+
+impl Memory {
+    /// Call it about once a second: it costs a read of a line.
+    pub(super) fn look(&mut self) {
+        if resident().is_some_and(|bytes| bytes > self.small.saturating_add(GROWTH)) {
+            self.give_back();
+        }
+    }
+
+    pub(super) fn give_back(&mut self) {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: gives free pages back, and touches no memory that is in use.
+        unsafe {
+            libc::malloc_trim(0)
+        };
+        self.small = resident().unwrap_or(u64::MAX);
+    }
+}
+
+/// The second number of `/proc/self/statm` is the resident set, in pages.
+fn resident() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_freed_goes_back() {
+        let mut memory = Memory::default();
+        memory.give_back();
+        let before = resident().unwrap();
+        // Small ones, which the allocator would keep.
+        let many: Vec<Box<[u8; 1000]>> = (0..32_000_u32).map(|n| Box::new([n as u8; 1000])).collect();
+        assert!(resident().unwrap() > before + (24 << 20));
+        drop(many);
+        memory.look();
+        assert!(resident().unwrap() < before + (16 << 20), "{} of {before}", resident().unwrap());
+    }
+}
