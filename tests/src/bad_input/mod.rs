@@ -3,6 +3,7 @@
 
 mod config;
 mod host;
+mod listener;
 mod rules;
 mod words;
 
@@ -40,6 +41,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("alert_file_not_writable", config::alert_file_not_writable),
     ("port_in_use", host::port_in_use),
     ("second_instance", host::second_instance),
+    ("listener_that_is_pestered", listener::pestered),
     ("not_root", host::not_root),
     ("ebpf_refused", host::ebpf_refused),
     ("no_btf", host::no_btf),

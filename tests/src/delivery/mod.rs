@@ -8,6 +8,7 @@ mod fleet;
 mod lines;
 mod log;
 mod prometheus;
+mod tokens;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
@@ -21,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("one_instance_down", alertmanager::one_instance_down),
     ("both_down_for_a_while", alertmanager::both_down_for_a_while),
     ("lying_instance", alertmanager::lying_instance),
+    ("wrong_bearer_token", tokens::wrong_bearer_token),
+    ("state_disk_is_full", tokens::state_disk_is_full),
     ("webhook", lines::webhook),
     ("journald", lines::journald),
     ("full_disk", lines::full_disk),

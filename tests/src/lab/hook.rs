@@ -59,6 +59,8 @@ struct State {
     posts: Vec<Post>,
     /// For the next requests, one each; then every one is answered with 200.
     manners: VecDeque<Manner>,
+    /// Who does not say it is answered with 401.
+    bearer: Option<String>,
 }
 
 /// A running server.
@@ -106,6 +108,16 @@ impl Hook {
     /// How the next requests are answered, one each.
     pub fn next(&self, manners: impl IntoIterator<Item = Manner>) {
         lock(&self.state).manners.extend(manners);
+    }
+
+    /// From now on only who says this token is let in.
+    pub fn require(&self, token: &str) {
+        lock(&self.state).bearer = Some(format!("Bearer {token}"));
+    }
+
+    /// From now on everybody is let in.
+    pub fn open(&self) {
+        lock(&self.state).bearer = None;
     }
 
     /// Everything that came so far.
@@ -156,7 +168,12 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Result<()> {
         let at = boot_ns();
         let manner = {
             let mut state = lock(state);
-            let manner = state.manners.pop_front().unwrap_or(Manner::Status(200));
+            let is_let_in = state.bearer.is_none() || headers.get("authorization") == state.bearer.as_ref();
+            let manner = if is_let_in {
+                state.manners.pop_front().unwrap_or(Manner::Status(200))
+            } else {
+                Manner::Status(401)
+            };
             let body = serde_json::from_slice(&raw).unwrap_or_default();
             state.posts.push(Post { at, path, headers, raw, body, manner });
             manner

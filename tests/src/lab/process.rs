@@ -235,6 +235,15 @@ pub fn resident(pid: u32) -> Option<u64> {
     status_bytes(pid, "VmRSS:")
 }
 
+/// From now on [`most_resident`] counts anew.
+///
+/// # Errors
+/// When the process is gone or another user's.
+pub fn forget_most_resident(pid: u32) -> Result<()> {
+    // 5: the peak of the resident set (proc(5)).
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak of the resident set")
+}
+
 /// The most that it ever was.
 #[must_use]
 pub fn most_resident(pid: u32) -> Option<u64> {

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -60,6 +63,9 @@ fn five_capabilities_are_enough(w: &mut World) {
         assert_eq!(u64::from_str_radix(&field(set), 16).expect("hex"), bits, "{set}");
     }
     assert!(field("Uid:").split_whitespace().all(|uid| uid == USER.to_string()));
+    // Its files in /proc are root's: nobody else of its user dumps, traces or reads it.
+    let owner = fs::metadata(format!("/proc/{}/mem", scene.agent().pid())).expect("it runs").uid();
+    assert_eq!(owner, 0, "it can be dumped");
     // Root's files, which it may not read by their mode.
     fs::set_permissions(&scene.model.dir, fs::Permissions::from_mode(0o700)).expect("a mode can be set");
     let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));

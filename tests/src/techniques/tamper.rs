@@ -9,6 +9,7 @@ use std::{
 use tests::lab::{
     BPFFS,
     alert::{Alert, findings},
+    metrics,
     process::{Finished, Identity},
     wait_for,
 };
@@ -32,6 +33,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("map_opened_while_no_agent_ran", map_opened_while_no_agent_ran),
     ("configuration_appended_to", configuration_appended_to),
     ("configuration_replaced", configuration_replaced),
+    ("program_replaced", program_replaced),
+    ("state_written_to", state_written_to),
+    ("spool_replaced", spool_replaced),
+    ("trusted_certificates_replaced", trusted_certificates_replaced),
     ("alert_log_shortened", alert_log_shortened),
     ("resource_limit_changed", resource_limit_changed),
     ("clock_set", clock_set),
@@ -141,6 +146,9 @@ fn host_wide_link_detached(w: &mut World) {
     check_actor(&alert, &by);
     let alert = tampering(&mut scene, "links_touched", |target| target.ends_with(" changed"));
     assert!(alert.detail()["process"].is_null());
+    // What Prometheus alerts on where nobody reads the log.
+    let attached = |probe| metrics::sum(&scene.metrics(), "weighbridge_probe_attached", &[("probe", probe)]);
+    assert_eq!((attached("cgroup_skb_egress"), attached("sys_exit")), (Some(0.0), Some(1.0)));
     scene.stop();
 }
 
@@ -199,6 +207,82 @@ fn configuration_replaced(w: &mut World) {
     let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == file);
     assert!(alert.detail()["process"].is_null());
     scene.stop();
+}
+
+/// The next start runs what lies there then. (What runs cannot be written to: ETXTBSY.)
+fn program_replaced(w: &mut World) {
+    let mut scene = w.prepare();
+    let [binary, beside] = ["weighbridge", "other"].map(|name| scene.work.join(name));
+    for copy in [&binary, &beside] {
+        fs::copy(&scene.world.binary, copy).expect("the binary can be copied");
+    }
+    scene.binary = Some(binary.clone());
+    scene.start();
+    fs::rename(&beside, &binary).expect("the file can be replaced");
+    let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == binary);
+    assert!(alert.detail()["process"].is_null());
+    scene.stop();
+}
+
+/// What was summed so far, in place: who opened it is known.
+fn state_written_to(w: &mut World) {
+    let mut scene = w.scene();
+    let file = scene.config.state_dir.join("state.redb");
+    let by = python(&scene, &format!("open({file:?}, 'r+b').close()"));
+    let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == file);
+    check_actor(&alert, &by);
+    // The agent itself writes there each second while bytes move, and says nothing of that.
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let bytes = fs::metadata(&copy).expect("a copy").len();
+    scene.wait_for("the copy", |alert| alert.rule() == "WB-0001" && alert.bound() == bytes);
+    let alerts = scene.stop();
+    let changed: Vec<Alert> =
+        findings(&alerts).into_iter().filter(|alert| kind(alert) == "files_changed").collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+}
+
+/// What waits for a webhook that is down.
+fn spool_replaced(w: &mut World) {
+    let mut scene = w.prepare();
+    scene.config.sinks = vec![serde_json::json!({"type": "webhook", "url": "http://127.0.0.1:9/"})];
+    scene.start();
+    let folder = scene.config.state_dir.join("spool");
+    let file = fs::read_dir(&folder).expect("there are spools").flatten().next().expect("a spool").path();
+    fs::rename(&file, folder.join("away")).expect("it can be renamed");
+    let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == file);
+    assert!(alert.detail()["process"].is_null());
+    scene.stop();
+}
+
+/// Whoever decides which certificates are believed can play Alertmanager.
+fn trusted_certificates_replaced(w: &mut World) {
+    let mut scene = w.prepare();
+    let [ca, token] = ["ca.pem", "token"].map(|name| scene.work.join(name));
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a repository");
+    fs::copy(repository.join("agent/src/sinks/http/testdata/ca.pem"), &ca).expect("a certificate");
+    for file in [&ca, &token] {
+        if file == &token {
+            fs::write(file, "one").expect("a token can be written");
+        }
+        fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("and kept");
+    }
+    scene.config.sinks = vec![serde_json::json!({
+        "type": "webhook", "url": "https://127.0.0.1:9/", "tls": {"ca": {"file": ca}}, "bearer_token": {"file": token}
+    })];
+    scene.start();
+    // A token is made anew every so often.
+    fs::write(&token, "two").expect("a token can be written");
+    let by = python(&scene, &format!("open({ca:?}, 'a').write('# another')"));
+    let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == ca);
+    check_actor(&alert, &by);
+    let alerts = scene.stop();
+    let targets: Vec<String> = findings(&alerts)
+        .iter()
+        .filter(|alert| kind(alert) == "files_changed")
+        .map(|alert| alert.text("/act/target").to_owned())
+        .collect();
+    assert_eq!(targets, [ca.display().to_string()]);
 }
 
 fn alert_log_shortened(w: &mut World) {

@@ -83,10 +83,14 @@ impl Bench {
         let base = self.controlled.path().join("queue");
         let model = Weights::safetensors(&base, 1, MIB, 7)?;
         let agent = self.agent(config.asset("model", &model.dir))?;
+        let mib =
+            |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / MIB as f64).context("the agent is gone");
         let sent = |name: &str| -> Result<f64> {
             let samples = agent.metrics()?;
             metrics::sum(&samples, name, &[("sink", "alertmanager")]).with_context(|| format!("no {name}"))
         };
+        let at_start = mib(process::most_resident(agent.pid()))?;
+        process::forget_most_resident(agent.pid())?;
         eprintln!("{alerts} alerts while both instances are down");
         // A process for each: the flows of one process to one device are one flow.
         for number in 0..copies {
@@ -105,8 +109,6 @@ impl Bench {
             "{waiting} of {wanted} alerts wait for the two instances:\n{}",
             agent.stderr()
         );
-        let mib =
-            |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / MIB as f64).context("the agent is gone");
         let queued = mib(process::resident(agent.pid()))?;
 
         eprintln!("{alerts} alerts to both instances, and on to the receiver");
@@ -137,6 +139,7 @@ impl Bench {
             "at most 64",
         ));
         rows.push(single(format!("most memory until {count} were delivered"), "MiB", most, "at most 64"));
+        rows.push(single("most memory while it started".to_owned(), "MiB", at_start, ""));
         rows.push(single(
             format!("{count} alerts to the receiver, both instances' start included"),
             "s",
