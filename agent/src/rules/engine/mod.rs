@@ -193,7 +193,6 @@ impl Engine {
     }
 
     /// What all windows hold, as plain rows, for a store that outlives this process.
-    #[must_use]
     pub fn export(&self) -> impl Iterator<Item = Row> {
         rows::export(&self.rules, &self.states)
     }
