@@ -197,6 +197,7 @@ impl Bench {
         let page = self.controlled.path().join("page");
         fs::write(&page, [7_u8; 4096]).context("cannot make a page to read")?;
         let page = page.display().to_string();
+        let shard = model.files[0].display().to_string();
         let mut measure = |round: usize, with: bool| -> Result<()> {
             let agent = with.then(|| self.agent(self.config()?.asset("model", &model.dir))).transpose()?;
             let calls = self.sizes.calls.to_string();
@@ -205,6 +206,7 @@ impl Bench {
                 ("getppid", "ns", added, self.work(&["getppid", &calls])?),
                 ("read of 1 byte", "ns", added, self.work(&["read", &calls, "/dev/zero"])?),
                 ("pread of 4 KiB", "ns", added, self.work(&["pread", &calls, &page])?),
+                ("pread of 4 KiB of the model", "ns", "", self.work(&["pread", &calls, &shard])?),
                 ("model load by mmap", "ms", "at most 1.01", self.load("load-mmap", &model)? / 1e6),
                 ("model load by 1 MiB reads", "ms", "at most 1.01", self.load("load-read", &model)? / 1e6),
                 ("model load with O_DIRECT", "ms", "at most 1.01", self.load("load-direct", &model)? / 1e6),
