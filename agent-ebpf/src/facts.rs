@@ -38,13 +38,18 @@ pub struct ProcessFact {
     pub key: HolderKey,
     pub cgroup: u64,
     pub exe: ObjectKey,
-    /// 1 once it was sent, 2 when it should have been and the ring was full; 0 while nobody needed it.
+    /// [`SENT`], [`UNSENT`], or 0 while nobody needed it.
     pub reported: u32,
     /// Bytes of `argv` used.
     pub argv_len: u32,
     pub exe_path: RawPath,
     pub argv: [u8; ARGV_BYTES],
 }
+
+/// Values of [`ProcessFact::reported`]: user space was told.
+pub const SENT: u32 = 1;
+/// It should have been, and the ring was full.
+pub const UNSENT: u32 = 2;
 
 /// A protected file that user space has not registered (`OBJECT_FILE`), found by a name or a directory.
 #[repr(C)]
@@ -62,7 +67,8 @@ pub struct ObjectFact {
 #[derive(Clone, Copy)]
 pub struct SinkFact {
     pub fact: u32,
-    pub reserved: u32,
+    /// [`SENT`], in a row of `SINKS` that user space knows; 0 in the ring, and in a row that is there because that was full.
+    pub reported: u32,
     pub sink: SinkKey,
     pub magic: u64,
     pub path: RawPath,

@@ -10,14 +10,12 @@ use crate::{
     maps::{FACTS, IMAGES, PROCESS_SCRATCH, PROCESSES, lose},
 };
 use agent_ebpf::{
-    ARGV_BYTES, FACT_PROCESS, HolderKey, LOSS_PROCESSES_FULL, LOSS_RING_FULL, ObjectKey, ProcessFact,
+    ARGV_BYTES, FACT_PROCESS, HolderKey, LOSS_PROCESSES_FULL, LOSS_RING_FULL, ObjectKey, ProcessFact, SENT,
+    UNSENT,
 };
 
 /// Ancestors that a report climbs; a longer chain is cut at the top.
 const GENERATIONS: usize = 32;
-/// Values of [`ProcessFact::reported`] besides 0: it is in the ring; it found no room there.
-const SENT: u32 = 1;
-const UNSENT: u32 = 2;
 const UNKNOWN: ObjectKey = ObjectKey { dev: 0, generation: 0, ino: 0 };
 
 /// Notes the identity of `task`'s process. `own_memory`: it is the running task, whose arguments can be read.

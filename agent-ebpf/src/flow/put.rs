@@ -213,7 +213,7 @@ fn describe(sink: &SinkKey, magic: u64, dentry: Dentry) {
         // SAFETY: a row of this program's alone.
         unsafe {
             (*fact).fact = FACT_SINK;
-            (*fact).reserved = 0;
+            (*fact).reported = 0;
             (*fact).sink = *sink;
             (*fact).magic = magic;
         }

@@ -6,6 +6,7 @@
 //!
 //! Rows of an image that ended are read once more after its end was seen, then removed: nothing can be added to them.
 
+mod kept;
 mod past;
 
 use std::{
@@ -15,13 +16,14 @@ use std::{
 
 use agent_ebpf as abi;
 
+use self::kept::keep;
 pub use self::past::Past;
 use super::{
     SensorError,
     acts::Acts,
     beyond::{self, Beyond},
     facts::{self, Fact, Row},
-    maps::{Hash, Maps, Raw, absent_is_fine, row, rows},
+    maps::{Maps, Raw, absent_is_fine, row, rows},
     memory::Links,
     reading::{self, Reading},
     told::Told,
@@ -107,23 +109,28 @@ impl Drain {
     }
 
     pub(super) fn run(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) -> Result<bool, SensorError> {
-        let before = readings.len();
         // A row that was not told of stays: the next agent would know nothing of it.
         let untold = self.told.as_ref().map_or_else(HashSet::new, |told| told.untold(&self.ended));
         let leaving: Vec<_> = self.ended.extract_if(.., |key| !untold.contains(key)).collect();
         self.grown.extend(&leaving);
+        let before = readings.len();
+        let mut acts = std::mem::take(&mut self.later);
+        acts.append(&mut self.acts.look(maps)?);
+        // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it, or is counted
+        // as lost by now. What grows from here on is told again, because the count of looks has changed.
+        self.facts(maps, readings);
         let lost = self.losses(maps)?;
+        // Before all that was measured meanwhile, whose alerts say so.
+        let told = self.tell_losses(readings);
         if lost != self.lost || self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
             self.carriers_lost |= lost != self.lost || self.walked.is_none();
+            if lost != self.lost {
+                self.unsent(maps, readings)?;
+            }
             self.lost = lost;
             self.walked = Some(Instant::now());
             self.walk(maps)?;
         }
-        let mut acts = std::mem::take(&mut self.later);
-        acts.append(&mut self.acts.look(maps)?);
-        // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it. What
-        // grows from here on is told again, because the count of looks has changed.
-        self.facts(maps, readings);
         if !self.grown.is_empty() {
             let looks = maps.shared(abi::SHARED_LOOK)?;
             maps.set_shared(abi::SHARED_LOOK, looks + 1)?;
@@ -139,9 +146,7 @@ impl Drain {
         // After what their victims had taken.
         readings.append(&mut acts);
         self.forget(maps, leaving, readings)?;
-        let moved = readings.len() > before || !self.ended.is_empty();
-        self.tell_losses(readings);
-        Ok(moved)
+        Ok(readings.len() > before + usize::from(told) || !self.ended.is_empty())
     }
 
     fn facts(&mut self, maps: &mut Maps, readings: &mut Vec<Reading>) {
@@ -209,31 +214,6 @@ impl Drain {
             self.remove(maps, &key)?;
         }
         if self.told.is_some() { self.sweep_kept(maps) } else { Ok(()) }
-    }
-
-    /// Identities that no holder descends from, and sinks that nothing flows into: kept for the next agent, and of no use to
-    /// it any more.
-    fn sweep_kept(&self, maps: &mut Maps) -> Result<(), SensorError> {
-        let images = rows(&maps.images, WALK)?;
-        let parents: HashMap<u32, u32> =
-            images.iter().map(|(key, Raw(image))| (key.tgid, image.parent_tgid)).collect();
-        let mut needed: HashSet<u32> = HashSet::new();
-        for mut tgid in self.images.keys().map(|key| key.tgid) {
-            while needed.insert(tgid) {
-                let living = || maps.processes.get(&tgid, 0).ok().map(|Raw(process)| process.parent_tgid);
-                let Some(next) = parents.get(&tgid).copied().or_else(living) else { break };
-                tgid = next;
-            }
-        }
-        for (key, _) in images.iter().filter(|(key, _)| !needed.contains(&key.tgid)) {
-            absent_is_fine(maps.images.remove(&Raw(*key)))?;
-        }
-        let used: HashSet<abi::SinkKey> =
-            self.images.values().flat_map(|image| image.flows.keys().map(|(_, sink)| *sink)).collect();
-        for (key, _) in rows(&maps.sinks, WALK)?.iter().filter(|(key, _)| !used.contains(key)) {
-            absent_is_fine(maps.sinks.remove(&Raw(*key)))?;
-        }
-        Ok(())
     }
 
     /// What of one image is not as it was.
@@ -352,25 +332,12 @@ impl Drain {
         Ok(totals[abi::LOSS_RING_FULL as usize] + self.malformed + self.acts.malformed)
     }
 
-    fn tell_losses(&mut self, readings: &mut Vec<Reading>) {
-        if !std::mem::replace(&mut self.losses_told, true) && !self.losses.is_empty() {
+    /// Whether there were any that are new.
+    fn tell_losses(&mut self, readings: &mut Vec<Reading>) -> bool {
+        let new = !std::mem::replace(&mut self.losses_told, true) && !self.losses.is_empty();
+        if new {
             readings.push(Reading::Loss(self.losses.clone()));
         }
-    }
-}
-
-/// Keeps who a process is and where a sink lies for the next agent; whether there was room.
-fn keep(
-    images: &mut Hash<abi::HolderKey, Raw<abi::ProcessFact>>,
-    sinks: &mut Hash<abi::SinkKey, Raw<abi::SinkFact>>,
-    record: &[u8],
-) -> bool {
-    let image = facts::copy::<abi::ProcessFact>(record).filter(|fact| fact.fact == abi::FACT_PROCESS);
-    if let Some(image) = image {
-        return images.insert(Raw(image.key), Raw(image), 0).is_ok();
-    }
-    match facts::copy::<abi::SinkFact>(record).filter(|fact| fact.fact == abi::FACT_SINK) {
-        Some(sink) => sinks.insert(Raw(sink.sink), Raw(sink), 0).is_ok(),
-        None => true,
+        new
     }
 }
