@@ -122,6 +122,7 @@ pub struct Metrics {
     checkpoints: IntCounter,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
+    carriers_unsettled: IntGauge,
     process: ProcessMetrics,
     known: Mutex<Known>,
 }
@@ -327,6 +328,10 @@ impl Metrics {
                 "inventory_scan_timestamp_seconds",
                 "When the last scan for assets ended, seconds since 1970.",
             )?,
+            carriers_unsettled: make.gauge(
+                "carriers_unsettled",
+                "1 while the reads of every process are looked up, because a carrier came and nobody looked yet who has it open.",
+            )?,
             process: ProcessMetrics::new(&registry, started)?,
             known: Mutex::default(),
             registry,
@@ -496,6 +501,11 @@ impl Metrics {
     pub fn set_probe_runs(&self, probe: &str, runs: u64, took: Duration) {
         raise(&self.probe_runs, &[probe], runs);
         raise_seconds(&self.probe_seconds, &[probe], took);
+    }
+
+    /// Whether the reads of every process are looked up.
+    pub fn set_unsettled(&self, unsettled: bool) {
+        self.carriers_unsettled.set(i64::from(unsettled));
     }
 
     /// Whether a hook is attached; `kind` is what it is attached to, such as `fentry`.

@@ -283,6 +283,8 @@ impl Agent {
         pipeline.assets(&registry.assets(&config), now);
         metrics.set_asset_files(registry.files().len() as u64);
         metrics.set_scan(scan_took);
+        // Until the first scan has said otherwise.
+        metrics.set_unsettled(true);
         let keep = held.keep(&config)?;
         let mut checkpoint = Checkpoint::open(&held.state, &host::facts().boot_id);
         checkpoint.restore_assets(&mut pipeline, &renewed);
@@ -501,6 +503,7 @@ impl Agent {
             self.carriers_every =
                 if changed { CARRIERS_SOON } else { (self.carriers_every * 2).min(CARRIERS_LATE) };
         }
+        self.metrics.set_unsettled(self.sensor.looks_at_all().map_err(Unfit::from)?);
         Ok(())
     }
 

@@ -74,15 +74,22 @@ impl Sensor {
         Ok(unsettled || forgotten != 0)
     }
 
-    /// Whether a carrier was made since the last scan: until the next one, every process's reads are looked up. Or whether
-    /// mappings may have changed.
+    /// Whether [`Self::scan_carriers`] has something to look for: new carriers, or mappings that may have changed.
     ///
     /// # Errors
     ///
     /// When a map cannot be read.
     pub fn unsettled(&self) -> Result<bool, SensorError> {
-        Ok(self.maps.shared(abi::SHARED_CARRIERS)? != self.maps.shared(abi::SHARED_SETTLED)?
-            || self.maps.shared(abi::SHARED_MAPPINGS)? != self.mappings)
+        Ok(self.looks_at_all()? || self.maps.shared(abi::SHARED_MAPPINGS)? != self.mappings)
+    }
+
+    /// Whether a carrier was made since the last scan: until the next one, every process's reads are looked up.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn looks_at_all(&self) -> Result<bool, SensorError> {
+        Ok(self.maps.shared(abi::SHARED_CARRIERS)? != self.maps.shared(abi::SHARED_SETTLED)?)
     }
 
     /// Looks at every mapping again when it is not told by calls which of them grew, or who has mapped what came to carry.
