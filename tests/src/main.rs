@@ -54,6 +54,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::tools", techniques::tools::TESTS),
     ("techniques::calls", techniques::calls::TESTS),
     ("techniques::python", techniques::python::TESTS),
+    ("techniques::i386", techniques::i386::TESTS),
     ("techniques::network", techniques::network::TESTS),
     ("techniques::names", techniques::names::TESTS),
     ("techniques::descriptors", techniques::descriptors::TESTS),

@@ -17,12 +17,13 @@ use tests::lab::{
     agent::{Agent, Config, Fitness, fitness},
     alert::Alert,
     guard::{Undo, Undoing, remove},
-    metrics::Sample,
+    metrics::{Sample, sum},
     outside::{Outside, Received, Receiver},
     process::{Finished, Identity, Running, sha256},
     recording::Recording,
     run,
     volume::Volume,
+    wait_for,
     weights::Weights,
     which,
 };
@@ -203,13 +204,18 @@ impl World {
 
     /// A further volume for one test, of a kind whose tools may be missing: then the test is skipped.
     pub(crate) fn volume(&mut self, fstype: &'static str) -> Volume {
+        self.volume_made(fstype, &[])
+    }
+
+    /// The same, made with these words for its `mkfs` beside the usual ones.
+    pub(crate) fn volume_made(&mut self, fstype: &'static str, words: &[&str]) -> Volume {
         Self::needs(&format!("mkfs.{fstype}"));
         let kinds = fs::read_to_string("/proc/filesystems").expect("the kernel's list of filesystems");
         if !kinds.lines().any(|line| line.trim() == fstype) {
             skip(format_args!("this kernel has no {fstype}"));
         }
         self.scenes += 1;
-        Volume::of_kind(&self.lab, &format!("{fstype}{}", self.scenes), fstype, 320 * MIB)
+        Volume::of_kind(&self.lab, &format!("{fstype}{}", self.scenes), fstype, words, 320 * MIB)
             .unwrap_or_else(|error| panic!("{error:#}"))
     }
 
@@ -250,6 +256,14 @@ impl Scene<'_> {
     pub(crate) fn metrics(&self) -> Vec<Sample> {
         let agent = self.agent.as_ref().expect("the scene was started");
         agent.metrics().unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Waits until the agent looks up the reads of those only who have something open. Right after its start it looks up everybody's,
+    /// so that what a test is about could be found by that alone.
+    pub(crate) fn settled(&self) {
+        let unsettled = || sum(&self.metrics(), "weighbridge_carriers_unsettled", &[]);
+        let settled = wait_for(PATIENCE, || (unsettled() == Some(0.0)).then_some(()));
+        assert!(settled.is_some(), "the agent never settles: {:?}", unsettled());
     }
 
     pub(crate) fn agent(&mut self) -> &mut Agent {

@@ -37,23 +37,31 @@ impl Volume {
     /// When `mkfs.ext4` or `mount` is missing or fails; with the tool's own words.
     pub fn ext4(lab: &Lab, name: &str, size: u64) -> Result<Self> {
         let image = lab.scratch().join(format!("{name}.img"));
-        Self::on(lab, name, "ext4", &image, size)
+        Self::on(lab, name, "ext4", &[], &image, size)
     }
 
-    /// The same of another kind (`ext4`, `xfs`, `btrfs`); its image goes with it. XFS wants 300 MiB, btrfs 109 MiB.
+    /// The same of another kind (`ext4`, `xfs`, `btrfs`), with more words for its `mkfs`; its image goes with it. XFS wants 300 MiB,
+    /// btrfs 109 MiB.
     ///
     /// # Errors
     /// When `mkfs` for that kind or `mount` is missing or fails; with the tool's own words.
-    pub fn of_kind(lab: &Lab, name: &str, fstype: &'static str, size: u64) -> Result<Self> {
+    pub fn of_kind(lab: &Lab, name: &str, fstype: &'static str, words: &[&str], size: u64) -> Result<Self> {
         let folder = lab.scratch().join(format!("{name}-image"));
         std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder of volume {name}"))?;
         let remove = Undoing::new(Undo::Remove(folder.clone()));
-        let mut volume = Self::on(lab, name, fstype, &folder.join("image"), size)?;
+        let mut volume = Self::on(lab, name, fstype, words, &folder.join("image"), size)?;
         volume._image = Some(remove);
         Ok(volume)
     }
 
-    fn on(lab: &Lab, name: &str, fstype: &'static str, image: &Path, size: u64) -> Result<Self> {
+    fn on(
+        lab: &Lab,
+        name: &str,
+        fstype: &'static str,
+        words: &[&str],
+        image: &Path,
+        size: u64,
+    ) -> Result<Self> {
         File::create_new(image)
             .and_then(|file| file.set_len(size))
             .with_context(|| format!("cannot make the image of volume {name}"))?;
@@ -64,7 +72,7 @@ impl Volume {
             "btrfs" => &["-q", "-f", "-K"],
             other => bail!("no flags are known for mkfs.{other}"),
         };
-        run(Command::new(format!("mkfs.{fstype}")).args(flags).arg(image))?;
+        run(Command::new(format!("mkfs.{fstype}")).args(flags).args(words).arg(image))?;
         let mount = lab.scratch().join(name);
         std::fs::create_dir_all(&mount)
             .with_context(|| format!("cannot make the mount point of volume {name}"))?;

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("image_below_the_loop_device", image_below_the_loop_device),
     ("device_opened_before_the_agent", device_opened_before_the_agent),
     ("loop_device_over_a_shard", loop_device_over_a_shard),
+    ("mapped_loop_device_over_a_copy", mapped_loop_device_over_a_copy),
     ("filesystem_in_a_protected_image", filesystem_in_a_protected_image),
 ];
 
@@ -116,6 +117,33 @@ fn loop_device_over_a_shard(w: &mut World) {
     let expected =
         [Expected::act(&scene, "WB-0005", "loop_setup", &losetup), Expected::copy(&scene, &dd, &copy, bytes)];
     scene.expect(&expected);
+}
+
+/// What is mapped is neither the model nor the copy of it, but a device that shows the copy.
+fn mapped_loop_device_over_a_copy(w: &mut World) {
+    World::needs("losetup");
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let stage = scene.controlled.join("stage");
+    scene.run(Command::new("cp").arg(source).arg(&stage));
+    let script = scene.work.join("raw_mmap.py");
+    std::fs::write(&script, include_str!("scripts/raw_mmap.py")).expect("a script can be written");
+    let python = World::python();
+    let shell = scene.shell(&format!(
+        "L=$(losetup -r -f --show {}) || exit 1; {} {} $L {} {}; losetup -d $L",
+        stage.display(),
+        python.display(),
+        script.display(),
+        size(source),
+        copy.display()
+    ));
+    let losetup = child(&shell, "losetup");
+    let thief = Identity { exe: python, ..losetup.clone() };
+    let expected = [
+        Expected::act(&scene, "WB-0005", "loop_setup", &losetup),
+        Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy)),
+    ];
+    scene.expect_beside_copies(&expected);
 }
 
 /// Mounted, its files have identities that nobody registered.

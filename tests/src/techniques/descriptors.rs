@@ -2,7 +2,11 @@
 
 use std::{ffi::OsStr, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use tests::lab::{MIB, process::Identity, which};
+use tests::lab::{
+    MIB,
+    process::{Finished, Identity},
+    which,
+};
 
 use crate::{
     expect::Expected,
@@ -14,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("read_before_the_fork_written_after", read_before_the_fork_written_after),
     ("reopened_through_proc", reopened_through_proc),
     ("scm_rights", scm_rights),
+    ("scm_rights_sent_before_the_agent", scm_rights_sent_before_the_agent),
     ("pidfd_getfd", pidfd_getfd),
     ("open_by_handle_at", open_by_handle_at),
     ("recvmmsg", |w| way_of_a_child(w, "recvmmsg")),
@@ -71,6 +76,22 @@ fn scm_rights(w: &mut World) {
     let scene = w.scene();
     let mover = script(&scene, "scm_rights.py", include_str!("scripts/scm_rights.py"));
     forked(scene, &mover, None);
+}
+
+/// When the agent starts the descriptor is on its way: no process has it, and nobody was seen to send it.
+fn scm_rights_sent_before_the_agent(w: &mut World) {
+    let mut scene = w.prepare();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let mut command = scene.python("in_flight.py", include_str!("scripts/in_flight.py"));
+    let mut thief = scene.spawn(command.arg(&source).arg(&copy));
+    assert_eq!(thief.line().unwrap_or_else(|error| panic!("{error:#}")), "sent");
+    scene.start();
+    scene.settled();
+    thief.go().unwrap_or_else(|error| panic!("{error:#}"));
+    let thief =
+        thief.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(&source, &copy))];
+    scene.expect(&expected);
 }
 
 /// The thief takes the descriptor out of another process.
@@ -152,8 +173,7 @@ fn handed_over_by_an_exec(w: &mut World) {
     let running = scene.spawn(Command::new(&source).env("WEIGHBRIDGE_LAB_COPY", &copy));
     let finished = running.finish(PATIENCE);
     std::fs::write(&rule, "-1").expect("a rule can be removed");
-    let mut mover =
-        finished.and_then(tests::lab::process::Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut mover = finished.and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
     mover.exe = interpreter;
     mover.cmdline = None;
     let expected = [Expected::copy(&scene, &mover, &copy, scene.arrived(&source, &copy))];

@@ -5,12 +5,16 @@ use std::{ffi::OsStr, fs, path::Path, process::Command};
 use tests::lab::{
     MIB,
     process::Running,
+    run,
     volume::{Volume, device_of},
     wait_for,
     weights::Weights,
 };
 
-use super::tooling::{descendant, ok};
+use super::{
+    tooling::{descendant, ok},
+    uring::run_on,
+};
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, hole, size, skip},
@@ -38,6 +42,10 @@ pub(crate) const TESTS: &[Test] = &[
         })
     }),
     ("overlay_copy_of_before", overlay_copy_of_before),
+    ("fifo_on_an_overlay", fifo_on_an_overlay),
+    ("opened_by_a_handle_of_xfs", opened_by_a_handle_of_xfs),
+    ("btrfs_send", |w| btrfs_send(w, true)),
+    ("btrfs_send_into_a_file", |w| btrfs_send(w, false)),
     ("container_with_a_root_of_its_own", container),
     ("tmpfs_of_a_container", tmpfs_of_a_container),
 ];
@@ -214,6 +222,68 @@ fn overlay_copy_of_before(w: &mut World) {
     scene.expect_beside_copies(&expected);
 }
 
+/// Both of its ends are of the overlay; no layer stores what is in it.
+fn fifo_on_an_overlay(w: &mut World) {
+    let mut scene = w.scene();
+    let place = overlay(&mut scene, "controlled");
+    let (source, copy, pipe) = (&scene.model.files[0], scene.uncontrolled.join("w"), place.join("pipe"));
+    scene.run(Command::new("mkfifo").arg(&pipe));
+    let text = format!(
+        "cat {} > {pipe} & cat {pipe} > {}; wait",
+        source.display(),
+        copy.display(),
+        pipe = pipe.display()
+    );
+    let cat = descendant(&scene.shell(&text), "cat");
+    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(1)];
+    scene.expect(&expected);
+}
+
+/// A volume of this kind with the model on it.
+fn on_a<'w>(w: &'w mut World, fstype: &'static str, before: impl FnOnce(&Volume)) -> (Volume, Scene<'w>) {
+    let volume = w.volume(fstype);
+    let mut scene = w.prepare();
+    move_model(&mut scene, &volume);
+    scene.config.controlled.push(volume.path().to_path_buf());
+    before(&volume);
+    scene.start();
+    scene.settled();
+    (volume, scene)
+}
+
+/// An ioctl on any file of the volume gives the descriptor: nobody names the model in a call that opens.
+fn opened_by_a_handle_of_xfs(w: &mut World) {
+    let (volume, scene) = on_a(w, "xfs", |_| {});
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let mut command = scene.python("xfs_handle.py", include_str!("scripts/xfs_handle.py"));
+    let thief = run_on(&scene, command.arg(volume.path()).arg(source).arg(&copy));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// The kernel reads the whole volume and writes a stream of it. `by_tool`: into a pipe, out of which a thread has written all of it to the file
+/// when the call returns, so that where it went is not known.
+fn btrfs_send(w: &mut World, by_tool: bool) {
+    World::needs("btrfs");
+    let (volume, scene) = on_a(w, "btrfs", |volume| {
+        let snapshot = volume.path().join("snapshot");
+        let mut btrfs = Command::new("btrfs");
+        ok(run(btrfs.args(["-q", "subvolume", "snapshot", "-r"]).arg(volume.path()).arg(snapshot)));
+    });
+    let (snapshot, copy) = (volume.path().join("snapshot"), scene.uncontrolled.join("w"));
+    let sender = if by_tool {
+        scene.run(Command::new("btrfs").args(["-q", "send", "-f"]).arg(&copy).arg(&snapshot))
+    } else {
+        let mut command = scene.python("btrfs_send.py", include_str!("scripts/btrfs_send.py"));
+        run_on(&scene, command.arg(&snapshot).arg(&copy))
+    };
+    assert!(size(&copy) > scene.model.bytes, "the stream has {} bytes", size(&copy));
+    let act = Expected::act(&scene, "WB-0005", "raw_device", &sender);
+    let copied = Expected::copy(&scene, &sender, &copy, scene.model.bytes);
+    let copied = if by_tool { copied.whose_file_is_unknown() } else { copied };
+    scene.expect(&[act, copied]);
+}
+
 /// An overlay with the model as its lower layer, and its upper one below `upper`.
 fn overlay(scene: &mut Scene<'_>, volume: &str) -> std::path::PathBuf {
     let base = if volume == "uncontrolled" { scene.uncontrolled.clone() } else { scene.controlled.clone() };
@@ -283,7 +353,7 @@ fn tmpfs_of_a_container(w: &mut World) {
 }
 
 /// Makes the model anew on another volume: the scene's asset from now on.
-fn move_model(scene: &mut Scene<'_>, volume: &Volume) {
+pub(crate) fn move_model(scene: &mut Scene<'_>, volume: &Volume) {
     scene.model = ok(Weights::safetensors(&volume.path().join("llm"), 2, 12 * MIB, size_seed(scene)));
     for asset in &mut scene.config.assets {
         if asset.name == crate::world::ASSET {

@@ -24,6 +24,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("udp_v6", |w| through(w, "udp_v6", &["peer", "process", "peer"])),
     ("udp_v6_connected", |w| through(w, "udp_v6_connected", &["peer", "process", "peer"])),
     ("tcp_other_loopback", |w| through(w, "tcp_other_loopback", &["peer", "process", "peer"])),
+    // By a getsockopt, which no hook of sockets sees.
+    ("tcp_zero_copy", |w| through(w, "tcp_zero_copy", &["peer", "process", "peer"])),
     ("tcp_v6", |w| through(w, "tcp_v6", &["peer", "process", "peer"])),
     ("tcp_own_address", |w| through(w, "tcp_own_address", &["peer", "process", "peer"])),
     // The receiver's address is in a network that is listed as controlled: that it is this host must weigh more.

@@ -11,6 +11,7 @@ pub(crate) mod disguise;
 pub(crate) mod filesystems;
 pub(crate) mod gpu;
 pub(crate) mod host_egress;
+pub(crate) mod i386;
 pub(crate) mod local_sockets;
 pub(crate) mod names;
 pub(crate) mod network;

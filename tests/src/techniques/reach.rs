@@ -19,7 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("ptrace_peek", ptrace_peek),
     ("strace_of_a_server", strace_of_a_server),
     ("gcore", gcore),
-    ("given_to_an_innocent", given_to_an_innocent),
+    ("given_to_an_innocent", |w| given_to_an_innocent(w, "vm")),
+    ("given_through_proc_mem", |w| given_to_an_innocent(w, "mem")),
     ("filled_through_a_descriptor", filled_through_a_descriptor),
     ("executed_during_process_vm_readv", executed_during_a_read),
     ("proc_mem_opened_by_io_uring", proc_mem_opened_by_io_uring),
@@ -146,11 +147,11 @@ fn gcore(w: &mut World) {
 }
 
 /// The other way round: the holder writes into the memory of a process that never opened anything.
-fn given_to_an_innocent(w: &mut World) {
+fn given_to_an_innocent(w: &mut World, how: &str) {
     let scene = w.scene();
     let copy = scene.uncontrolled.join("w");
     let mut command = scene.python("give.py", include_str!("scripts/give.py"));
-    let parent = done(scene.spawn(command.arg(&scene.model.files[0]).arg(&copy)));
+    let parent = done(scene.spawn(command.arg(how).arg(&scene.model.files[0]).arg(&copy)));
     let ancestry = parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect();
     let child = Identity { pid: None, started: None, ancestry, ..parent };
     let expected = [Expected::copy(&scene, &child, &copy, scene.arrived(&scene.model.files[0], &copy))];

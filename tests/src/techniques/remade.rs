@@ -1,12 +1,13 @@
 //! What becomes another under the same name (TECHNIQUES 1B, 1C): mappings that are slid, files whose parts are moved below
-//! them, inodes with a new identity, programs that are weights, and a model that becomes smaller. And what is no channel by itself.
+//! them, inodes with a new identity, programs that are weights, and a model that becomes smaller. And what is no channel by itself:
+//! semaphores, BPF maps, signals.
 
 use std::{fs, path::Path, process::Command};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tests::lab::{MIB, metrics::sum, process::Identity, wait_for};
 
-use super::tooling::ok;
+use super::{filesystems::move_model, local_sockets::below, tooling::ok};
 use crate::{
     expect::Expected,
     world::{ASSET, PATIENCE, Scene, Test, World, skip},
@@ -20,6 +21,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("identity_swapped_with_the_boot_loader", |w| {
         alone(w, "swapped", |copy| vec![copy.or_up_to_the_asset()])
     }),
+    ("identity_with_another_generation", another_generation),
+    ("through_signals", |w| by_signals(w, "signals")),
+    ("through_signals_to_a_thread", |w| by_signals(w, "signals_to_a_thread")),
+    ("through_signals_by_a_descriptor", |w| by_signals(w, "signals_through_a_descriptor")),
     ("through_semaphores", |w| by_a_child(w, "semaphores")),
     ("through_a_bpf_map", |w| by_a_child(w, "bpf_map")),
     ("program_made_of_weights", program),
@@ -62,16 +67,35 @@ fn room_made(w: &mut World) {
     scene.expect(&not_known(copied));
 }
 
+/// Where inodes have checksums the kernel gives them no other generation.
+fn another_generation(w: &mut World) {
+    let volume = w.volume_made("ext4", &["-O", "^metadata_csum"]);
+    let mut scene = w.prepare();
+    move_model(&mut scene, &volume);
+    scene.config.controlled.push(volume.path().to_path_buf());
+    scene.start();
+    scene.settled();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let mover = remade(&scene, "renumbered", &copy);
+    let expected = [Expected::copy(&scene, &mover, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
 fn by_a_child(w: &mut World, way: &str) {
     let scene = w.scene();
+    given_to_the_child(scene, way);
+}
+
+/// Some ten thousand signals, so that the model is a small one.
+fn by_signals(w: &mut World, way: &str) {
+    let mut scene = w.prepare_sized(1, 2 * MIB);
+    scene.start();
+    given_to_the_child(scene, way);
+}
+
+fn given_to_the_child(scene: Scene<'_>, way: &str) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
-    let parent = remade(&scene, way, &copy);
-    let child = Identity {
-        pid: None,
-        started: None,
-        ancestry: parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect(),
-        ..parent.clone()
-    };
+    let child = below(&remade(&scene, way, &copy));
     let bytes = scene.arrived(source, &copy);
     let expected = [Expected::copy(&scene, &child, &copy, bytes).or_up_to_the_asset()];
     scene.expect(&expected);

@@ -29,6 +29,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("ring_of_another_process", |w| by_the_child(w, "passed_ring")),
     ("file_from_another_ring", |w| by_the_child(w, "passed_file")),
     ("buffer_of_another_process", |w| exact(w, "lent_buffer")),
+    ("ring_whose_maker_ended", |w| by_the_child(w, "maker_ended")),
+    ("ring_whose_maker_executed", |w| by_the_child(w, "maker_executed")),
     ("received_descriptor", |w| by_the_child(w, "received_descriptor")),
     ("received", |w| by_the_child(w, "received")),
     ("received_by_one_request", |w| by_the_child(w, "received_many")),

@@ -4,8 +4,10 @@ usage: remade.py WAY SOURCE DESTINATION. Says why and exits with 77 where the ke
 """
 
 import ctypes
+import errno
 import mmap
 import os
+import signal
 import struct
 import sys
 
@@ -97,6 +99,16 @@ def swapped(source, destination):
         os.write(write, part)
 
 
+def renumbered(source, destination):
+    """The file gets another generation, and so another identity below a descriptor that stays."""
+    read = os.open(source, os.O_RDONLY)
+    if LIBC.ioctl(read, 0x40087602, ctypes.byref(ctypes.c_long(20_301))) != 0:
+        refused("FS_IOC_SETVERSION:")
+    write = os.open(destination, TARGET, 0o600)
+    while part := os.read(read, 1 << 20):
+        os.write(write, part)
+
+
 def beside(source, destination, take, put, most):
     """A child that is older than what is taken gets it piece by piece, by `put` and `take`, and writes the copy."""
     size = os.stat(source).st_size
@@ -166,6 +178,52 @@ def bpf_map(source, destination):
             refused("a value of a BPF map:")
 
     beside(source, destination, take, put, length)
+
+
+def signalled(source, destination, send):
+    """A child that is older than what is taken gets it as words of signals, 32 bytes in each: `send(child, signal, info)`."""
+    number, words = signal.SIGRTMIN + 1, 32
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    size = os.stat(source).st_size
+    child = os.fork()
+    if child == 0:
+        mask, info = struct.pack("<Q", 1 << (number - 1)), ctypes.create_string_buffer(128)
+        got = bytearray()
+        while len(got) < size:
+            if LIBC.syscall(128, mask, info, None, 8) == number:
+                got += info.raw[16 : 16 + words]
+        with open(destination, "wb", buffering=0) as copy:
+            copy.write(got[:size])
+        os._exit(0)
+    with open(source, "rb") as file:
+        while part := file.read(words):
+            # siginfo_t: signal, error, code (SI_QUEUE), then what the sender likes.
+            info = (struct.pack("<iiii", number, 0, -1, 0) + part).ljust(128, b"\0")
+            while send(child, number, info) != 0:
+                if ctypes.get_errno() != errno.EAGAIN:
+                    os.kill(child, signal.SIGKILL)
+                    refused("a signal with words:")
+                os.sched_yield()
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def signals(source, destination):
+    signalled(source, destination, lambda child, number, info: LIBC.syscall(129, child, number, info))
+
+
+def signals_to_a_thread(source, destination):
+    signalled(source, destination, lambda child, number, info: LIBC.syscall(297, child, child, number, info))
+
+
+def signals_through_a_descriptor(source, destination):
+    opened = []
+
+    def send(child, number, info):
+        if not opened:
+            opened.append(os.pidfd_open(child))
+        return LIBC.syscall(424, opened[0], number, info, 0)
+
+    signalled(source, destination, send)
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

@@ -367,6 +367,41 @@ def lent_buffer(source, destination):
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
+def maker_is_gone(source, destination, leave):
+    """Who made the ring reads into the buffer that it registered with it and is gone; a child that is older than that writes it out."""
+    size = os.stat(source).st_size
+    LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: the grandchild becomes ours.
+    if os.fork() == 0:
+        ring, buffer = Ring(), Buffer(size)
+        ring.register_buffer(buffer)
+        to, (gone_out, gone_in) = target(destination), os.pipe()
+        if os.fork() == 0:
+            os.close(gone_in)
+            os.read(gone_out, 1)
+            for offset, length in chunks(size):
+                assert ring.do(WRITE_FIXED, to, buffer.address + offset, length, offset) == length
+            os._exit(0)
+        file = os.open(source, os.O_RDONLY)
+        for offset, length in chunks(size):
+            assert ring.do(READ_FIXED, file, buffer.address + offset, length, offset) == length
+        leave(gone_in)
+    codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)]
+    sys.exit(max(codes, key=abs))
+
+
+def maker_ended(source, destination):
+    # The end closes the pipe.
+    maker_is_gone(source, destination, lambda gone: os._exit(0))
+
+
+def maker_executed(source, destination):
+    def leave(gone):
+        os.dup2(gone, 1)
+        os.execlp("echo", "echo")
+
+    maker_is_gone(source, destination, leave)
+
+
 def received_descriptor(source, destination):
     """The descriptor comes by a RECVMSG of io_uring."""
     near, far = socket.socketpair()
@@ -488,7 +523,7 @@ def swapped(source, destination):
 WAYS = {
     name: way
     for name, way in list(globals().items())
-    if callable(way) and name not in ("Buffer", "Ring", "copy", "plain_copy", "with_child", "sent")
+    if callable(way) and name not in ("Buffer", "Ring", "copy", "plain_copy", "with_child", "maker_is_gone", "sent")
 }
 WAYS |= {"send": sent(SEND), "send_zc": sent(SEND_ZC), "sendmsg": sent(SENDMSG)}
 
