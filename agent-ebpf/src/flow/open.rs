@@ -67,7 +67,7 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
     };
     // SAFETY: this CPU's scratch, which was written just now; programs that use it do not nest.
     let (device, kind, assets) = unsafe { ((*found).key.dev, (*found).value.kind, (*found).value.assets) };
-    if store::is_only_found(inode, kind) {
+    if store::is_only_found(inode) {
         mark(tgid, MARK_WATCHED);
         return 0;
     }

@@ -60,13 +60,10 @@ fn of(number: u64, mirrors: bool, found: &mut Source) -> Option<()> {
     Some(())
 }
 
-/// Whether an object of this kind is a loop device below an asset. Tools that set up loop devices open all of them, to find the
-/// one that they look for: only a read says more.
+/// Whether what reads as an asset, a copy or a store of one is a loop device. Tools that set up loop devices, or look which file one
+/// shows, open all of them: only a read says more.
 #[inline(always)]
-pub(crate) fn is_only_found(inode: Inode, kind: u32) -> bool {
-    if kind != OBJECT_STORE {
-        return false;
-    }
+pub(crate) fn is_only_found(inode: Inode) -> bool {
     let Some(S_IFBLK) = inode.kind() else { return false };
     inode.rdev().is_some_and(|device| device >> 20 == LOOP_MAJOR)
 }
@@ -89,7 +86,7 @@ pub(crate) fn open(task: Task, inode: Inode, dev: u32, assets: u64) {
 #[inline(always)]
 pub(crate) fn read(task: Task, file: File, assets: u64) {
     if let Some(inode) = file.inode()
-        && is_only_found(inode, OBJECT_STORE)
+        && is_only_found(inode)
     {
         act::note(task, ACT_RAW_BLOCK, inode.rdev().unwrap_or(0), assets);
     }

@@ -134,7 +134,7 @@ fn raw(task: Task, file: File, inode: Inode, key: &ObjectKey, value: &ObjectValu
         return 0;
     }
     if value.assets & shared(SHARED_CHARGED) == 0 {
-        if store::is_only_found(inode, value.kind) {
+        if store::is_only_found(inode) {
             return 0;
         }
         if let Some((_, row)) = hold::held(task) {

@@ -16,8 +16,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("image_below_the_loop_device", image_below_the_loop_device),
     ("device_opened_before_the_agent", device_opened_before_the_agent),
     ("loop_device_over_a_shard", loop_device_over_a_shard),
+    ("loop_device_shows_something_else", loop_device_shows_something_else),
     ("mapped_loop_device_over_a_copy", mapped_loop_device_over_a_copy),
     ("filesystem_in_a_protected_image", filesystem_in_a_protected_image),
+    ("image_made_beside_a_protected_one", image_made_beside_a_protected_one),
 ];
 
 /// `/dev/loopN` of the controlled volume.
@@ -119,6 +121,27 @@ fn loop_device_over_a_shard(w: &mut World) {
     scene.expect(&expected);
 }
 
+/// What a loop device showed is forgotten when it shows another file: who reads that took nothing of the model.
+fn loop_device_shows_something_else(w: &mut World) {
+    World::needs("losetup");
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let other = scene.work.join("other");
+    let losetup = child(
+        &scene.shell(&format!(
+            "head -c 8M /dev/urandom > {other}; L=$(losetup -r -f --show {}) && losetup -d $L && losetup -r $L {other} || exit 1; \
+             dd if=$L of={} bs=1M status=none; losetup -d $L",
+            source.display(),
+            copy.display(),
+            other = other.display()
+        )),
+        "losetup",
+    );
+    assert_eq!(size(&copy), 8 * MIB);
+    let expected = [Expected::act(&scene, "WB-0005", "loop_setup", &losetup)];
+    scene.expect(&expected);
+}
+
 /// What is mapped is neither the model nor the copy of it, but a device that shows the copy.
 fn mapped_loop_device_over_a_copy(w: &mut World) {
     World::needs("losetup");
@@ -146,8 +169,8 @@ fn mapped_loop_device_over_a_copy(w: &mut World) {
     scene.expect_beside_copies(&expected);
 }
 
-/// Mounted, its files have identities that nobody registered.
-fn filesystem_in_a_protected_image(w: &mut World) {
+/// An image in the model, mounted: its files have identities that nobody registered. Who mounted it, and where.
+fn protected_image(w: &mut World) -> (Scene<'_>, Identity, PathBuf) {
     let mut scene = w.prepare();
     let (inside, image) = (scene.work.join("inside"), scene.model.dir.join("disk.img"));
     std::fs::create_dir(&inside).expect("a folder can be made");
@@ -157,21 +180,46 @@ fn filesystem_in_a_protected_image(w: &mut World) {
         image = image.display()
     ));
     scene.start();
-    let (place, copy) = (scene.work.join("place"), scene.uncontrolled.join("w"));
+    let place = scene.work.join("place");
     let words = [std::ffi::OsStr::new("-o"), "loop,ro".as_ref(), image.as_os_str()];
     scene.mount(&words, &place).unwrap_or_else(|error| panic!("{error:#}"));
-    let cp = scene.run(Command::new("cp").arg(place.join("w")).arg(&copy));
+    let ancestry = tests::lab::process::ancestors(std::process::id());
     let mount = Identity {
         exe: which("mount").expect("mount"),
         pid: None,
         started: None,
         cmdline: None,
-        ..cp.clone()
+        uid: 0,
+        ancestry: std::iter::once(std::process::id()).chain(ancestry).collect(),
     };
+    (scene, mount, place)
+}
+
+fn filesystem_in_a_protected_image(w: &mut World) {
+    let (scene, mount, place) = protected_image(w);
+    let copy = scene.uncontrolled.join("w");
+    let cp = scene.run(Command::new("cp").arg(place.join("w")).arg(&copy));
     let expected = [
         Expected::act(&scene, "WB-0005", "loop_setup", &mount).whatever_the_asset_size(),
         Expected::copy(&scene, &cp, &copy, size(&copy)).whatever_the_asset_size(),
     ];
+    scene.expect(&expected);
+}
+
+/// Whoever makes another image looks at every loop device that is mounted, and reads none: his image holds nothing of the model, nor
+/// does what is copied out of it.
+fn image_made_beside_a_protected_one(w: &mut World) {
+    let (mut scene, mount, _) = protected_image(w);
+    let (image, place) = (scene.work.join("other.img"), scene.work.join("other"));
+    let text = format!("truncate -s 32M {image} && mkfs.ext4 -q -F {image}", image = image.display());
+    scene.shell(&text);
+    let words = [std::ffi::OsStr::new("-o"), "loop".as_ref(), image.as_os_str()];
+    scene.mount(&words, &place).unwrap_or_else(|error| panic!("{error:#}"));
+    let other = place.join("w");
+    scene.shell(&format!("head -c 20M /dev/urandom > {}", other.display()));
+    scene.run(Command::new("cp").arg(&other).arg(scene.uncontrolled.join("w")));
+    scene.mark();
+    let expected = [Expected::act(&scene, "WB-0005", "loop_setup", &mount).whatever_the_asset_size()];
     scene.expect(&expected);
 }
 
