@@ -10,6 +10,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("strace_of_ls", strace_of_ls),
     ("debugger_on_an_innocent", debugger_on_an_innocent),
     ("process_listing_while_a_server_runs", process_listing_while_a_server_runs),
+    ("server_looks_at_its_own_worker", server_looks_at_its_own_worker),
+    ("debugger_on_who_heard_a_line_from_a_server", debugger_on_who_heard_a_line),
     ("packet_capture", packet_capture),
     ("core_dump_of_an_innocent", core_dump_of_an_innocent),
     ("disk_and_image_only_named", disk_and_image_only_named),
@@ -48,6 +50,33 @@ fn process_listing_while_a_server_runs(w: &mut World) {
     ));
     server.go().expect("it listens");
     server.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.expect_silence();
+}
+
+/// A worker has what it was forked with: its parent, which reads it, had all of that before.
+fn server_looks_at_its_own_worker(w: &mut World) {
+    let scene = w.scene();
+    let script = include_str!("scripts/own_worker.py");
+    scene.run(scene.python("own_worker.py", script).arg(&scene.model.files[0]));
+    scene.expect_silence();
+}
+
+/// What a server prints makes holders of a few bytes, which are worth no act; so the debugger of a monitor is no thief.
+fn debugger_on_who_heard_a_line(w: &mut World) {
+    World::needs("gdb");
+    let scene = w.scene();
+    let script = include_str!("../techniques/scripts/victim.py");
+    let mut server = scene.spawn(scene.python("victim.py", script).arg(&scene.model.files[0]));
+    // Who starts the monitor has read it by then, and it inherits that.
+    server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let mut monitor = scene.spawn(Command::new("sh").args(["-c", "echo up; read line"]));
+    monitor.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let pid = monitor.identity.pid.expect("it was started").to_string();
+    scene.run(Command::new("gdb").args(["-nx", "-batch", "-p", &pid, "-ex", "bt"]));
+    for mut running in [monitor, server] {
+        running.go().expect("it listens");
+        running.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    }
     scene.expect_silence();
 }
 

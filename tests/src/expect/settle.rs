@@ -32,6 +32,14 @@ impl Scene<'_> {
         });
     }
 
+    /// The same where the test stopped the agent for a while.
+    pub(crate) fn expect_beside_signals(self, expected: &[Expected]) {
+        self.settle(expected, |alert| {
+            alert.rule() == "WB-0010"
+                && ["stopped", "signalled", "hook_silent"].contains(&alert.text("/act/kind"))
+        });
+    }
+
     /// Whatever happened so far is somebody's daily work: nothing may have been raised that is medium or worse.
     pub(crate) fn expect_no_incident(mut self) {
         self.mark();

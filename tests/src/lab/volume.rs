@@ -98,7 +98,7 @@ impl Volume {
                 self.decoys.len()
             );
             let before = self.device.clone();
-            self.decoys.push(Self::of_kind(lab, &name, kind, size)?);
+            self.decoys.push(Self::of_kind(lab, &name, kind, &[], size)?);
             self.put_in()?;
             if self.device != before {
                 return Ok(());

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("holders_full", holders_full),
     ("objects_full", objects_full),
     ("acts_and_reached_full", acts_and_reached_full),
+    ("tampers_full", tampers_full),
     ("flood_of_readers_and_senders", flood_of_readers_and_senders),
     ("flood_of_processes", flood_of_processes),
 ];
@@ -139,6 +140,31 @@ fn acts_and_reached_full(w: &mut World) {
     }
     crowd.go().expect("it listens");
     crowd.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    scene.stop();
+}
+
+/// More processes tamper than there are rows for, while the agent cannot make room: that somebody did is told all the same.
+fn tampers_full(w: &mut World) {
+    let mut scene = w.scene();
+    let pid = scene.agent().pid();
+    let agent = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the agent runs");
+    kill_process(agent, Signal::STOP).expect("the agent runs");
+    // RLIMIT_CORE, to what it is, by a process each.
+    let text = format!(
+        "import os, resource\nlimit = resource.prlimit({pid}, 4)\nfor n in range(4200):\n if os.fork() == 0:\n  \
+         resource.prlimit({pid}, 4, limit)\n  os._exit(0)\n os.wait()"
+    );
+    scene.run(Command::new(World::python()).args(["-c", &text]));
+    kill_process(agent, Signal::CONT).expect("the agent is there");
+    let said = scene.agent().wait(PATIENCE, |alerts| {
+        alerts
+            .iter()
+            .any(|alert| {
+                alert.rule() == "WB-0010" && alert.text("/act/target") == "something that found no room"
+            })
+            .then_some(())
+    });
+    assert!(said.unwrap_or_else(|error| panic!("{error:#}")).is_some(), "what found no room is not told");
     scene.stop();
 }
 

@@ -8,6 +8,7 @@ use tests::lab::{
     which,
 };
 
+use super::tooling::ok;
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, skip},
@@ -18,7 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("read_before_the_fork_written_after", read_before_the_fork_written_after),
     ("reopened_through_proc", reopened_through_proc),
     ("scm_rights", scm_rights),
-    ("scm_rights_sent_before_the_agent", scm_rights_sent_before_the_agent),
+    ("scm_rights_sent_before_the_agent", |w| scm_rights_sent_before_the_agent(w, false)),
+    ("scm_rights_and_another_program", |w| scm_rights_sent_before_the_agent(w, true)),
     ("pidfd_getfd", pidfd_getfd),
     ("open_by_handle_at", open_by_handle_at),
     ("recvmmsg", |w| way_of_a_child(w, "recvmmsg")),
@@ -31,6 +33,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("duplicated", |w| way(w, "duplicated")),
     ("replaced_during_the_call", |w| raced(w, "replaced")),
     ("closed_during_the_call", |w| raced(w, "closed")),
+    // What another thread closes is no descriptor of the call that moves.
+    ("others_closed_during_the_call", |w| way(w, "others_closed")),
     ("handed_over_by_an_exec", handed_over_by_an_exec),
     ("child_takes_into_shared_memory", |w| shared_memory(w, "child")),
     ("parent_takes_into_shared_memory", |w| shared_memory(w, "parent")),
@@ -78,18 +82,27 @@ fn scm_rights(w: &mut World) {
     forked(scene, &mover, None);
 }
 
-/// When the agent starts the descriptor is on its way: no process has it, and nobody was seen to send it.
-fn scm_rights_sent_before_the_agent(w: &mut World) {
+/// When the agent starts the descriptor is on its way: no process has it, and nobody was seen to send it. `executes`: another program
+/// has it when it is read.
+fn scm_rights_sent_before_the_agent(w: &mut World, executes: bool) {
     let mut scene = w.prepare();
     let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
     let mut command = scene.python("in_flight.py", include_str!("scripts/in_flight.py"));
-    let mut thief = scene.spawn(command.arg(&source).arg(&copy));
-    assert_eq!(thief.line().unwrap_or_else(|error| panic!("{error:#}")), "sent");
+    command.arg(&source).arg(&copy).args(executes.then_some("execute"));
+    let mut thief = scene.spawn(&mut command);
+    assert_eq!(ok(thief.line()), "sent");
     scene.start();
     scene.settled();
-    thief.go().unwrap_or_else(|error| panic!("{error:#}"));
-    let thief =
-        thief.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    ok(thief.go());
+    if executes {
+        assert_eq!(ok(thief.line()), "received");
+        scene.settled();
+        ok(thief.go());
+    }
+    let mut thief = ok(thief.finish(PATIENCE).and_then(Finished::success));
+    if executes {
+        thief = Identity { exe: which("cat").expect("cat"), cmdline: Some("cat".to_owned()), ..thief };
+    }
     let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(&source, &copy))];
     scene.expect(&expected);
 }

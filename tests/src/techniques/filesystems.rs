@@ -42,6 +42,8 @@ pub(crate) const TESTS: &[Test] = &[
         })
     }),
     ("overlay_copy_of_before", overlay_copy_of_before),
+    ("overlay_copy_taken_from_the_upper_layer", overlay_copy_taken_from_the_upper_layer),
+    ("overlay_on_an_overlay", overlay_on_an_overlay),
     ("fifo_on_an_overlay", fifo_on_an_overlay),
     ("opened_by_a_handle_of_xfs", opened_by_a_handle_of_xfs),
     ("btrfs_send", |w| btrfs_send(w, true)),
@@ -220,6 +222,46 @@ fn overlay_copy_of_before(w: &mut World) {
     let cp = scene.run(Command::new("cp").arg(&file).arg(&copy));
     let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
     scene.expect_beside_copies(&expected);
+}
+
+/// The kernel's copy carries, whoever reads it where the overlay keeps it.
+fn overlay_copy_taken_from_the_upper_layer(w: &mut World) {
+    let mut scene = w.scene();
+    let place = overlay(&mut scene, "controlled");
+    let source = &scene.model.files[0];
+    let name = source.file_name().expect("a name");
+    scene.shell(&format!(
+        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
+        place.join(name).display()
+    ));
+    let copy = scene.uncontrolled.join("w");
+    let cp = scene.run(Command::new("cp").arg(scene.controlled.join("upper").join(name)).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect_beside_copies(&expected);
+}
+
+/// What a second overlay copies up is a file of the first, which has it from the model.
+fn overlay_on_an_overlay(w: &mut World) {
+    let mut scene = w.scene();
+    let below = overlay(&mut scene, "controlled");
+    let [upper, scratch, place] =
+        [scene.uncontrolled.join("second"), scene.uncontrolled.join("work"), scene.work.join("second")];
+    for folder in [&upper, &scratch] {
+        fs::create_dir(folder).expect("a folder can be made");
+    }
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", below.display(), upper.display(), scratch.display());
+    ok(scene.mount(&["-t", "overlay", "overlay", "-o", &options].map(OsStr::new), &place));
+    let source = &scene.model.files[0];
+    let name = source.file_name().expect("a name");
+    let shell = scene.shell(&format!(
+        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
+        place.join(name).display()
+    ));
+    let (dd, copy) = (descendant(&shell, "dd"), upper.join(name));
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &dd, &copy, bytes).or_at(&place.join(name), &place)];
+    scene.expect(&expected);
 }
 
 /// Both of its ends are of the overlay; no layer stores what is in it.

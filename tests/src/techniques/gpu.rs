@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gpu_descriptor_that_was_passed", passed),
     ("gpu_shared_before_the_agent", before_the_agent),
     ("gpu_of_a_holder_that_ended", of_one_that_ended),
+    ("name_of_a_gpu", name_only),
 ];
 
 const NODE: &str = "/dev/cpu/0/cpuid";
@@ -136,5 +137,15 @@ fn of_one_that_ended(w: &mut World) {
     end(process(&scene, &["open"]));
     end(process(&scene, &["take", "open"]));
     end(process(&scene, &["open"]));
+    scene.expect_silence();
+}
+
+/// A descriptor that only names the node (`O_PATH`) has not been through its driver.
+fn name_only(w: &mut World) {
+    let mut scene = prepared(w);
+    scene.start();
+    let holder = process(&scene, &["take", "open", "wait"]);
+    end(process(&scene, &["name"]));
+    end(holder);
     scene.expect_silence();
 }

@@ -12,6 +12,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("unix_datagram_pair", |w| through(w, "unix_datagram_pair", &["unix", "process", "peer"])),
     ("unix_seqpacket", |w| through(w, "unix_seqpacket", &["unix", "process", "peer"])),
+    ("unix_watched", |w| through(w, "unix_watched", &["unix", "process", "peer"])),
     ("unix_datagram_path", |w| through(w, "unix_datagram_path", &["unix", "process", "peer"])),
     ("unix_datagram_abstract", |w| through(w, "unix_datagram_abstract", &["unix", "process", "peer"])),
     ("unix_datagram_connected", |w| through(w, "unix_datagram_connected", &["unix", "process", "peer"])),
@@ -30,6 +31,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("tcp_own_address", |w| through(w, "tcp_own_address", &["peer", "process", "peer"])),
     // The receiver's address is in a network that is listed as controlled: that it is this host must weigh more.
     ("tcp_between_own_addresses", |w| through(w, "tcp_between_own_addresses", &["peer", "process", "peer"])),
+    // The receiver splices them into a pipe: they never come to it by a call that receives.
+    ("tcp_spliced", |w| through(w, "tcp_spliced", &["peer", "process", "peer"])),
+    // To one end an address of IPv4, to the other a mapped one.
+    ("tcp_v4_to_v6", |w| through(w, "tcp_v4_to_v6", &["peer", "process", "peer"])),
+    ("tcp_between_own_addresses_v6", |w| {
+        through(w, "tcp_between_own_addresses_v6", &["peer", "process", "peer"])
+    }),
     ("tcp_own_address_v6", |w| through(w, "tcp_own_address_v6", &["peer", "process", "peer"])),
     ("netlink", |w| through(w, "netlink", &["pipe", "process", "peer"])),
     ("posix_queue", |w| through(w, "posix_queue", &["pipe", "process", "peer"])),

@@ -8,11 +8,12 @@ use std::{
     process::Command,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tests::lab::weights::safetensors;
 
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Scene, Test, World, size, skip},
+    world::{ASSET, PATIENCE, Scene, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -28,8 +29,21 @@ pub(crate) const TESTS: &[Test] = &[
     ("overlay", overlay),
     ("created_after_the_start", created_after_the_start),
     ("created_in_a_new_subdirectory", created_in_a_new_subdirectory),
+    ("new_in_the_model_before_the_agent_knows", |w| before_the_agent_knows(w, New::InTheDirectory)),
+    ("new_deep_in_the_model_before_the_agent_knows", |w| before_the_agent_knows(w, New::Deep)),
+    ("new_under_the_name_of_a_shard_before_the_agent_knows", |w| before_the_agent_knows(w, New::OfAName)),
     ("deleted_but_open", deleted_but_open),
 ];
+
+/// Where a file comes that the registry does not know.
+#[derive(PartialEq)]
+enum New {
+    InTheDirectory,
+    /// Below more directories than a walk climbs.
+    Deep,
+    /// The asset is a single file, of which another takes the name.
+    OfAName,
+}
 
 /// cp from `name`, whose bytes are those of the first shard.
 fn copied_from(scene: Scene<'_>, name: &Path) {
@@ -52,6 +66,35 @@ fn hard_link_made_before_the_start(w: &mut World) {
     fs::hard_link(&scene.model.files[0], &link).expect("a link can be made");
     scene.start();
     copied_from(scene, &link);
+}
+
+/// The agent gets no processor from before the file is there until it has been copied: only the kernel can know that it belongs to
+/// the model.
+fn before_the_agent_knows(w: &mut World, new: New) {
+    let mut scene = w.prepare();
+    let (beside, copy) = (scene.controlled.join("beside"), scene.uncontrolled.join("w"));
+    fs::copy(&scene.model.files[1], &beside).expect("the model can be copied");
+    let place = match new {
+        New::InTheDirectory => scene.model.dir.join("new"),
+        New::Deep => scene.model.dir.join("d/".repeat(70)).join("new"),
+        New::OfAName => scene.model.files[0].clone(),
+    };
+    if new == New::OfAName {
+        for asset in scene.config.assets.iter_mut().filter(|asset| asset.name == ASSET) {
+            asset.path.clone_from(&place);
+        }
+    }
+    scene.start();
+    scene.settled();
+    let agent = i32::try_from(scene.agent().pid()).ok().and_then(Pid::from_raw).expect("the agent runs");
+    kill_process(agent, Signal::STOP).expect("the agent runs");
+    fs::create_dir_all(place.parent().expect("a file has a folder")).expect("a folder can be made");
+    fs::rename(&beside, &place).expect("a file can be renamed");
+    let cp = scene.run(Command::new("cp").arg(&place).arg(&copy));
+    kill_process(agent, Signal::CONT).expect("the agent is there");
+    let bytes = scene.arrived(&place, &copy);
+    let expected = [Expected::copy(&scene, &cp, &copy, bytes).whatever_the_asset_size()];
+    scene.expect_beside_signals(&expected);
 }
 
 fn symbolic_link(w: &mut World) {

@@ -18,12 +18,26 @@ pub(crate) const TESTS: &[Test] = &[
     ("three_hundred_processes_below_the_line", three_hundred_processes),
     ("dns_like_datagrams", dns_like_datagrams),
     ("datagrams_cut_by_the_kernel", datagrams_cut_by_the_kernel),
+    ("datagrams_between_those_to_this_host", datagrams_between_others),
     ("icmp_echo", |w| packets(w, 1, "icmp")),
     ("unassigned_ip_protocol", |w| packets(w, 253, "other")),
 ];
 
 /// Where the many listen.
 const PORT: u16 = 7000;
+
+/// One socket sends in turns to this host and to the outside, always as much: what stays does not speak for what leaves.
+fn datagrams_between_others(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let addr = receiver.addr;
+    let mut command = scene.python("in_turns.py", include_str!("scripts/in_turns.py"));
+    let thief = scene.run(command.arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()));
+    let bytes = scene.received(source, receiver);
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", bytes)];
+    scene.expect(&expected);
+}
 
 /// Two megabytes to each of twenty addresses, by one process.
 fn twenty_peers(w: &mut World) {

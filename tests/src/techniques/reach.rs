@@ -1,12 +1,13 @@
 //! Borrowing another process (TECHNIQUES 1D): its memory, its descriptors, its core.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use tests::lab::{
     MIB,
     process::{Finished, Identity, Running},
 };
 
+use super::tooling::descendant;
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, size, skip},
@@ -14,7 +15,10 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("process_vm_readv", process_vm_readv),
+    ("process_vm_readv_by_an_older_process", |w| older(w, "vm", "process_vm_readv")),
+    ("process_vm_writev", process_vm_writev),
     ("proc_mem_of_a_thread", proc_mem_of_a_thread),
+    ("proc_mem_by_an_older_process", |w| older(w, "mem", "proc_mem")),
     ("proc_mem_opened_before_it_held_anything", proc_mem_opened_before_it_held_anything),
     ("ptrace_peek", ptrace_peek),
     ("strace_of_a_server", strace_of_a_server),
@@ -26,6 +30,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("proc_mem_opened_by_io_uring", proc_mem_opened_by_io_uring),
     ("core_dump", core_dump),
     ("memory_shared_with_a_server", memory_shared_with_a_server),
+    ("memory_mapped_by_one_that_sleeps", memory_mapped_by_one_that_sleeps),
+    ("taken_and_handed_on", taken_and_handed_on),
     ("killed_during_process_vm_readv", |w| killed_while_read(w, "vm", "process_vm_readv")),
     ("killed_during_a_read_of_proc_mem", |w| killed_while_read(w, "mem", "proc_mem")),
 ];
@@ -82,6 +88,64 @@ fn proc_mem_of_a_thread(w: &mut World) {
     thief(w.scene(), "mem", "proc_mem", None);
 }
 
+/// A process that waits until it is told where to reach: `destination` of what it takes.
+fn waiting(scene: &Scene<'_>, how: &str, destination: &Path) -> Running {
+    let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
+    let mut thief = scene.spawn(command.args([&format!("{how}-early"), "0", "0", "0"]).arg(destination));
+    assert_eq!(thief.line().unwrap_or_else(|error| panic!("{error:#}")), "ready");
+    thief
+}
+
+/// The test itself hears from the server, through a pipe, where its memory is, and so do all that it starts from then on. This thief
+/// was there before: nothing but what it does makes a holder of it.
+fn older(w: &mut World, how: &str, kind: &'static str) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mut thief = waiting(&scene, how, &copy);
+    let (server, address, length) = server(&scene);
+    scene.settled();
+    thief.say(&format!("{} {address} {length}", pid(&server))).expect("the thief listens");
+    let thief = done(thief);
+    let victim = end(server);
+    let expected = [
+        Expected::act(&scene, "WB-0006", kind, &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, scene.arrived(&scene.model.files[0], &copy)),
+    ];
+    scene.expect(&expected);
+}
+
+/// Who writes into a server's memory can make it say all that it holds.
+fn process_vm_writev(w: &mut World) {
+    let scene = w.scene();
+    let mut writer = waiting(&scene, "write", Path::new("-"));
+    let (server, address, _) = server(&scene);
+    writer.say(&format!("{} {address} 64", pid(&server))).expect("the writer listens");
+    let writer = done(writer);
+    let victim = end(server);
+    let expected = [Expected::act(&scene, "WB-0006", "process_vm_writev", &writer).of_victim(&victim)];
+    scene.expect(&expected);
+}
+
+/// The thief puts what it took into a pipe that it had opened before; who reads that is older too.
+fn taken_and_handed_on(w: &mut World) {
+    let scene = w.scene();
+    let (copy, pipe) = (scene.uncontrolled.join("w"), scene.work.join("pipe"));
+    scene.run(Command::new("mkfifo").arg(&pipe));
+    let text = format!("exec cat {} > {}", pipe.display(), copy.display());
+    let relay = scene.spawn(Command::new("sh").args(["-c", &text]));
+    let mut thief = waiting(&scene, "vm", &pipe);
+    let (server, address, length) = server(&scene);
+    thief.say(&format!("{} {address} {length}", pid(&server))).expect("the thief listens");
+    let (thief, relay) = (done(thief), done(relay));
+    let victim = end(server);
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &thief).of_victim(&victim),
+        Expected::copy(&scene, &descendant(&relay, "cat"), &copy, bytes).through(1),
+    ];
+    scene.expect(&expected);
+}
+
 /// A word at a time.
 fn ptrace_peek(w: &mut World) {
     thief(w.scene(), "peek", "ptrace", Some(MIB));
@@ -95,7 +159,7 @@ fn proc_mem_opened_before_it_held_anything(w: &mut World) {
     assert_eq!(server.line().expect("it says that it runs"), "empty");
     let copy = scene.uncontrolled.join("w");
     let mut command = scene.python("reach.py", include_str!("scripts/reach.py"));
-    let mut thief = scene.spawn(command.args(["mem-early", &pid(&server), "0", "0"]).arg(&copy));
+    let mut thief = scene.spawn(command.args(["mem-opened", &pid(&server), "0", "0"]).arg(&copy));
     assert_eq!(thief.line().expect("it says that it has it open"), "open");
     server.go().expect("the server listens");
     let place = server.line().unwrap_or_else(|error| panic!("{error:#}"));
@@ -218,6 +282,26 @@ fn memory_shared_with_a_server(w: &mut World) {
     let expected = [
         Expected::act(&scene, "WB-0006", "process_vm_readv", &thief).of_victim(&victim),
         Expected::copy(&scene, &thief, &copy, scene.arrived(&scene.model.files[0], &copy)),
+    ];
+    scene.expect(&expected);
+}
+
+/// Out of a process that has mapped what a server fills, and sleeps.
+fn memory_mapped_by_one_that_sleeps(w: &mut World) {
+    let scene = w.scene();
+    let copy = scene.uncontrolled.join("w");
+    let mut thief = waiting(&scene, "vm", &copy);
+    let mut command = scene.python("sleeper.py", include_str!("scripts/sleeper.py"));
+    let mut server = scene.spawn(command.arg(&scene.model.files[0]));
+    let line = server.line().unwrap_or_else(|error| panic!("{error:#}"));
+    let [address, length, sleeper] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    thief.say(&format!("{sleeper} {address} {length}")).expect("the thief listens");
+    let thief = done(thief);
+    let victim = Identity { pid: sleeper.parse().ok(), ..end(server) };
+    let bytes = scene.arrived(&scene.model.files[0], &copy);
+    let expected = [
+        Expected::act(&scene, "WB-0006", "process_vm_readv", &thief).of_victim(&victim),
+        Expected::copy(&scene, &thief, &copy, bytes).or_up_to_the_asset(),
     ];
     scene.expect(&expected);
 }

@@ -61,6 +61,16 @@ def unix_pair(kind):
     return datagrams(roomy(theirs), roomy(ours).send)
 
 
+def unix_watched():
+    """Who has a block device open is watched, and what he sends through may bring descriptors; later he holds what he sends there."""
+    ours, theirs = socket.socketpair()
+    device = os.open("/dev/loop0", os.O_RDONLY)
+    ours.send(b".")
+    theirs.recv(1)
+    os.close(device)
+    return datagrams(roomy(theirs), roomy(ours).sendall)
+
+
 def unix_override():
     """Connected to one, the bytes go to another."""
     decoy = roomy(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -94,11 +104,13 @@ def without_a_copy(connection):
     return room.raw[: struct.unpack_from("<i", asked, 32)[0]]
 
 
-def tcp(family, source, address, zero_copy=False):
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.bind((address, 0))
+def tcp(family, source, address, zero_copy=False, spliced=False, to_v6=False):
+    listener = socket.socket(socket.AF_INET6 if to_v6 else family, socket.SOCK_STREAM)
+    if to_v6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.bind(("::" if to_v6 else address, 0))
     listener.listen()
-    to = listener.getsockname()[:2]
+    to = (address, listener.getsockname()[1])
 
     def receive():
         connection, _ = listener.accept()
@@ -108,6 +120,9 @@ def tcp(family, source, address, zero_copy=False):
             chunk = without_a_copy(connection)
             left -= len(chunk)
             yield chunk
+        out, into = os.pipe() if spliced else (-1, -1)
+        while spliced and os.splice(connection.fileno(), into, 1 << 16):
+            yield os.read(out, 1 << 16)
         while chunk := connection.recv(1 << 16):
             yield chunk
 
@@ -242,6 +257,7 @@ def terminal(writer):
 
 receive, send = {
     "unix_datagram_pair": lambda: unix_pair(socket.SOCK_DGRAM),
+    "unix_watched": unix_watched,
     "unix_seqpacket": lambda: unix_pair(socket.SOCK_SEQPACKET),
     "unix_datagram_path": lambda: unix_bound(WORK + "/socket", False),
     "unix_datagram_abstract": lambda: unix_bound("\0weighbridge-lab-%d" % os.getpid(), False),
@@ -259,6 +275,9 @@ receive, send = {
     "tcp_v6": lambda: tcp(socket.AF_INET6, None, "::1"),
     "tcp_own_address": lambda: tcp(socket.AF_INET, None, "198.51.100.1"),
     "tcp_between_own_addresses": lambda: tcp(socket.AF_INET, "198.51.100.1", "10.20.0.1"),
+    "tcp_spliced": lambda: tcp(socket.AF_INET, None, "127.0.0.1", spliced=True),
+    "tcp_v4_to_v6": lambda: tcp(socket.AF_INET, None, "127.0.0.1", to_v6=True),
+    "tcp_between_own_addresses_v6": lambda: tcp(socket.AF_INET6, "::1", "2001:db8::1"),
     "tcp_own_address_v6": lambda: tcp(socket.AF_INET6, None, "2001:db8::1"),
     "netlink": netlink,
     "posix_queue": posix_queue,

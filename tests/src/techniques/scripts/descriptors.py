@@ -211,7 +211,40 @@ def raced(take_away):
     return race
 
 
+def others_closed(source, destination):
+    """While a call puts the model into a pipe of its own, another thread closes descriptors that it has nothing to do with, and a third is
+    in no call at all."""
+    with open(source, "rb") as file:
+        whole = file.read()
+    out, into = os.pipe()
+    stop = []
+
+    def close_others():
+        for _ in range(200):
+            os.close(os.dup(0))
+        got = 0
+        while got < len(whole):
+            got += len(os.read(out, 1 << 16))
+        stop.append(True)
+
+    def spin():
+        while not stop:
+            pass
+
+    threads = [threading.Thread(target=one) for one in (spin, close_others)]
+    for thread in threads:
+        thread.start()
+    put = 0
+    while put < len(whole):
+        put += os.write(into, whole[put:])
+    for thread in threads:
+        thread.join()
+    with open(destination, "wb", buffering=0) as to:
+        to.write(whole)
+
+
 WAYS = {
+    "others_closed": others_closed,
     "recvmmsg": recvmmsg,
     "fanotify": fanotify,
     "seccomp_addfd": seccomp_addfd,

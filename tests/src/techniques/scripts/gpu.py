@@ -1,6 +1,6 @@
 """Has a node open, takes a shard, or hands the node on: gpu.py NODE STEP...
 
-Steps: open, take=PATH, keep=PATH (has it open), give=SOCKET, get=SOCKET, wait (says `ready`, then waits for a line).
+Steps: open, name (O_PATH), take=PATH, keep=PATH (has it open), give=SOCKET, get=SOCKET, wait (says `ready`, then waits for a line).
 """
 import os
 import socket
@@ -11,6 +11,8 @@ for step in sys.argv[2:]:
     what, _, path = step.partition("=")
     if what == "open":
         kept.append(os.open(sys.argv[1], os.O_RDONLY))
+    elif what == "name":
+        kept.append(os.open(sys.argv[1], os.O_PATH))
     elif what == "take":
         with open(path, "rb", buffering=0) as shard:
             while shard.read(1 << 20):

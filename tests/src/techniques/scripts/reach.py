@@ -1,4 +1,8 @@
-"""Takes bytes out of another process: reach.py HOW PID ADDRESS SIZE DESTINATION."""
+"""Takes bytes out of another process: reach.py HOW PID ADDRESS SIZE DESTINATION; or puts some there (HOW is `write`).
+
+With `-early` behind HOW it says `ready` and reads PID, ADDRESS and SIZE from a line: it is older than what there is to take, and
+nobody who came to hold something since is above it.
+"""
 import ctypes
 import os
 import struct
@@ -14,6 +18,12 @@ PTRACE_PEEKDATA, PTRACE_ATTACH, PTRACE_DETACH = 2, 16, 17
 
 class Vector(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+if how.endswith("-early"):
+    how = how.removesuffix("-early")
+    print("ready", flush=True)
+    pid, address, size = map(int, sys.stdin.readline().split())
 
 
 def refused(what):
@@ -39,7 +49,13 @@ def by_peek(at, length):
     )
 
 
-if how == "mem-early":
+if how == "write":
+    local = ctypes.create_string_buffer(size)
+    mine, theirs = Vector(ctypes.addressof(local), size), Vector(address, size)
+    if libc.process_vm_writev(pid, ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0) != size:
+        refused("process_vm_writev")
+    sys.exit()
+if how == "mem-opened":
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     print("open", flush=True)
     address, size = map(int, sys.stdin.readline().split())
