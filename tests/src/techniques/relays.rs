@@ -102,9 +102,7 @@ fn two_assets_through_one_pipe(w: &mut World) {
     scene.start();
     let [one, two] = ["one", "two"].map(|name| scene.uncontrolled.join(name));
     let (first, last) = (&scene.model.files[0], &second.files[0]);
-    let text = format!(
-        "import sys\nfor name in sys.argv[1:]:\n with open(name, 'rb') as file:\n  while part := file.read(65536):\n   sys.stdout.buffer.write(part)"
-    );
+    let text = "import sys\nfor name in sys.argv[1:]:\n with open(name, 'rb') as file:\n  while part := file.read(65536):\n   sys.stdout.buffer.write(part)";
     let script = scene.work.join("both.py");
     std::fs::write(&script, text).expect("a script can be written");
     let shell = scene.shell(&format!(
