@@ -15,7 +15,7 @@ use agent_ebpf::fields::*;
 use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
 
 pub(crate) use file::File;
-pub(crate) use inode::{Dentry, Inode, Known};
+pub(crate) use inode::{Dentry, Inode, Known, Layers};
 pub(crate) use memory::{Mm, Vma};
 pub(crate) use socket::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Packet, Sock};
 pub(crate) use task::{Task, ThreadLink};

@@ -9,7 +9,7 @@ use agent_ebpf::{FlowKey, OBJECT_CARRIER, OBJECT_FILE, ObjectKey, ObjectValue};
 
 use super::{carrier, hold, is_agent, object, put, take};
 use crate::{
-    kernel::{Dentry, File, Inode, Task},
+    kernel::{Dentry, File, Inode, Layers, Task},
     maps::COPIED_SCRATCH,
 };
 
@@ -78,7 +78,8 @@ extern "C" fn flow_copied(file: u64) -> u32 {
 
 #[inline(always)]
 fn find(file: File) -> Option<()> {
-    let (upper, lower) = file.inode()?.overlay_layers()?;
+    let layers = file.inode()?.overlay_layers()?;
+    let (upper, lower) = (layers.upper?, layers.lower?);
     let scratch = COPIED_SCRATCH.row()?;
     // SAFETY: a row of this program's alone.
     let copied = unsafe { &mut *scratch };
@@ -106,8 +107,9 @@ fn find(file: File) -> Option<()> {
 fn data(lower: Dentry) -> Option<Inode> {
     let inode = lower.inode()?;
     match inode.overlay_layers() {
-        Some((upper, _)) => upper.inode(),
-        None => Some(inode),
+        Some(Layers { upper: Some(upper), .. }) => upper.inode(),
+        Some(Layers { lower: Some(lower), .. }) => lower.inode(),
+        _ => Some(inode),
     }
 }
 

@@ -27,6 +27,31 @@ impl Known {
 #[derive(Clone, Copy)]
 pub(crate) struct Inode(pub(crate) u64);
 
+/// Names of a file of an overlay below it.
+pub(crate) struct Layers {
+    /// In the upper layer.
+    pub(crate) upper: Option<Dentry>,
+    /// Of its data in a lower one.
+    pub(crate) lower: Option<Dentry>,
+}
+
+/// `own` is the address of a `struct ovl_inode`.
+#[inline(always)]
+fn lower_data(own: u64) -> Option<Dentry> {
+    /// Lower layers of one mount (`OVL_MAX_STACK`).
+    const LAYERS: u32 = 500;
+    /// Bytes of a `struct ovl_path`: a layer, and the name in it.
+    const PATH: u64 = 16;
+    let entry = pointer(own, &OVL_INODE_ENTRY)?;
+    let count = field::<u32>(entry, &OVL_ENTRY_COUNT)?;
+    if count == 0 || count > LAYERS || OVL_ENTRY_STACK.load() == ABSENT {
+        return None;
+    }
+    // The last one has the data: those before it can be metadata only.
+    let last = entry + u64::from(OVL_ENTRY_STACK.load()) + u64::from(count - 1) * PATH;
+    pointer(last, &OVL_PATH_DENTRY).map(Dentry)
+}
+
 impl Inode {
     #[inline(always)]
     pub(crate) fn kind(self) -> Option<u32> {
@@ -59,26 +84,15 @@ impl Inode {
         pointer(self.0, &INODE_MAPPING).is_none_or(|mapping| pointer(mapping, &MAPPING_TREE).is_some())
     }
 
-    /// Of an inode of an overlay that has both: (its name in the upper layer, that of its data in a lower one). 6.5 and later.
+    /// Of an inode of an overlay: where its layers have it. 6.5 and later.
     #[inline(always)]
-    pub(crate) fn overlay_layers(self) -> Option<(Dentry, Dentry)> {
-        /// Lower layers of one mount (`OVL_MAX_STACK`).
-        const LAYERS: u32 = 500;
-        /// Bytes of a `struct ovl_path`: a layer, and the name in it.
-        const PATH: u64 = 16;
+    pub(crate) fn overlay_layers(self) -> Option<Layers> {
         if OVL_INODE_VFS.load() == ABSENT || self.magic()? != OVERLAYFS_MAGIC {
             return None;
         }
         let own = self.0 - u64::from(OVL_INODE_VFS.load());
-        let upper = pointer(own, &OVL_INODE_UPPER)?;
-        let entry = pointer(own, &OVL_INODE_ENTRY)?;
-        let count = field::<u32>(entry, &OVL_ENTRY_COUNT)?;
-        if count == 0 || count > LAYERS || OVL_ENTRY_STACK.load() == ABSENT {
-            return None;
-        }
-        // The last one has the data: those before it can be metadata only.
-        let last = entry + u64::from(OVL_ENTRY_STACK.load()) + u64::from(count - 1) * PATH;
-        Some((Dentry(upper), Dentry(pointer(last, &OVL_PATH_DENTRY)?)))
+        let upper = pointer(own, &OVL_INODE_UPPER).map(Dentry);
+        Some(Layers { upper, lower: lower_data(own) })
     }
 
     #[inline(always)]

@@ -19,7 +19,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("loop_device_shows_something_else", loop_device_shows_something_else),
     ("mapped_loop_device_over_a_copy", mapped_loop_device_over_a_copy),
     ("filesystem_in_a_protected_image", filesystem_in_a_protected_image),
-    ("image_below_mounted_again", image_below_mounted_again),
     ("image_made_beside_a_protected_one", image_made_beside_a_protected_one),
 ];
 
@@ -203,35 +202,6 @@ fn filesystem_in_a_protected_image(w: &mut World) {
     let expected = [
         Expected::act(&scene, "WB-0005", "loop_setup", &mount).whatever_the_asset_size(),
         Expected::copy(&scene, &cp, &copy, size(&copy)).whatever_the_asset_size(),
-    ];
-    scene.expect(&expected);
-}
-
-/// The image that the volume of the model lies on, through another loop device: a second file system with all of its files, which nobody
-/// registered.
-fn image_below_mounted_again(w: &mut World) {
-    let mut scene = w.scene();
-    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
-    // What the first one has not written yet is not in the image.
-    scene.shell(&format!("sync -f {}", source.display()));
-    let image = scene.world.lab.scratch().join("controlled.img");
-    let place = scene.work.join("again");
-    let words = ["-o", "loop,ro,noload", "-t", "ext4"].map(std::ffi::OsStr::new);
-    let words: Vec<_> = words.into_iter().chain([image.as_os_str()]).collect();
-    scene.mount(&words, &place).unwrap_or_else(|error| panic!("{error:#}"));
-    let inside = source.strip_prefix(scene.world.controlled.path()).expect("on the volume");
-    let cp = scene.run(Command::new("cp").arg(place.join(inside)).arg(&copy));
-    let mount = Identity {
-        cmdline: None,
-        exe: which("mount").expect("mount"),
-        pid: None,
-        started: None,
-        ..cp.clone()
-    };
-    let expected = [
-        Expected::act(&scene, "WB-0005", "loop_setup", &mount),
-        Expected::act(&scene, "WB-0005", "raw_device", &mount),
-        Expected::copy(&scene, &cp, &copy, scene.arrived(&source, &copy)),
     ];
     scene.expect(&expected);
 }

@@ -30,7 +30,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("created_after_the_start", created_after_the_start),
     ("created_in_a_new_subdirectory", created_in_a_new_subdirectory),
     ("new_in_the_model_before_the_agent_knows", |w| before_the_agent_knows(w, New::InTheDirectory)),
-    ("new_deep_in_the_model_before_the_agent_knows", |w| before_the_agent_knows(w, New::Deep)),
     ("new_under_the_name_of_a_shard_before_the_agent_knows", |w| before_the_agent_knows(w, New::OfAName)),
     ("deleted_but_open", deleted_but_open),
 ];
@@ -39,8 +38,6 @@ pub(crate) const TESTS: &[Test] = &[
 #[derive(PartialEq)]
 enum New {
     InTheDirectory,
-    /// Below more directories than a walk climbs.
-    Deep,
     /// The asset is a single file, of which another takes the name.
     OfAName,
 }
@@ -76,7 +73,6 @@ fn before_the_agent_knows(w: &mut World, new: New) {
     fs::copy(&scene.model.files[1], &beside).expect("the model can be copied");
     let place = match new {
         New::InTheDirectory => scene.model.dir.join("new"),
-        New::Deep => scene.model.dir.join("d/".repeat(70)).join("new"),
         New::OfAName => scene.model.files[0].clone(),
     };
     if new == New::OfAName {
@@ -88,7 +84,6 @@ fn before_the_agent_knows(w: &mut World, new: New) {
     scene.settled();
     let agent = i32::try_from(scene.agent().pid()).ok().and_then(Pid::from_raw).expect("the agent runs");
     kill_process(agent, Signal::STOP).expect("the agent runs");
-    fs::create_dir_all(place.parent().expect("a file has a folder")).expect("a folder can be made");
     fs::rename(&beside, &place).expect("a file can be renamed");
     let cp = scene.run(Command::new("cp").arg(&place).arg(&copy));
     kill_process(agent, Signal::CONT).expect("the agent is there");

@@ -8,10 +8,9 @@ use std::{
 };
 
 use tests::lab::{
-    KIB, MIB,
+    KIB,
     outside::UNCONTROLLED,
     process::{Finished, Identity},
-    weights::Weights,
     which,
 };
 
@@ -25,7 +24,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("pipe_through_gzip", pipe_through_gzip),
     ("pipe_of_three", pipe_of_three),
     ("fifo", fifo),
-    ("two_assets_through_one_pipe", two_assets_through_one_pipe),
     ("pipe_to_a_peer", pipe_to_a_peer),
     ("unix_socket_to_a_peer", unix_socket_to_a_peer),
     ("staged_on_the_controlled_volume", staged_on_the_controlled_volume),
@@ -89,39 +87,6 @@ fn fifo(w: &mut World) {
     ));
     let cat = descendant(&shell, "cat", &format!("cat {}", pipe.display()));
     let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(1)];
-    scene.expect(&expected);
-}
-
-/// The pipe carries one asset before its writer comes by the other; who reads has both.
-fn two_assets_through_one_pipe(w: &mut World) {
-    const SECOND: &str = "second";
-    let mut scene = w.prepare();
-    let second = Weights::safetensors(&scene.controlled.join(SECOND), 1, 4 * MIB, 7);
-    let second = second.unwrap_or_else(|error| panic!("{error:#}"));
-    scene.config = scene.config.clone().asset(SECOND, &second.dir);
-    scene.start();
-    let [one, two] = ["one", "two"].map(|name| scene.uncontrolled.join(name));
-    let (first, last) = (&scene.model.files[0], &second.files[0]);
-    let text = "import sys\nfor name in sys.argv[1:]:\n with open(name, 'rb') as file:\n  while part := file.read(65536):\n   sys.stdout.buffer.write(part)";
-    let script = scene.work.join("both.py");
-    std::fs::write(&script, text).expect("a script can be written");
-    let shell = scene.shell(&format!(
-        "{} {} {} {} | (head -c {} > {}; cat > {}); true",
-        World::python().display(),
-        script.display(),
-        first.display(),
-        last.display(),
-        size(first),
-        one.display(),
-        two.display(),
-    ));
-    let (head, cat) =
-        (descendant(&shell, "head", &format!("head -c {}", size(first))), descendant(&shell, "cat", "cat"));
-    assert_eq!((scene.arrived(first, &one), scene.arrived(last, &two)), (size(first), size(last)));
-    let expected = [
-        Expected::copy(&scene, &head, &one, size(first)).through(1),
-        Expected::copy(&scene, &cat, &two, size(last)).of(SECOND, second.bytes).through(1),
-    ];
     scene.expect(&expected);
 }
 
