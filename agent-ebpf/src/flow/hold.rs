@@ -55,9 +55,10 @@ extern "C" fn flow_hold(task: u64, assets: u64) -> u32 {
         mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
         return 0;
     }
+    // Before there is a row, which user space can meet in a walk: then it knows whose it is.
+    process::report(task);
     insert(&key, &NO_PARENT, assets, 0, 0);
     mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
-    process::report(task);
     row::holder(&key);
     0
 }

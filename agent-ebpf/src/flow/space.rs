@@ -159,9 +159,9 @@ fn bring_from_space(task: Task, tgid: u32) -> Option<u64> {
 fn inherit(task: Task, source: &HolderKey, assets: u64, spreads: u64, more: u64) -> Option<u64> {
     let key = task.holder_key()?;
     let Some(own) = HOLDERS.get_ptr_mut(&key) else {
+        process::report(task);
         hold::inherit_of(source, &key, assets, spreads, more);
         mark(key.tgid, MARK_HOLDER | MARK_WATCHED);
-        process::report(task);
         row::holder(&key);
         wake();
         return Some(spreads);

@@ -69,6 +69,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         // A read that another thread is in has filled memory that the child gets, and is not counted yet.
         let running = parent.live_threads().unwrap_or(1).saturating_sub(1);
         brought = row.taken + u64::from(running) * MOST;
+        process::report(child);
         hold::inherit(&from, &to, &row, brought);
         if let Some(child) = HOLDERS.get_ptr_mut(&to) {
             // SAFETY: the row stays valid until the program ends.
@@ -78,7 +79,6 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         if inherited & MARK_MAPPED != 0 {
             memory::expose(child);
         }
-        process::report(child);
         row::holder(&to);
         wake();
     }
@@ -135,9 +135,9 @@ fn succeed(task: Task, key: &HolderKey) -> Option<()> {
     // Nothing else of the old image's memory outlives an exec but its arguments and environment.
     let carried = task.mm()?.carried_bytes()?;
     let inherited = if old.taken < carried { old.taken } else { carried };
+    process::report(task);
     hold::inherit(&before, key, &old, inherited);
     log::log_execed(key.tgid, inherited);
-    process::report(task);
     row::holder(&before);
     row::holder(key);
     wake();

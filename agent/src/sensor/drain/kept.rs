@@ -68,7 +68,8 @@ impl Drain {
                 tgid = next;
             }
         }
-        for (key, _) in images.iter().filter(|(key, _)| !needed.contains(&key.tgid)) {
+        let told = images.iter().filter(|(_, Raw(image))| image.reported != abi::UNSENT);
+        for (key, _) in told.filter(|(key, _)| !needed.contains(&key.tgid)) {
             absent_is_fine(maps.images.remove(&Raw(*key)))?;
         }
         let used: HashSet<abi::SinkKey> =

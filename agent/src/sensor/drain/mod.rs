@@ -119,17 +119,21 @@ impl Drain {
         // Whoever counts has said before who it is and where to: what a row needs to be understood is in front of it, or is counted
         // as lost by now. What grows from here on is told again, because the count of looks has changed.
         self.facts(maps, readings);
-        let lost = self.losses(maps)?;
-        // Before all that was measured meanwhile, whose alerts say so.
-        let told = self.tell_losses(readings);
+        let mut lost = self.losses(maps)?;
         if lost != self.lost || self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
             self.carriers_lost |= lost != self.lost || self.walked.is_none();
-            if lost != self.lost {
-                self.unsent(maps, readings)?;
-            }
-            self.lost = lost;
             self.walked = Some(Instant::now());
             self.walk(maps)?;
+            // A row that only the walk met is of somebody who said who it is before, as above.
+            self.facts(maps, readings);
+            lost = self.losses(maps)?;
+        }
+        // Before all that was measured meanwhile, whose alerts say so.
+        let told = self.tell_losses(readings);
+        if lost != self.lost {
+            self.carriers_lost = true;
+            self.unsent(maps, readings)?;
+            self.lost = lost;
         }
         if !self.grown.is_empty() {
             let looks = maps.shared(abi::SHARED_LOOK)?;
