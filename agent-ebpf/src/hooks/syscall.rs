@@ -17,8 +17,8 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, progra
 
 use self::{
     bytes::{
-        cloned, gave, lends, lent, option_of_socketcall, put_into, read_from, received, sent_many, take_from,
-        through, wrote,
+        FLAGS_OF_SEND, cloned, gave, lends, lent, option_of_socketcall, put_into, read_from, received,
+        sent_many, take_from, through, wrote,
     },
     descriptors::{brought, changed, duplicates, flow_raced, got, replaced},
     mappings::{mapped, mapped_old, shifted, shown_anew},
@@ -43,10 +43,11 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let registers: *const u8 = ctx.arg(0);
     // SAFETY: a trusted pointer to struct pt_regs; the verifier checks the access.
     let number = unsafe { *(registers.add(ORIG_AX as usize) as *const u64) } & !X32_BIT;
-    if number >= TABLE as u64
-        || CALLS_ANY[number as usize] == syscalls::NONE
-        || (result < 0 && !moves_although(result))
-    {
+    if number >= TABLE as u64 {
+        return 0;
+    }
+    let glance = GLANCE[number as usize];
+    if glance == 0 || (result < 0 && !moves_although(result)) {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -55,9 +56,10 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         marks |= MARK_HOLDER | MARK_WATCHED;
     }
     if marks & (MARK_WATCHED | MARK_HOLDER) == 0
-        && !can_begin(number as usize)
+        && glance & BEGINS == 0
+        && !carrier::unsettled()
         && !space::may_bring(marks)
-        && !lends(word(&ctx, 0), number as usize)
+        && (glance & LENDS == 0 || !lends(word(&ctx, 0), number as usize))
     {
         return 0;
     }
@@ -105,20 +107,30 @@ const fn moves_although(result: i64) -> bool {
     result == EINPROGRESS || result == EFAULT || result == EIO
 }
 
-/// Whether a process that holds and watches nothing can come to by this call.
-#[inline(always)]
-fn can_begin(number: usize) -> bool {
-    const BEGINS: [bool; TABLE] = {
-        let mut begins = [false; TABLE];
-        let mut number = 0;
-        while number < TABLE {
-            begins[number] = begins_with(CALLS_64[number]) || begins_with(CALLS_32[number]);
-            number += 1;
+/// Of [`GLANCE`]: a call that is looked at; one by which a process that holds and watches nothing can come to bytes; one that
+/// may send pages by reference.
+const LOOKED_AT: u8 = 1;
+const BEGINS: u8 = 2;
+const LENDS: u8 = 4;
+
+/// What is known of a call by its number alone, of either ABI: all that most calls of most processes are asked for.
+const GLANCE: [u8; TABLE] = {
+    let mut glance = [0; TABLE];
+    let mut number = 0;
+    while number < TABLE {
+        if CALLS_ANY[number] != syscalls::NONE {
+            glance[number] |= LOOKED_AT;
         }
-        begins
-    };
-    BEGINS[number] || carrier::unsettled()
-}
+        if begins_with(CALLS_64[number]) || begins_with(CALLS_32[number]) {
+            glance[number] |= BEGINS;
+        }
+        if FLAGS_OF_SEND[number] != 0 {
+            glance[number] |= LENDS;
+        }
+        number += 1;
+    }
+    glance
+};
 
 const fn begins_with(call: u8) -> bool {
     matches!(

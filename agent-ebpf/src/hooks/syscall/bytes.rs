@@ -117,7 +117,7 @@ pub(super) fn gave(call: &Call) {
 const COMPAT: u8 = 8;
 
 /// Which argument has the flags of a call that sends; 0 for all others.
-const FLAGS_OF_SEND: [u8; TABLE] = {
+pub(super) const FLAGS_OF_SEND: [u8; TABLE] = {
     let mut flags = [0; TABLE];
     // sendto, sendmsg and sendmmsg of the 64-bit ABI, the last two of x32, and those of i386: each number has one meaning.
     let calls = [
