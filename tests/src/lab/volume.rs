@@ -20,6 +20,7 @@ pub struct Volume {
     mount: PathBuf,
     fstype: &'static str,
     device: String,
+    /// Empty if it is in memory.
     image: PathBuf,
     /// Others that were put into its place, so that it got another number.
     decoys: Vec<Self>,
@@ -40,8 +41,23 @@ impl Volume {
         Self::on(lab, name, "ext4", &[], &image, size)
     }
 
-    /// The same of another kind (`ext4`, `xfs`, `btrfs`), with more words for its `mkfs`; its image goes with it. XFS wants 300 MiB,
-    /// btrfs 109 MiB.
+    /// A filesystem in memory of at most `size` bytes: nothing that is read from it waits for a disk, and it is not written back.
+    ///
+    /// # Errors
+    /// When `mount` fails; with its own words.
+    pub fn memory(lab: &Lab, name: &str, size: u64) -> Result<Self> {
+        let mount = lab.scratch().join(name);
+        std::fs::create_dir_all(&mount)
+            .with_context(|| format!("cannot make the mount point of volume {name}"))?;
+        let options = format!("size={size},noatime");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&mount))?;
+        let unmount = Undoing::new(Undo::Unmount(mount.clone()));
+        let (device, image, decoys) = (device_of(&mount)?, PathBuf::new(), Vec::new());
+        Ok(Self { mount, fstype: "tmpfs", device, image, decoys, unmount: Some(unmount), _image: None })
+    }
+
+    /// One on an image as [`Volume::ext4`] makes, of another kind (`ext4`, `xfs`, `btrfs`), with more words for its `mkfs`; its image
+    /// goes with it. XFS wants 300 MiB, btrfs 109 MiB.
     ///
     /// # Errors
     /// When `mkfs` for that kind or `mount` is missing or fails; with the tool's own words.
