@@ -1,6 +1,8 @@
 //! Configurations.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{ffi::OsStr, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use tests::lab::MIB;
 
 use super::{INVALID, Said, finish, nothing_started, outcome, refused};
 use crate::world::{Scene, World};
@@ -63,6 +65,34 @@ pub(super) fn asset_on_an_uncontrolled_filesystem(w: &mut World) {
     said.names(&place.to_string_lossy());
     said.names("controlled");
     said.names_line_of(&scene, &place.to_string_lossy());
+}
+
+/// Root may read everything but what a damaged filesystem lost: a scan that went on without it would protect less than was asked.
+pub(super) fn asset_file_that_cannot_be_read(w: &mut World) {
+    World::needs("debugfs");
+    let mut scene = w.prepare_without_ebpf();
+    let (image, place) = (scene.work.join("image"), scene.work.join("damaged"));
+    let file = fs::File::create_new(&image).and_then(|file| file.set_len(16 * MIB));
+    file.expect("an image can be made");
+    tool(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    let loops = ["-o", "loop"].map(OsStr::new);
+    scene.mount(&[&loops[..], &[image.as_os_str()]].concat(), &place).expect("a mount");
+    fs::write(place.join("w.safetensors"), [7; 4096]).expect("a file can be written");
+    tool(Command::new("umount").arg(&place));
+    // Where the root of its extents was stands what the kernel refuses (`ext4_ext_check_inode`).
+    let damage = "set_inode_field /w.safetensors block[0] 0xdead";
+    tool(Command::new("debugfs").args(["-w", "-R", damage]).arg(&image));
+    tool(Command::new("mount").args(loops).arg(&image).arg(&place));
+    scene.config.controlled.push(place.clone());
+    scene.config = scene.config.clone().asset("third", &place);
+    let said = refused(&scene, &scene.config.to_yaml(), INVALID);
+    said.names(&place.join("w.safetensors").to_string_lossy());
+    said.names("damaged: the kernel's log");
+    said.names_line_of(&scene, &place.to_string_lossy());
+}
+
+fn tool(command: &mut Command) {
+    tests::lab::run(command).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 /// One that is missing, is no file, is empty, or that others can read: named before anything starts.

@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("everything_wrong_is_said_at_once", config::everything_wrong_is_said_at_once),
     ("missing_asset_path", config::missing_asset_path),
     ("asset_on_an_uncontrolled_filesystem", config::asset_on_an_uncontrolled_filesystem),
+    ("asset_file_that_cannot_be_read", config::asset_file_that_cannot_be_read),
     ("malformed_rule", rules::malformed_rule),
     ("unknown_key_in_a_rule", rules::unknown_key_in_a_rule),
     ("missing_rules", rules::missing_rules),

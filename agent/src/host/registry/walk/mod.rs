@@ -15,8 +15,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
+    },
+    io::Errno,
 };
 
 use self::file::{FileKey, Known};
@@ -153,7 +156,7 @@ impl<'a> Walk<'a> {
             let directory = match openat2(root, &relative, flags, Mode::empty(), resolve) {
                 Ok(directory) => directory,
                 // Gone, or no longer a directory, since its parent was read.
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     continue;
                 }
                 Err(error) => {
@@ -197,7 +200,7 @@ impl<'a> Walk<'a> {
                 let here = path.join(name);
                 let facts = match statx(&directory, name, AtFlags::SYMLINK_NOFOLLOW, WANTED) {
                     Ok(facts) => facts,
-                    Err(rustix::io::Errno::NOENT) => continue,
+                    Err(Errno::NOENT) => continue,
                     Err(error) => {
                         self.unreadable(told, &here, error);
                         continue;
@@ -292,12 +295,15 @@ impl<'a> Walk<'a> {
     }
 
     fn unreadable(&mut self, told: &mut Told<'_>, path: &Path, error: impl Into<io::Error>) {
-        let text = format!(
-            "asset {}: cannot read {}: {}: run the agent as root, and on a network filesystem let root read",
-            self.asset_name(told.asset),
-            path.display(),
-            error.into()
-        );
+        let error = error.into();
+        let remedy = match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::UCLEAN | Errno::BADMSG | Errno::IO) => {
+                "the filesystem or its disk is damaged: the kernel's log says more, and fsck may mend it"
+            }
+            _ => "run the agent as root, and on a network filesystem let root read",
+        };
+        let name = self.asset_name(told.asset);
+        let text = format!("asset {name}: cannot read {}: {error}: {remedy}", path.display());
         self.tell(told, Severity::Error, text);
     }
 
