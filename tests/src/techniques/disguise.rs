@@ -1,7 +1,7 @@
 //! Calls that lie or hide (TECHNIQUES 1B, 1D): errors after bytes moved, asynchronous calls, shared descriptor tables, and who the
 //! process says it is.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use tests::lab::{
     outside::UNCONTROLLED,
@@ -9,7 +9,7 @@ use tests::lab::{
     which,
 };
 
-use super::tooling::{descendant, ok};
+use super::tooling::{Cgroup, descendant, ok};
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, size, skip},
@@ -208,45 +208,14 @@ fn renamed(w: &mut World) {
 fn placed(w: &mut World, below: &str, pointer: &'static str, value: &str) {
     let scene = w.scene();
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
-    let Some(base) = cgroup2() else { skip("this host has no cgroup2") };
-    let group = base.join(below);
-    let parent = group.parent().expect("it lies below the base").to_path_buf();
-    let made: Vec<PathBuf> = [group.clone(), parent].into_iter().filter(|folder| !folder.exists()).collect();
-    if let Err(error) = fs::create_dir_all(&group) {
-        skip(format_args!("no cgroup can be made here: {error}"));
-    }
-    let _remove = Made(made);
-    let joined = format!(
-        "echo $$ > {}/cgroup.procs && exec cp {} {}",
-        group.display(),
-        source.display(),
-        copy.display()
-    );
+    let group = Cgroup::make(below);
+    let joined = format!("{} && exec cp {} {}", group.join(), source.display(), copy.display());
     let cp = descendant(&scene.shell(&joined), "cp");
     let bytes = scene.arrived(source, &copy);
     let expected = [Expected::copy(&scene, &cp, &copy, bytes)
         .with(pointer, value)
         .with("/process/cgroup", format!("/{below}"))];
     scene.expect(&expected);
-}
-
-/// Cgroups that the test made, innermost first; the machine's own are not among them.
-struct Made(Vec<PathBuf>);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            // Empty by now. One that stays is an empty folder of the kernel's, and the next boot's is without it.
-            let _ = fs::remove_dir(group);
-        }
-    }
-}
-
-/// Where cgroup2 is mounted.
-fn cgroup2() -> Option<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = table.lines().find(|line| line.contains(" - cgroup2 "))?;
-    line.split(' ').nth(4).map(PathBuf::from)
 }
 
 /// Who logged in stays known behind sudo.

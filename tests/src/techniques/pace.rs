@@ -1,21 +1,23 @@
 //! Pace and spread (TECHNIQUES 1I), and odd protocols (1G): no packet, process or peer carries much.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
 };
 
-use tests::lab::{KIB, MIB, outside::UNCONTROLLED};
+use tests::lab::{KIB, MIB, alert::findings, outside::UNCONTROLLED};
 
-use super::tooling::{descendant, ok};
+use super::tooling::{Cgroup, descendant, ok};
 use crate::{
     expect::Expected,
-    world::{PATIENCE, Test, World, size, skip},
+    world::{ALERT_WITHIN, PATIENCE, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("twenty_peers_below_the_line", twenty_peers),
     ("three_hundred_processes_below_the_line", three_hundred_processes),
+    ("sums_by_user_unit_and_container", sums_by_user_unit_and_container),
     ("dns_like_datagrams", dns_like_datagrams),
     ("datagrams_cut_by_the_kernel", datagrams_cut_by_the_kernel),
     ("datagrams_between_those_to_this_host", datagrams_between_others),
@@ -76,6 +78,92 @@ fn three_hundred_processes(w: &mut World) {
     assert_eq!(bytes, 300 * 128 * KIB);
     let expected = [Expected::drip(&scene, &descendant(&shell, "dd"), bytes)];
     scene.expect(&expected);
+}
+
+/// Of how many processes the sum of each user, unit and container is asked for.
+const CARRIERS: u64 = 100;
+const PART: u64 = 128 * KIB;
+/// `OVER` is what all of them carry together, so that a sum that lacks one of them says nothing.
+const SUMS: &str = "schema: 1
+pack: sums
+requires_agent: \">=0.1\"
+rules:
+";
+const SUM: &str = "  - id: LAB-ID
+    revision: 1
+    title: Parts that add up by KEY
+    severity: medium
+    status: experimental
+    mode: alert
+    owner: tests
+    runbook: docs/runbooks/WB-0003.md
+    tags: [attack.t1030]
+    on: flow
+    match: {sink.control: uncontrolled}
+    aggregate: {sum: bound, by: [asset.name, KEY], over: 1h, tiers: [{gte: OVER, severity: medium}]}
+    group_by: [asset.name, KEY]
+";
+
+/// Two hundred processes that each stay far below every line: half of them one user's in a unit of systemd, half another's in a
+/// container. Each user, the unit and the container have carried what their processes did together.
+fn sums_by_user_unit_and_container(w: &mut World) {
+    const USERS: [u64; 2] = [61_001, 61_002];
+    World::needs("setpriv");
+    let mut scene = w.prepare_sized(1, 40 * MIB);
+    let container = "0123456789abcdef".repeat(4);
+    let groups =
+        ["wbtest.slice/wbtest-sums.service".to_owned(), format!("wbtests.slice/docker-{container}.scope")]
+            .map(|below| Cgroup::make(&below));
+    let keys = ["user.id", "service.unit", "container.id"];
+    let rules: String = (1..)
+        .zip(keys)
+        .map(|(nth, key)| {
+            let sum = SUM.replace("ID", &format!("{nth:04}")).replace("KEY", key);
+            sum.replace("OVER", &format!("{}B", CARRIERS * PART))
+        })
+        .collect();
+    let folder = scene.work.join("sums");
+    fs::create_dir(&folder).expect("a folder for rules");
+    fs::write(folder.join("sums.yaml"), SUMS.to_owned() + &rules).expect("rules can be written");
+    scene.config.rules = vec![folder];
+    scene.start();
+    let (source, copies) = (scene.model.files[0].display(), scene.uncontrolled.join("part"));
+    for (nth, (group, user)) in (0_u64..).zip(groups.iter().zip(USERS)) {
+        let first = nth * CARRIERS;
+        let text = format!(
+            "{} && for i in $(seq {first} {}); do setpriv --reuid {user} --clear-groups dd bs={PART} count=1 skip=$i status=none \
+             < {source} > {}$i || exit 1; done",
+            group.join(),
+            first + CARRIERS - 1,
+            copies.display(),
+        );
+        scene.shell(&text);
+    }
+    let said =
+        scene.agent().wait(ALERT_WITHIN, |alerts| (findings(alerts).len() >= 6).then(|| findings(alerts)));
+    let said = ok(said).expect("six sums reach their line");
+    let mut sums: Vec<(String, u64, Option<u64>, String, String)> = said
+        .iter()
+        .map(|alert| {
+            let text = |pointer| alert.text(pointer).to_owned();
+            let user = alert.number("/process/uid");
+            (alert.rule().to_owned(), alert.bound(), user, text("/process/unit"), text("/process/container"))
+        })
+        .collect();
+    sums.sort();
+    let all = CARRIERS * PART;
+    // Who runs in no container is a sum of its own, and so is a scope.
+    let unit = (Some(USERS[0]), "wbtest-sums.service".to_owned(), String::new());
+    let scope = (Some(USERS[1]), format!("docker-{container}.scope"), container);
+    let rules = ["LAB-0001", "LAB-0002", "LAB-0003"];
+    let wanted: Vec<_> = rules
+        .iter()
+        .flat_map(|rule| {
+            [&unit, &scope].map(|who| ((*rule).to_owned(), all, who.0, who.1.clone(), who.2.clone()))
+        })
+        .collect();
+    assert_eq!(sums, wanted);
+    scene.stop();
 }
 
 /// Further addresses of the outside.

@@ -55,6 +55,46 @@ pub(crate) fn wait_there(path: &Path) {
     assert!(wait_for(PATIENCE, || path.exists().then_some(())).is_some(), "{} never came", path.display());
 }
 
+/// A cgroup of version 2; those that had to be made go with it, innermost first.
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// One called `below` from where cgroup2 is mounted, as systemd or a container runtime would have made it; skips the test where
+    /// none can be made.
+    pub(crate) fn make(below: &str) -> Self {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("a process sees its mounts");
+        let base = table
+            .lines()
+            .find(|line| line.contains(" - cgroup2 "))
+            .and_then(|line| line.split(' ').nth(4))
+            .unwrap_or_else(|| skip("this host has no cgroup2"));
+        let path = Path::new(base).join(below);
+        let above = path.ancestors().take_while(|folder| *folder != Path::new(base));
+        let made = above.filter(|folder| !folder.exists()).map(Path::to_path_buf).collect();
+        if let Err(error) = fs::create_dir_all(&path) {
+            skip(format_args!("no cgroup can be made here: {error}"));
+        }
+        Self { path, made }
+    }
+
+    /// What a shell says to be in it.
+    pub(crate) fn join(&self) -> String {
+        format!("echo $$ > {}/cgroup.procs", self.path.display())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for group in &self.made {
+            // Empty by now. One that stays is an empty folder of the kernel's, and the next boot's is without it.
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
 /// An SSH server that listens outside, with keys, a user and a home of its own; nothing of the machine's is read or changed.
 pub(crate) struct Ssh {
     /// For `ssh -F`: knows the hosts `uncontrolled` and `controlled`.
