@@ -11,6 +11,7 @@ mod deny;
 #[cfg(test)]
 mod deploy_tests;
 mod dist;
+mod docs;
 mod fuzz;
 mod libtest;
 mod record_fixtures;
@@ -79,6 +80,9 @@ enum Chore {
     /// Build the Debian package, and the list of what the binary is made of (CycloneDX)
     #[command(after_help = "Example: cargo xtask dist --out packages")]
     Dist(dist::Args),
+    /// Write the pages that the binary itself prints: the fields of rules, and their JSON Schema
+    #[command(after_help = "Example: cargo xtask docs")]
+    Docs,
     // A further chore is a file beside this one, a line here and a line in `main`.
 }
 
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Chore::Score(args) => score::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Docs => docs::run(),
         Chore::RecordFixtures(args) => record_fixtures::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BtfFixture(args) => btf_fixture::run(&args),

@@ -239,14 +239,20 @@ mod tests {
     #[test]
     fn the_page_of_fields_is_the_table() {
         let page = std::fs::read_to_string("../docs/fields.md").unwrap_or_default();
-        assert!(page == fields_markdown(), "run `weighbridge rules fields --markdown > docs/fields.md`");
+        assert!(
+            page == fields_markdown(),
+            "docs/fields.md is not what the table says: run `cargo xtask docs`"
+        );
     }
 
     #[test]
     fn the_schema_file_is_the_schema() {
         let file = std::fs::read_to_string("../docs/rules.schema.json").unwrap_or_default();
         let file: Value = serde_json::from_str(&file).unwrap_or_default();
-        assert!(file == json_schema(), "run `weighbridge rules schema > docs/rules.schema.json`");
+        assert!(
+            file == json_schema(),
+            "docs/rules.schema.json is not what the table says: run `cargo xtask docs`"
+        );
     }
 
     /// What the reference says of modifiers is what rules can be written with.
