@@ -1,13 +1,13 @@
 //! Becoming a holder.
 
-use super::{now, process, row, wake};
+use super::{is_agent, now, process, row, wake};
 use crate::{
     kernel::Task,
-    maps::{HOLDER_SCRATCH, HOLDERS, add, join, lose, mark, marks, shared},
+    maps::{HOLDER_SCRATCH, HOLDERS, add, join, lose, mark, marks, set_marks, shared},
 };
 use agent_ebpf::{
     HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_READ_FAILED, MARK_HOLDER, MARK_OVERFLOW, MARK_WATCHED,
-    OVERFLOW, SHARED_LOOK,
+    OVERFLOW, SHARED_AGENT, SHARED_LOOK,
 };
 
 const NO_PARENT: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
@@ -124,6 +124,27 @@ pub(crate) unsafe fn moved(key: &HolderKey, row: *mut HolderValue) {
         }
     }
     wake();
+}
+
+/// Whether the current process, a holder with the id `tgid`, is the agent: it holds nothing any more. Whoever starts it can be a holder
+/// while an earlier agent's programs weigh, and what the agent would then write (its log, its state) would be carriers.
+#[inline(always)]
+pub(crate) fn absolves(tgid: u32) -> bool {
+    shared(SHARED_AGENT) == u64::from(tgid) && flow_absolve(tgid) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_absolve(tgid: u32) -> u32 {
+    let task = Task::current();
+    if !is_agent(task, tgid) {
+        return 0;
+    }
+    set_marks(tgid, marks(tgid) & !(MARK_HOLDER | MARK_WATCHED));
+    if let Some(key) = task.holder_key() {
+        let _ = HOLDERS.remove(&key);
+    }
+    1
 }
 
 /// The row that `task`'s process is counted in, if it is a holder.

@@ -32,7 +32,7 @@ use super::{
     tamper, word,
 };
 use crate::{
-    flow::{carrier, map::on_remap, memory, space},
+    flow::{carrier, hold, map::on_remap, memory, space},
     kernel::{File, Task},
     maps::{lose, mark, marks},
 };
@@ -63,6 +63,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     {
         return 0;
     }
+    marks = absolved(tgid, marks);
     if space::may_bring(marks) {
         marks = space::bring(Task::current(), tgid);
     }
@@ -85,6 +86,14 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         _ => {}
     }
     0
+}
+
+/// The marks of the current process, of which those of a holder are gone if it is the agent.
+// VERIFIER: not inlined, so that what it needs is not on the stack of all that comes after it («combined stack size»).
+#[inline(never)]
+fn absolved(tgid: u32, marks: u8) -> u8 {
+    let is_absolved = marks & MARK_HOLDER != 0 && hold::absolves(tgid);
+    if is_absolved { marks & !(MARK_HOLDER | MARK_WATCHED) } else { marks }
 }
 
 /// Whether the current process may see what a holder stores into memory that both have mapped.

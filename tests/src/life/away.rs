@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("child_of_a_parent_that_is_gone", child_of_a_parent_that_is_gone),
     ("killed_again_and_again", killed_again_and_again),
     ("other_programs_take_over", other_programs_take_over),
+    ("started_by_a_holder", started_by_a_holder),
     ("pid_of_the_agent_reused", pid_of_the_agent_reused),
     ("check_is_no_agent", check_is_no_agent),
     ("another_asset_is_added", another_asset_is_added),
@@ -55,6 +56,44 @@ fn half_copied(scene: &Scene<'_>, source: &Path, destination: &str) -> Running {
 fn finish(mut mover: Running) -> Identity {
     mover.go().expect("the mover goes on");
     mover.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Reads some of a model, and then executes the agent: while an earlier one's programs weigh it is a holder's image until it says who
+/// it is.
+const READER: &str = "import os, sys
+open('SOURCE', 'rb').read(4 << 20)
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+/// The next agent is no holder for that, and its log no copy: who ships that is charged with nothing.
+fn started_by_a_holder(w: &mut World) {
+    let mut scene = pinned(w);
+    let source = scene.model.files[0].clone();
+    scene.kill();
+    let script = scene.work.join("reader.py");
+    let text = READER.replace("SOURCE", &source.display().to_string());
+    fs::write(&script, text).expect("a script can be written");
+    scene.config.start.launcher = vec![World::python(), script];
+    scene.start();
+    let shipped = fs::File::create(scene.uncontrolled.join("log")).expect("a file");
+    let cat = scene.run(Command::new("cat").arg(&scene.config.alerts).stdout(shipped));
+    // What comes after it is told after it.
+    let copy = scene.uncontrolled.join("w");
+    let cp = scene.run(Command::new("cp").arg(&source).arg(&copy));
+    let bytes = scene.arrived(&source, &copy);
+    scene.wait_for("the copy", |alert| alert.rule() == "WB-0001" && alert.bound() == bytes);
+    let mut status = Command::new(&scene.world.binary);
+    status.args(["status", "-o", "json", "--config"]).arg(scene.work.join("weighbridge.yaml"));
+    let status = status.output().expect("the binary runs");
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let holders = status["holders"].as_array().expect("holders");
+    // Of the process that became the agent only the image before holds something.
+    let programs: Vec<&str> = holders.iter().filter_map(|holder| holder["exe"].as_str()).collect();
+    assert_eq!(programs.len(), 2, "{holders:?}");
+    assert!(holders.iter().any(|holder| holder["pid"].as_u64() == cp.pid.map(u64::from)), "{holders:?}");
+    assert!(!programs.iter().any(|exe| Path::new(exe) == scene.world.binary || Path::new(exe) == cat.exe));
+    let expected = [Expected::copy(&scene, &cp, &copy, bytes)];
+    scene.expect(&expected);
 }
 
 /// The copy ends, and with it its process, while nobody drains; it is one finding, complete, by who it was.
