@@ -5,6 +5,7 @@
 //! do its children. A carrier nobody is left to feed or read goes when nothing can be left in it: a pipe or socket with
 //! as much read as was put in, or a file that holds nothing of an asset. A file with asset bytes stays, for anybody may
 //! read it next month. What exceeds the limits nevertheless is evicted, smallest first, and counted as `ledger_evicted`.
+//! A holder that lives never is: it can send at any time what it took long ago. The kernel's map has only so much room for them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,7 +21,7 @@ const SWEEP: u64 = 5_000_000_000;
 /// How much is remembered. The defaults are about 150 MiB when all are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Processes that took bytes, alive or just exited.
+    /// Processes that took bytes and exited, with those that live; these alone can be more.
     pub holders: usize,
     /// Files, pipes and sockets that a holder wrote into.
     pub carriers: usize,
@@ -50,7 +51,7 @@ impl Default for Limits {
 impl Ledger {
     /// Sweeps every few seconds of event time, and whenever a limit is passed.
     pub(super) fn is_sweep_due(&self) -> bool {
-        let full = self.holders.len() > self.limits.holders
+        let full = self.holders.len() > self.most_holders
             || self.carriers.len() > self.limits.carriers
             || self.flows > self.limits.flows
             || self.intakes > self.limits.intakes
@@ -192,22 +193,24 @@ impl Ledger {
     }
 
     fn evict_holders(&mut self) {
-        if self.holders.len() <= self.limits.holders {
-            return;
+        let limit = self.limits.holders;
+        if self.holders.len() > limit {
+            let exited = self.holders.iter().filter(|(_, holder)| holder.exited.is_some());
+            let mut order: Vec<_> = exited
+                .map(|(&id, holder)| {
+                    let taken =
+                        holder.taken.values().fold(0_u64, |sum, taken| sum.saturating_add(taken.total));
+                    (taken, id)
+                })
+                .collect();
+            order.sort_unstable();
+            for (_, id) in order.into_iter().take(self.holders.len() - keep(limit)) {
+                self.forget_holder(id);
+                self.count_evicted(1);
+            }
         }
-        let mut order: Vec<_> = self
-            .holders
-            .iter()
-            .map(|(&id, holder)| {
-                let taken = holder.taken.values().fold(0_u64, |sum, taken| sum.saturating_add(taken.total));
-                (holder.exited.is_none(), taken, id)
-            })
-            .collect();
-        order.sort_unstable();
-        for (_, _, id) in order.into_iter().take(self.holders.len() - keep(self.limits.holders)) {
-            self.forget_holder(id);
-            self.count_evicted(1);
-        }
+        // Of those that live no sweep makes fewer: the next is not due at once.
+        self.most_holders = limit.max(self.holders.len() + limit / 8);
     }
 
     fn evict_carriers(&mut self) {

@@ -76,6 +76,8 @@ pub struct Ledger {
     /// The latest time that any event carried.
     now: BootNs,
     swept: BootNs,
+    /// Above so many it is swept before its time.
+    most_holders: usize,
     /// Entries of all [`Holder::flows`] and of all [`Holder::sources`], for the limits.
     flows: usize,
     intakes: usize,
@@ -207,6 +209,7 @@ impl Ledger {
             loss: Loss::new(),
             now: BootNs::default(),
             swept: BootNs::default(),
+            most_holders: limits.holders,
             flows: 0,
             intakes: 0,
             emitted: Vec::new(),

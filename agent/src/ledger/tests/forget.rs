@@ -92,6 +92,7 @@ fn memory_stays_within_the_limits_and_evictions_are_counted() {
         s.drain(id, usb(u64::from(n) + 10_000), 1);
         s.apply(Event::Sink { key: usb(u64::from(n)), sink: Arc::new(unknown_sink(usb(1))) });
         s.put(id, usb(u64::from(n)), ONLY_A, u64::from(n) * MB);
+        s.exit(id);
     }
     let l = &s.ledger;
     let flows: usize = l.holders.values().map(|h| h.flows.len()).sum();
@@ -102,6 +103,24 @@ fn memory_stays_within_the_limits_and_evictions_are_counted() {
     }
     assert_eq!(l.taken(holder(1000), A), 1000 * MB, "the largest stay");
     assert!(l.loss()["ledger_evicted"] > 0);
+}
+
+#[test]
+fn who_lives_is_never_evicted() {
+    let mut s = Scene::new(Limits { holders: 100, ..Limits::default() });
+    for n in 1..=1000 {
+        let id = s.exec(n, "/bin/cp");
+        s.read(id, A, MB + u64::from(n));
+    }
+    // The smallest, which waited.
+    let records = s.put(holder(1), peer(1), ONLY_A, 5 * MB);
+    assert_eq!(records[0].bytes, MB + 1);
+    assert_eq!(s.ledger.loss(), Loss::new());
+    for n in 1..=1000 {
+        s.exit(holder(n));
+    }
+    s.sleep(6);
+    assert!(s.ledger.holders.len() <= 100, "{}", s.ledger.holders.len());
 }
 
 #[test]
