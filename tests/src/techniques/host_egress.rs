@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     process::Command,
 };
 
@@ -14,7 +14,7 @@ use tests::lab::{
     GIB, MIB,
     alert::{Alert, findings},
     metrics,
-    outside::{CONTROLLED, UNCONTROLLED},
+    outside::{CONTROLLED, UNCONTROLLED, UNCONTROLLED_V6},
     process::Finished,
     run,
 };
@@ -25,30 +25,33 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    ("a_stranger_sends_more_than_the_line", a_stranger_sends_more_than_the_line),
+    ("a_stranger_sends_more_than_the_line", |w| stranger(w, UNCONTROLLED)),
+    ("a_stranger_sends_as_much_over_ipv6", |w| stranger(w, UNCONTROLLED_V6)),
     ("controlled_peers_and_the_host_itself_are_apart", controlled_peers_and_the_host_itself_are_apart),
     ("a_process_in_another_namespace", a_process_in_another_namespace),
     ("sent_while_no_agent_ran", sent_while_no_agent_ran),
     ("more_addresses_than_there_are_rows", more_addresses_than_there_are_rows),
+    ("more_addresses_of_ipv6_than_there_are_rows", more_addresses_of_ipv6),
     ("past_the_ip_layer", past_the_ip_layer),
 ];
 
 /// What the rest of the machine may send meanwhile, and headers.
 const OTHERS: u64 = 64 * MIB;
-/// Of an IPv4 datagram.
+/// Of a datagram.
 const HEADERS: u64 = 28;
+const HEADERS_V6: u64 = 48;
 
 /// It never opened the model: nothing links it. 24 h, 0.5 % and at least 1 GiB.
-fn a_stranger_sends_more_than_the_line(w: &mut World) {
+fn stranger(w: &mut World, peer: IpAddr) {
     let mut scene = w.scene();
     let bytes = GIB + 100 * MIB;
-    send(&scene, UNCONTROLLED, bytes);
+    send(&scene, peer, bytes);
     let alert = told(&mut scene, GIB);
     assert_eq!(alert.text("/severity"), "high");
     assert_eq!(alert.number("/asset_bytes"), Some(scene.model.bytes));
     assert!(alert.detail()["process"].is_null(), "nobody can be named: {}", alert.detail()["process"]);
     assert!((GIB..=bytes + bytes / 20 + OTHERS).contains(&alert.bound()), "{}", alert.bound());
-    assert_eq!(alert.text("/sink/peer"), UNCONTROLLED.to_string());
+    assert_eq!(alert.text("/sink/peer"), peer.to_string());
     assert_eq!(alert.text("/sink/control"), "uncontrolled");
     scene.stop();
 }
@@ -73,8 +76,8 @@ fn controlled_peers_and_the_host_itself_are_apart(w: &mut World) {
 fn a_process_in_another_namespace(w: &mut World) {
     let mut scene = w.scene();
     let before = sums(&mut scene);
-    let sent =
-        scene.world.outside.within(|| datagrams((0..4000).map(|_| Ipv4Addr::new(198, 51, 100, 77)), 16_000));
+    let to = (0..4000).map(|_| IpAddr::from([198, 51, 100, 77]));
+    let sent = scene.world.outside.within(|| datagrams(to, 16_000));
     let sent = sent.unwrap_or_else(|error| panic!("{error:#}"));
     let after = grown(&mut scene, before, |sums| sums.uncontrolled >= sent);
     assert!(after.uncontrolled <= sent + OTHERS, "{after:?} for {sent}");
@@ -116,14 +119,25 @@ fn told(scene: &mut Scene<'_>, bytes: u64) -> Alert {
 
 /// Every byte is counted, in the end by the first byte of the address.
 fn more_addresses_than_there_are_rows(w: &mut World) {
+    // Each of another /24, so that networks run out too.
+    let addresses = (0..40_000_u32).map(|n| Ipv4Addr::from(0xcb00_0000 + (n << 8) + 9).into());
+    crowd(w, &["203.0.0.0/9", "203.128.0.0/9"], UNCONTROLLED, addresses);
+}
+
+/// The same where networks are of 48 bits.
+fn more_addresses_of_ipv6(w: &mut World) {
+    let first = u128::from(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 9));
+    let addresses = (0..40_000_u128).map(|n| Ipv6Addr::from(first + (n << 80)).into());
+    crowd(w, &["3fff::/20"], UNCONTROLLED_V6, addresses);
+}
+
+fn crowd(w: &mut World, networks: &[&str], gateway: IpAddr, addresses: impl Iterator<Item = IpAddr>) {
     let mut scene = w.scene();
-    let gateway = UNCONTROLLED.to_string();
-    for network in ["203.0.0.0/9", "203.128.0.0/9"] {
+    for network in networks {
+        let gateway = gateway.to_string();
         run(Command::new("ip").args(["route", "replace", network, "via", &gateway])).expect("a route");
     }
     let before = sums(&mut scene);
-    // Each of another /24, so that networks run out too.
-    let addresses = (0..40_000_u32).map(|n| Ipv4Addr::from(0xcb00_0000 + (n << 8) + 9));
     let sent = datagrams(addresses, 500).unwrap_or_else(|error| panic!("{error:#}"));
     let after = grown(&mut scene, before, |sums| sums.uncontrolled >= sent);
     assert!(after.uncontrolled <= sent + OTHERS, "{after:?} for {sent}");
@@ -157,14 +171,16 @@ fn send(scene: &Scene<'_>, ip: IpAddr, bytes: u64) {
 }
 
 /// Sends one datagram to each; the bytes of the packets.
-fn datagrams(to: impl Iterator<Item = Ipv4Addr>, payload: u64) -> anyhow::Result<u64> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("no socket")?;
+fn datagrams(to: impl Iterator<Item = IpAddr>, payload: u64) -> anyhow::Result<u64> {
+    let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("no socket")?;
+    let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).context("no socket of IPv6")?;
     let bytes = vec![0; usize::try_from(payload)?];
     let mut sent = 0;
     for address in to {
+        let (socket, headers) = if address.is_ipv4() { (&v4, HEADERS) } else { (&v6, HEADERS_V6) };
         // Refused by whoever got an earlier one is sent all the same.
         match socket.send_to(&bytes, (address, 9)) {
-            Ok(_) => sent += payload + HEADERS,
+            Ok(_) => sent += payload + headers,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error).context("cannot send a datagram"),
         }
