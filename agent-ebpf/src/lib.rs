@@ -5,7 +5,7 @@
 #![no_std]
 
 /// Raise it when what the maps hold changes its meaning and no size tells: pinned maps of another number are not adopted.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 pub mod acts;
 pub mod egress;
@@ -19,10 +19,26 @@ pub mod tamper;
 
 pub use self::{facts::*, losses::*, memory::*};
 
-/// Most assets that one agent can protect: one bit each in a set of 64, of which the last is the canary's.
-pub const MAX_ASSETS: usize = 63;
-/// The asset that the canary file stands for: bytes that are moved to prove that the hooks fire.
-pub const CANARY_ASSET: u32 = 63;
+/// Bits of a set of assets. Each stands for all assets that have it as their mark, and the last for the canary alone.
+pub const ASSET_MARKS: u32 = 63;
+/// Most assets that one agent can protect. The first 63 have a mark each; of more than that up to 16 share one.
+pub const MAX_ASSETS: usize = 16 * ASSET_MARKS as usize;
+/// The asset that the canary file stands for: bytes that are moved to prove that the hooks fire. Its mark is the last bit, and no
+/// configured asset's.
+pub const CANARY_ASSET: u32 = 1023;
+/// With a mark added to it: some asset of that mark, where it is not known which. Counts for each of them.
+pub const ANY_ASSET: u32 = 1024;
+/// With a mark added to it: assets of that mark of which the holder has mapped something, for that grew.
+pub const GROWN_ASSET: u32 = 2048;
+
+/// The mark of an asset: its bit in a set. Whoever moves one of several that share it is taken for one who could move them all,
+/// until user space looks which he took.
+#[inline(always)]
+#[must_use]
+pub const fn asset_mark(asset: u32) -> u32 {
+    // Of ids from `MAX_ASSETS` on, which are ours, the low bits are the mark.
+    if asset < MAX_ASSETS as u32 { asset % ASSET_MARKS } else { asset & 63 }
+}
 
 /// Bytes of a path buffer: components leaf first, each ended by a NUL.
 pub const PATH_BYTES: usize = 512;
@@ -42,7 +58,7 @@ pub struct ObjectKey {
     pub ino: u64,
 }
 
-/// `dev` of a source that is an asset; `ino` is its index.
+/// `dev` of a source that is an asset; `ino` is its index, or some asset's of a mark ([`ANY_ASSET`], [`GROWN_ASSET`]).
 pub const DEV_ASSET: u32 = 0xffff_fff0;
 /// `dev` of a Unix socket: `ino` is the address of the receiving `struct sock`, which a reader knows too.
 pub const DEV_UNIX: u32 = 0xffff_fff1;
@@ -90,7 +106,7 @@ pub const DEV_STORE: u32 = 0xffff_ffef;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectValue {
-    /// Set of assets, one bit each. A protected file or directory has exactly one.
+    /// Set of assets, by their marks. A protected file or directory has exactly one.
     pub assets: u64,
     /// One of the `OBJECT_` constants.
     pub kind: u32,

@@ -1,13 +1,14 @@
 //! A process mapped a file: loads and stores cannot be counted, so the whole length is.
 
-use super::{carrier, channel, hold, is_agent, memory, object, put, take};
+use super::{carrier, channel, hold, is_agent, memory, object, put, store, take};
 use crate::{
     kernel::{File, HUGETLBFS_MAGIC, Inode, PIPEFS_MAGIC, S_IFREG, TMPFS_MAGIC, Task},
     maps::{add_shared, join, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, CLASS_PACKETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, MARK_HOLDER, MARK_MAPPED, MARK_SPACE,
-    OBJECT_CARRIER, OBJECT_FILE, OBJECT_STREAM, OVERFLOW, ObjectKey, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    ALL_ASSETS, ANY_ASSET, CLASS_PACKETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, GROWN_ASSET, MARK_HOLDER,
+    MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER, OBJECT_STREAM, OVERFLOW, ObjectKey, SHARED_MAPPINGS, SINK_FILE,
+    UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -209,7 +210,7 @@ fn reach(inode: Inode, bytes: u64) -> u64 {
 }
 
 /// `task` grew a mapping by `bytes`, by `mremap`, as every allocator does: of which file is not told, so it counts for each asset of
-/// which it has mapped anything.
+/// which it has mapped anything. Of those that share a mark it has mapped, user space knows which it took.
 #[inline(always)]
 pub(crate) fn on_remap(task: Task, bytes: u64) {
     look_again(task);
@@ -224,7 +225,7 @@ extern "C" fn flow_remap(task: u64, bytes: u64) -> u64 {
     // Who shares its memory, and who has no row of its own, can have others' mappings.
     let shares = marks(task.tgid().unwrap_or(0)) & MARK_SPACE != 0 || key.tgid == OVERFLOW.tgid;
     // SAFETY: the row stays valid until the program ends.
-    grow(task, if shares { ALL_ASSETS } else { unsafe { (*row).mapped } }, bytes)
+    grow(task, if shares { ALL_ASSETS } else { unsafe { (*row).mapped } }, GROWN_ASSET, bytes)
 }
 
 /// Notes of which assets `task`'s process, a holder, has mapped something.
@@ -259,11 +260,11 @@ fn look_again(task: Task) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_grow(task: u64, bytes: u64) -> u64 {
-    grow(Task(task), ALL_ASSETS, bytes)
+    grow(Task(task), ALL_ASSETS, ANY_ASSET, bytes)
 }
 
 #[inline(always)]
-fn grow(task: Task, among: u64, bytes: u64) -> u64 {
+fn grow(task: Task, among: u64, which: u32, bytes: u64) -> u64 {
     let Some((_, row)) = hold::held(task) else { return 0 };
     let mut spreads = 0;
     // SAFETY: the row stays valid until the program ends.
@@ -272,9 +273,10 @@ fn grow(task: Task, among: u64, bytes: u64) -> u64 {
     if taken == 0 || is_agent(task, task.tgid().unwrap_or(0)) {
         return 0;
     }
-    for asset in 0..64u32 {
+    for mark in 0..64u32 {
+        // VERIFIER: one function a turn: with the body in both loops they were two fifths of what there was to verify of `sys_exit`.
         if assets & 1 == 1 {
-            spreads |= flow_grow_asset(task.0, asset, bytes);
+            spreads |= store::flow_take_mark(task.0, which, mark, bytes);
         }
         assets >>= 1;
         if assets == 0 {
@@ -282,19 +284,4 @@ fn grow(task: Task, among: u64, bytes: u64) -> u64 {
         }
     }
     spreads
-}
-
-// VERIFIER: one function a turn: with the body in both loops they were two fifths of what there was to verify of `sys_exit`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_grow_asset(task: u64, asset: u32, bytes: u64) -> u64 {
-    let value = agent_ebpf::ObjectValue {
-        assets: 1 << (asset & 63),
-        kind: OBJECT_FILE,
-        asset,
-        seen: 0,
-        held: 0,
-        fed: 0,
-    };
-    take::take(Task(task), ObjectKey { dev: 0, generation: 0, ino: 0 }, value, bytes)
 }

@@ -13,9 +13,9 @@ use crate::{
     },
 };
 use agent_ebpf::{
-    DEV_CLASS, DEV_LOOPBACK, DEV_UNIX, DEV_VSOCK, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL,
+    ANY_ASSET, DEV_CLASS, DEV_LOOPBACK, DEV_UNIX, DEV_VSOCK, FACT_OBJECT, LOSS_OBJECTS_FULL, LOSS_RING_FULL,
     LOSS_WALK_TOO_DEEP, NAME_BYTES, OBJECT_DIRECTORY, OBJECT_FILE, OBJECT_NAMED, OBJECT_PATHWAY, ObjectFact,
-    ObjectKey, ObjectValue,
+    ObjectKey, ObjectValue, asset_mark,
 };
 
 const NOT_PROTECTED: u32 = u32::MAX;
@@ -243,13 +243,14 @@ pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectVa
     }
     // SAFETY: copied out at once.
     let stored = *unsafe { DEVICES.get(key.dev) }?;
-    let asset = flow_walk(file.dentry()?.0, stored.trailing_zeros());
+    let asset = flow_walk(file.dentry()?.0, ANY_ASSET + stored.trailing_zeros());
     if asset == NOT_PROTECTED { None } else { register(&key, asset, file, inode) }
 }
 
 #[inline(always)]
 fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
-    let value = ObjectValue { assets: 1 << (asset & 63), kind: OBJECT_FILE, asset, seen: 0, held: 0, fed: 0 };
+    let assets = 1 << asset_mark(asset);
+    let value = ObjectValue { assets, kind: OBJECT_FILE, asset, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(key, &value, 0).is_err() {
         lose(LOSS_OBJECTS_FULL, 1);
     }

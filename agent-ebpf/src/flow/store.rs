@@ -3,8 +3,8 @@
 //! A read from such a device takes of every asset on it, for it is not told of which.
 
 use agent_ebpf::{
-    DEV_ASSET, DEV_STORE, LOSS_HOLDERS_FULL, LOSS_OBJECTS_FULL, OBJECT_STORE, ObjectKey, ObjectValue,
-    SHARED_MIRRORS, TakeKey,
+    ANY_ASSET, DEV_ASSET, DEV_STORE, LOSS_HOLDERS_FULL, LOSS_OBJECTS_FULL, OBJECT_STORE, ObjectKey,
+    ObjectValue, SHARED_MIRRORS, TakeKey,
     acts::{
         ACT_LOOP, ACT_MAPPER, ACT_NBD, ACT_RAW_BLOCK, ACT_RAW_CHAR, ACT_RAW_IMAGE, STORE_MIRROR, StoreValue,
         store_of_block, store_of_char,
@@ -126,31 +126,33 @@ pub(crate) extern "C" fn flow_stream(task: u64, assets: u64, bytes: u64) -> u64 
     flow_take_store(task, assets, bytes)
 }
 
-/// A read of `bytes` from a store takes of each of its assets. Whoever reads must be a holder of them already.
+/// A read of `bytes` from a store takes of each of its assets, and of each that shares a mark with one. Whoever reads must be a
+/// holder of them already.
 //
 // VERIFIER: so that becoming one is not on the stack of this («combined stack size»).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_take_store(task: u64, assets: u64, bytes: u64) -> u64 {
     let mut spreads = 0;
-    for asset in 0..64u32 {
-        if assets >> asset & 1 == 1 {
-            spreads |= flow_take_asset(task, asset, bytes);
+    for mark in 0..64u32 {
+        if assets >> mark & 1 == 1 {
+            spreads |= flow_take_mark(task, ANY_ASSET, mark, bytes);
         }
     }
     spreads
 }
 
+/// Counts a take of assets of one mark; `which` is [`ANY_ASSET`] or [`GROWN_ASSET`](agent_ebpf::GROWN_ASSET).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_take_asset(task: u64, asset: u32, bytes: u64) -> u64 {
+pub(super) extern "C" fn flow_take_mark(task: u64, which: u32, mark: u32, bytes: u64) -> u64 {
     let Some((holder, row)) = hold::held(Task(task)) else {
         lose(LOSS_HOLDERS_FULL, bytes);
         return 0;
     };
-    let source = ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(asset) };
+    let source = ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(which + mark) };
     // SAFETY: the row stays valid until the program ends.
-    unsafe { take::taken(&TakeKey { holder, source }, row, 1 << (asset & 63), bytes, true) }
+    unsafe { take::taken(&TakeKey { holder, source }, row, 1 << (mark & 63), bytes, true) }
 }
 
 /// `task` made the block device behind `device` show the file `backing`.

@@ -6,14 +6,14 @@ use crate::{
     maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, mark, shared},
 };
 use agent_ebpf::{
-    CANARY_ASSET, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER,
+    ASSET_MARKS, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER,
     MARK_WATCHED, OBJECT_FILE, OBJECT_STORE, OVERFLOW, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey,
     TakeValue,
 };
 
 /// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
 /// was would hold it.
-pub(super) const CANARY: u64 = 1 << CANARY_ASSET;
+pub(super) const CANARY: u64 = 1 << ASSET_MARKS;
 
 /// What [`flow_take`] answers when the process is no holder of what it took from: nobody spreads the canary.
 const NOT_HOLDING: u64 = CANARY;

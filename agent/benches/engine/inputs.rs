@@ -131,7 +131,7 @@ pub(crate) fn pack(numbers: std::ops::Range<usize>, body: impl Fn(usize) -> Stri
 
 pub(crate) fn asset(n: usize) -> Arc<Asset> {
     Arc::new(Asset {
-        id: AssetId(u8::try_from(n % 50).unwrap_or(0)),
+        id: AssetId(u16::try_from(n % 50).unwrap_or(0)),
         name: format!("model-{n}"),
         kind: AssetKind::Weights,
         bytes: 141_000_000_000,
@@ -248,7 +248,7 @@ fn recording(flows: u64) -> Result<(Vec<u8>, u64)> {
                 holder: *holder,
                 source: Source::Asset(AssetId(0)),
                 bytes: 141_000_000_000,
-                listed: AssetSet(1),
+                listed: [AssetId(0)].into_iter().collect(),
                 at: start,
             },
         )?;

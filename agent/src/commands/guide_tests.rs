@@ -67,7 +67,7 @@ fn record(file: &Path) {
         ("llm-next", 500_000_000_000, "eval.service", 300 << 10, to, stranger),
     ];
     for (nth, (name, size, unit, bytes, key, sink)) in told.into_iter().enumerate() {
-        let (id, second) = (AssetId(nth as u8), nth as u64 + 1);
+        let (id, second) = (AssetId(nth as u16), nth as u64 + 1);
         let asset = Asset {
             id,
             name: name.to_owned(),
@@ -87,8 +87,17 @@ fn record(file: &Path) {
             ..Process::host()
         };
         write(Event::Process { holder, process: Arc::new(process) }, second);
-        let of = AssetSet(1 << nth);
-        write(Event::Take { holder, source: Source::Asset(id), bytes: size, listed: of, at }, second);
+        let of = AssetSet::default().with(id);
+        write(
+            Event::Take {
+                holder,
+                source: Source::Asset(id),
+                bytes: size,
+                listed: [id].into_iter().collect(),
+                at,
+            },
+            second,
+        );
         write(Event::Sink { key, sink: Arc::new(sink) }, second);
         write(Event::Flow { holder, sink: key, assets: of, bytes, at }, second);
     }

@@ -350,7 +350,7 @@ sinks:
         assert_eq!(accepts(&text(MAX_ASSETS)).assets.len(), MAX_ASSETS);
         let faults = parse("f".as_ref(), &text(MAX_ASSETS + 1), "/".as_ref()).expect_err("one too many");
         assert_eq!(faults.len(), 1);
-        assert_eq!(faults[0].message, "more than 63 assets");
+        assert_eq!(faults[0].message, "more than 1008 assets");
         assert_eq!(faults[0].line as usize, MAX_ASSETS + 3);
     }
 

@@ -1,23 +1,96 @@
 //! What is protected.
 
+use std::sync::Arc;
+
+use agent_ebpf as abi;
 use serde::Serialize;
 
-/// Index of a configured asset, in the order of the configuration; below [`agent_ebpf::MAX_ASSETS`].
+/// Index of a configured asset, in the order of the configuration; below [`abi::MAX_ASSETS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AssetId(pub u8);
+pub struct AssetId(pub u16);
 
-/// A set of assets, one bit each.
+impl AssetId {
+    /// Its bit in the kernel's sets, which it shares with others where more than [`abi::ASSET_MARKS`] are configured.
+    #[must_use]
+    pub const fn mark(self) -> Mark {
+        Mark(abi::asset_mark(self.0 as u32) as u8)
+    }
+}
+
+/// A bit of an [`AssetSet`]: up to 16 assets have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(pub u8);
+
+/// A set of assets as the kernel knows it, by their marks: it holds each asset that it should, and can seem to hold others that share
+/// a mark with one. So it is for what is counted. What excuses, or is told once, needs an [`AssetList`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssetSet(pub u64);
 
 impl AssetSet {
+    /// Whether `asset` can be in it.
     #[must_use]
     pub const fn contains(self, asset: AssetId) -> bool {
-        self.0 >> (asset.0 as u32 & 63) & 1 == 1
+        self.has(asset.mark())
     }
 
-    pub fn iter(self) -> impl Iterator<Item = AssetId> {
-        (0..64).map(AssetId).filter(move |&asset| self.contains(asset))
+    #[must_use]
+    pub const fn has(self, mark: Mark) -> bool {
+        self.0 >> (mark.0 as u32 & 63) & 1 == 1
+    }
+
+    /// This set with the mark of `asset`.
+    #[must_use]
+    pub const fn with(self, asset: AssetId) -> Self {
+        Self(self.0 | 1 << (asset.mark().0 as u32 & 63))
+    }
+
+    pub fn marks(self) -> impl Iterator<Item = Mark> {
+        (0..64).map(Mark).filter(move |&mark| self.has(mark))
+    }
+}
+
+/// Exactly these assets. Of its own type, so that nobody takes an [`AssetSet`] for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AssetList(Arc<[AssetId]>);
+
+impl AssetList {
+    #[must_use]
+    pub fn contains(&self, asset: AssetId) -> bool {
+        self.0.binary_search(&asset).is_ok()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = AssetId> {
+        self.0.iter().copied()
+    }
+
+    /// The marks of all of them.
+    #[must_use]
+    pub fn marks(&self) -> AssetSet {
+        self.iter().fold(AssetSet::default(), AssetSet::with)
+    }
+
+    /// These and `others`.
+    #[must_use]
+    pub fn joined(&self, others: &Self) -> Self {
+        if others.iter().all(|asset| self.contains(asset)) {
+            return self.clone();
+        }
+        self.iter().chain(others.iter()).collect()
+    }
+}
+
+impl FromIterator<AssetId> for AssetList {
+    fn from_iter<I: IntoIterator<Item = AssetId>>(assets: I) -> Self {
+        let mut assets: Vec<AssetId> = assets.into_iter().collect();
+        assets.sort_unstable();
+        assets.dedup();
+        Self(assets.into())
     }
 }
 
@@ -50,12 +123,44 @@ impl Asset {
     #[must_use]
     pub const fn host() -> Self {
         Self {
-            id: AssetId(u8::MAX),
+            id: AssetId(u16::MAX),
             name: String::new(),
             kind: AssetKind::Associated,
             bytes: 0,
             most: 0,
             has_readers: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_63_have_a_mark_each_and_the_rest_share_them() {
+        let marks = |ids: std::ops::Range<u16>| ids.map(|id| AssetId(id).mark().0).collect::<Vec<_>>();
+        assert_eq!(marks(0..63), (0..63).collect::<Vec<_>>());
+        assert_eq!(marks(63..126), (0..63).collect::<Vec<_>>());
+        assert_eq!(marks(1007..1008), [62]);
+        // The canary's is nobody else's, and what stands where no asset does is no asset's either.
+        assert_eq!(AssetId(abi::CANARY_ASSET as u16).mark(), Mark(63));
+        assert!((0..abi::MAX_ASSETS as u16).all(|id| AssetId(id).mark() != Mark(63)));
+        assert_eq!(Asset::host().id.mark(), Mark(63));
+        for which in [abi::ANY_ASSET, abi::GROWN_ASSET] {
+            assert!((0..64).all(|mark| abi::asset_mark(which + mark) == mark));
+        }
+    }
+
+    #[test]
+    fn a_set_of_marks_can_seem_to_hold_more_and_a_list_never_does() {
+        let (first, twin, other) = (AssetId(0), AssetId(63), AssetId(1));
+        let set = AssetSet::default().with(twin);
+        assert_eq!([first, twin, other].map(|asset| set.contains(asset)), [true, true, false]);
+        let list: AssetList = [twin].into_iter().collect();
+        assert_eq!([first, twin, other].map(|asset| list.contains(asset)), [false, true, false]);
+        assert_eq!((list.marks(), set.marks().collect::<Vec<_>>()), (set, vec![Mark(0)]));
+        let all = list.joined(&[other, twin, first].into_iter().collect());
+        assert_eq!(all.iter().collect::<Vec<_>>(), [first, other, twin]);
     }
 }

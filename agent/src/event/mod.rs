@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     act::{Act, ActClass, ActKind},
-    asset::{Asset, AssetId, AssetKind, AssetSet},
+    asset::{Asset, AssetId, AssetKind, AssetList, AssetSet, Mark},
     object::{Dev, ObjectId},
     process::{Ancestor, HolderId, Process},
     record::{Edge, Node, Record, RecordKind},
@@ -32,6 +32,10 @@ pub struct BootNs(pub u64);
 pub enum Source {
     /// One of the asset's own files.
     Asset(AssetId),
+    /// Some asset of a mark, it is not told which: each of them.
+    Mark(Mark),
+    /// A mapping that grew, of an asset of a mark: each of those that the holder has something of.
+    Grown(Mark),
     /// A file, pipe or socket that another holder wrote into.
     Carrier(ObjectId),
     /// The process that it was forked from.
@@ -74,11 +78,11 @@ pub enum Event {
     Asset(Arc<Asset>),
     /// `holder` has taken `bytes` in all from `source` (for a parent: what the parent had taken at the fork).
     /// `listed`: the assets on whose reader list the holder is, whatever the source.
-    Take { holder: HolderId, source: Source, bytes: u64, listed: AssetSet, at: BootNs },
-    /// `holder` has put `bytes` in all into `sink` while it held exactly `assets`.
+    Take { holder: HolderId, source: Source, bytes: u64, listed: AssetList, at: BootNs },
+    /// `holder` has put `bytes` in all into `sink` while it held exactly the marks of `assets`.
     Flow { holder: HolderId, sink: SinkKey, assets: AssetSet, bytes: u64, at: BootNs },
     /// `holder` did something that matters by itself, whatever bytes moved; `assets` are those that it touched.
-    Act { holder: HolderId, act: Act, assets: AssetSet, at: BootNs },
+    Act { holder: HolderId, act: Act, assets: AssetList, at: BootNs },
     /// This host has sent `bytes` more, whoever sent them; control says whether the place is a listed one. The only count that
     /// is a growth: applied twice, it counts twice.
     Egress { to: Remote, control: Control, bytes: u64, at: BootNs },

@@ -15,7 +15,7 @@ use super::{
     read_fact,
     sysfs::{DeviceType, Devices, of_rdev},
 };
-use crate::event::{AssetSet, Dev};
+use crate::event::{AssetList, Dev};
 
 /// Devices of one host that are followed; more is not a sane host.
 const MOST: usize = 4096;
@@ -25,19 +25,19 @@ const DEPTH: usize = 8;
 /// Everything whose bytes are the bytes of assets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stores {
-    pub blocks: BTreeMap<Dev, AssetSet>,
+    pub blocks: BTreeMap<Dev, AssetList>,
     /// SCSI generic, BSG and NVMe nodes of the same disks.
-    pub chars: BTreeMap<Dev, AssetSet>,
+    pub chars: BTreeMap<Dev, AssetList>,
     /// Files below loop devices.
-    pub images: BTreeMap<PathBuf, AssetSet>,
+    pub images: BTreeMap<PathBuf, AssetList>,
 }
 
 impl Stores {
     /// What stores the filesystems `of`, by their `s_dev`.
     #[must_use]
-    pub fn below(devices: &Devices, table: &MountTable, of: &BTreeMap<Dev, AssetSet>) -> Self {
+    pub fn below(devices: &Devices, table: &MountTable, of: &BTreeMap<Dev, AssetList>) -> Self {
         let mut stores = Self::default();
-        for (&dev, &assets) in of {
+        for (&dev, assets) in of {
             stores.filesystem(devices, table, dev, assets, DEPTH);
         }
         stores
@@ -48,7 +48,7 @@ impl Stores {
         devices: &Devices,
         table: &MountTable,
         dev: Dev,
-        assets: AssetSet,
+        assets: &AssetList,
         depth: usize,
     ) {
         let Some(mount) = table.by_dev(dev) else { return };
@@ -62,7 +62,7 @@ impl Stores {
                 self.nodes(devices, disk, assets);
                 open.extend(devices.beneath(disk));
                 let Some(image) = devices.loop_backing(disk) else { continue };
-                if self.images.insert(image.clone(), assets) != Some(assets)
+                if self.images.insert(image.clone(), assets.clone()).as_ref() != Some(assets)
                     && depth > 0
                     && let Some(mount) = table.of_path(&image)
                 {
@@ -73,23 +73,25 @@ impl Stores {
     }
 
     /// Whether that is news.
-    fn add(&mut self, disk: Dev, assets: AssetSet) -> bool {
+    fn add(&mut self, disk: Dev, assets: &AssetList) -> bool {
         let known = self.blocks.entry(disk).or_default();
-        let joined = AssetSet(known.0 | assets.0);
-        std::mem::replace(known, joined) != joined
+        let joined = known.joined(assets);
+        let is_new = joined != *known;
+        *known = joined;
+        is_new
     }
 
-    fn nodes(&mut self, devices: &Devices, disk: Dev, assets: AssetSet) {
+    fn nodes(&mut self, devices: &Devices, disk: Dev, assets: &AssetList) {
         for node in devices.command_nodes(disk) {
             let known = self.chars.entry(node).or_default();
-            *known = AssetSet(known.0 | assets.0);
+            *known = known.joined(assets);
         }
     }
 
     /// Block devices that are none of these and are made of one of them, with the assets that they can show: snapshots and
     /// other mappings; of a disk with several volumes also its other volumes.
     #[must_use]
-    pub fn beside(&self, devices: &Devices) -> BTreeMap<Dev, AssetSet> {
+    pub fn beside(&self, devices: &Devices) -> BTreeMap<Dev, AssetList> {
         let mut beside = BTreeMap::new();
         for dev in devices.all_blocks() {
             if self.blocks.contains_key(&dev) {
@@ -99,9 +101,9 @@ impl Stores {
                 .slaves_of(dev)
                 .iter()
                 .filter_map(|slave| self.blocks.get(slave))
-                .fold(0, |set, assets| set | assets.0);
-            if shown != 0 {
-                beside.insert(dev, AssetSet(shown));
+                .fold(AssetList::default(), |all, assets| all.joined(assets));
+            if !shown.is_empty() {
+                beside.insert(dev, shown);
             }
         }
         beside
@@ -219,6 +221,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::event::AssetId;
 
     /// A tree in the shape of `/sys`, for devices that this machine cannot have.
     struct Sys(tempfile::TempDir);
@@ -262,7 +265,9 @@ mod tests {
         }
     }
 
-    const ONE: AssetSet = AssetSet(1);
+    fn one() -> AssetList {
+        [AssetId(0)].into_iter().collect()
+    }
 
     /// sda with sda1 and sda2; LVM over sda2 with the volume that stores the asset (dm-0) and another one (dm-1).
     fn host() -> Sys {
@@ -281,10 +286,10 @@ mod tests {
     }
 
     fn below(sys: &Sys, dev: Dev, text: &str) -> Stores {
-        Stores::below(&sys.devices(), &table(text, "ext4"), &BTreeMap::from([(dev, ONE)]))
+        Stores::below(&sys.devices(), &table(text, "ext4"), &BTreeMap::from([(dev, one())]))
     }
 
-    fn numbers(of: &BTreeMap<Dev, AssetSet>) -> Vec<String> {
+    fn numbers(of: &BTreeMap<Dev, AssetList>) -> Vec<String> {
         of.keys().map(ToString::to_string).collect()
     }
 
@@ -313,7 +318,7 @@ mod tests {
         sys.add("253:9", "virtual/dm-9", &["ata/sda/sda2"]);
         let after = stores.beside(&sys.devices());
         assert_eq!(numbers(&after), ["253:1", "253:9"]);
-        assert_eq!(after[&Dev::new(253, 9)], ONE);
+        assert_eq!(after[&Dev::new(253, 9)], one());
     }
 
     #[test]
@@ -331,7 +336,7 @@ mod tests {
         let stores = Stores::below(
             &Sys::new().devices(),
             &table("0:45", "tmpfs"),
-            &BTreeMap::from([(Dev::new(0, 45), ONE)]),
+            &BTreeMap::from([(Dev::new(0, 45), one())]),
         );
         assert_eq!(stores, Stores::default());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Intake, Ledger, spread::Grown};
 use crate::event::{
-    Act, ActClass, Asset, AssetId, AssetSet, Dev, HolderId, ObjectId, Record, RecordKind, Source,
+    Act, ActClass, Asset, AssetId, AssetList, Dev, HolderId, ObjectId, Record, RecordKind, Source,
 };
 
 /// Acts that wait; one more is told at once.
@@ -16,51 +16,73 @@ const ANCESTORS: u32 = 64;
 const HEARD: ObjectId =
     ObjectId { dev: Dev(agent_ebpf::DEV_CLASS), generation: 0, ino: agent_ebpf::CLASS_PACKETS };
 
-/// An act of who is not known to have taken anything yet.
+/// An act that says something of these assets once a process has something of them.
 #[derive(Debug)]
 pub(super) struct Waiting {
     holder: HolderId,
     act: Act,
-    assets: AssetSet,
+    assets: AssetList,
+}
+
+impl Waiting {
+    /// Whose takes it waits for.
+    fn for_whom(&self) -> HolderId {
+        self.act.victim.unwrap_or(self.holder)
+    }
 }
 
 impl Ledger {
     /// As [`Ledger::act`]. That a holder has a channel says something once it took bytes that could go through: the sensor takes
     /// whoever shares memory with a holder for one, and who listens to a device has a socket for it, whatever he hears.
+    ///
+    /// Who reached into a holder touched what that holds: of assets that share a mark those that it took, and the others once
+    /// it takes them.
     pub(super) fn act_or_wait(
         &mut self,
         holder: HolderId,
         act: Act,
-        assets: AssetSet,
+        assets: AssetList,
         out: &mut Vec<Record>,
     ) {
-        let registered = AssetSet(
-            assets.iter().filter(|&asset| self.knows(asset)).fold(0, |set, asset| set | 1 << asset.0),
-        );
-        if act.kind.class() != ActClass::Channel || registered.0 == 0 || self.waiting.len() >= WAITING {
-            self.act(holder, &act, assets, out);
-            return;
+        let known: Vec<AssetId> = assets.iter().filter(|&asset| self.knows(asset)).collect();
+        let is_full = self.waiting.len() >= WAITING;
+        let (now, later): (Vec<AssetId>, Vec<AssetId>) = match (act.kind.class(), act.victim) {
+            (ActClass::Channel, _) if !is_full => (Vec::new(), known),
+            (ActClass::Reach, Some(victim)) if !is_full => known.into_iter().partition(|&asset| {
+                self.taken(victim, asset) != 0
+                    || self.of_mark(asset.mark()).all(|twin| self.taken(victim, twin) == 0)
+            }),
+            _ => (known, Vec::new()),
+        };
+        // One that touched no asset is told of all the same.
+        if !now.is_empty() || later.is_empty() {
+            self.act(holder, &act, &now.into_iter().collect(), out);
         }
-        self.waiting.push(Waiting { holder, act, assets: registered });
-        self.tell_waiting(out);
+        if !later.is_empty() {
+            self.waiting.push(Waiting { holder, act, assets: later.into_iter().collect() });
+            self.tell_waiting(out);
+        }
     }
 
     /// Whether somebody took something whose acts wait for it.
-    pub(super) fn is_waited_for(&self, grown: &Grown) -> bool {
-        let waits = |id: &HolderId| self.waiting.iter().any(|waiting| waiting.holder == *id);
-        !self.waiting.is_empty() && grown.takes.keys().any(|(id, _)| waits(id))
+    pub(super) fn is_waited_for(&self, taker: Option<HolderId>, grown: &Grown) -> bool {
+        let waits = |id: &HolderId| self.waiting.iter().any(|waiting| waiting.for_whom() == *id);
+        !self.waiting.is_empty() && grown.takes.keys().map(|(id, _)| id).chain(&taker).any(waits)
     }
 
     /// Tells of the acts whose doers took something by now.
     pub(super) fn tell_waiting(&mut self, out: &mut Vec<Record>) {
         for mut waiting in std::mem::take(&mut self.waiting) {
-            let has = waiting.assets.iter().filter(|&asset| self.has(waiting.holder, asset, ANCESTORS));
-            let due = AssetSet(has.fold(0, |set, asset| set | 1 << asset.0));
-            if due.0 != 0 {
-                self.act(waiting.holder, &waiting.act, due, out);
-                waiting.assets = AssetSet(waiting.assets.0 & !due.0);
+            let (due, later): (Vec<AssetId>, Vec<AssetId>) =
+                waiting.assets.iter().partition(|&asset| match waiting.act.victim {
+                    Some(victim) => self.taken(victim, asset) != 0,
+                    None => self.has(waiting.holder, asset, ANCESTORS),
+                });
+            if !due.is_empty() {
+                self.tell_act(waiting.holder, &waiting.act, &due.into_iter().collect(), out);
+                waiting.assets = later.into_iter().collect();
             }
-            if waiting.assets.0 != 0 {
+            if !waiting.assets.is_empty() {
                 self.waiting.push(waiting);
             }
         }
@@ -68,7 +90,7 @@ impl Ledger {
 
     /// Forgets the acts of who is forgotten.
     pub(super) fn forget_waiting(&mut self) {
-        self.waiting.retain(|waiting| self.holders.contains_key(&waiting.holder));
+        self.waiting.retain(|waiting| self.holders.contains_key(&waiting.for_whom()));
     }
 
     /// Whether a process has bytes of an asset from anywhere but what it heard.
@@ -81,7 +103,11 @@ impl Ledger {
                     Source::Parent(parent) if ancestors != 0 && self.holders.contains_key(parent) => {
                         self.has(*parent, asset, ancestors - 1)
                     }
-                    Source::Asset(_) | Source::Parent(_) | Source::Reached(_) => true,
+                    Source::Asset(_)
+                    | Source::Mark(_)
+                    | Source::Grown(_)
+                    | Source::Parent(_)
+                    | Source::Reached(_) => true,
                 }
         };
         holder.sources.iter().any(gives)
@@ -89,12 +115,13 @@ impl Ledger {
 
     /// One record for each asset that the act touched; for one that touched none (against the agent itself), one with the
     /// host as its asset. Reaching into a holder touches all that it holds.
-    pub(super) fn act(&self, id: HolderId, act: &Act, assets: AssetSet, out: &mut Vec<Record>) {
-        let held = act
-            .victim
-            .and_then(|victim| self.holders.get(&victim))
-            .map_or(0, |victim| victim.taken.keys().fold(0, |set, asset| set | 1 << asset.0));
-        let touched = AssetSet(assets.0 | held);
+    pub(super) fn act(&self, id: HolderId, act: &Act, assets: &AssetList, out: &mut Vec<Record>) {
+        let victim = act.victim.and_then(|victim| self.holders.get(&victim));
+        let held = victim.into_iter().flat_map(|victim| victim.taken.keys().copied());
+        self.tell_act(id, act, &assets.iter().chain(held).collect(), out);
+    }
+
+    fn tell_act(&self, id: HolderId, act: &Act, touched: &AssetList, out: &mut Vec<Record>) {
         let mut records = touched.iter().filter_map(|asset| {
             let known = self.assets.get(&asset)?;
             let bytes = act.victim.map_or(0, |victim| self.taken(victim, asset));

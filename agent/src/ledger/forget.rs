@@ -157,7 +157,7 @@ impl Ledger {
     /// Forgets that `id` takes from `source`.
     fn unlink(&mut self, id: HolderId, source: Source) {
         match source {
-            Source::Asset(_) => {}
+            Source::Asset(_) | Source::Mark(_) | Source::Grown(_) => {}
             Source::Carrier(object) => {
                 if let Some(carrier) = self.carriers.get_mut(&object) {
                     carrier.readers.remove(&id);
@@ -292,6 +292,7 @@ impl Ledger {
             if let Some(holder) = self.holders.get_mut(&id) {
                 let domains: BTreeSet<Domain> = holder.flows.keys().map(|&key| Domain::of(key)).collect();
                 holder.reach.retain(|(_, domain), _| domains.contains(domain));
+                holder.bounds.retain(|(_, domain), _| domains.contains(domain));
             }
         }
     }

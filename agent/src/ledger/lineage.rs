@@ -53,7 +53,9 @@ impl Ledger {
         for (bytes, source, intake) in sources {
             let origin = || intake.origin.get(&asset).map(|way| way.to_vec());
             let (way, from) = match source {
-                Source::Asset(_) => (Some(Vec::new()), self.asset_node(asset)),
+                Source::Asset(_) | Source::Mark(_) | Source::Grown(_) => {
+                    (Some(Vec::new()), self.asset_node(asset))
+                }
                 Source::Parent(parent) | Source::Reached(parent) => {
                     (self.way_to_holder(parent, asset, seen).or_else(origin), self.process_node(parent))
                 }
@@ -107,7 +109,7 @@ impl Ledger {
         match holder.flows.get(&key) {
             Some(flow) => flow.of(asset),
             // The flow was folded into its domain.
-            None => holder.reach.get(&(asset, Domain::of(key))).map_or(0, |reach| reach.flow),
+            None => holder.reach.get(&(asset.mark(), Domain::of(key))).map_or(0, |reach| reach.flow),
         }
     }
 

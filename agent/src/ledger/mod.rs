@@ -49,8 +49,8 @@ pub use self::{
     view::{FlowView, HolderView},
 };
 use crate::event::{
-    Asset, AssetId, AssetSet, BootNs, Edge, Event, HolderId, Loss, ObjectId, Process, Record, RecordKind,
-    Sink, SinkKey, Source,
+    Asset, AssetId, AssetList, AssetSet, BootNs, Edge, Event, HolderId, Loss, Mark, ObjectId, Process,
+    Record, RecordKind, Sink, SinkKey, Source,
 };
 
 /// So many floors may be in carriers that hold less than one each, of one asset and since the agent started. What comes after
@@ -65,8 +65,10 @@ pub struct Ledger {
     limits: Limits,
     /// Bytes in carriers that hold less than the floor, by asset, and the assets of which that came to too much.
     small: BTreeMap<AssetId, u64>,
-    followed: AssetSet,
+    followed: BTreeSet<AssetId>,
     assets: BTreeMap<AssetId, Arc<Asset>>,
+    /// The same, by mark.
+    marked: BTreeMap<Mark, Vec<AssetId>>,
     sinks: HashMap<SinkKey, KnownSink>,
     holders: HashMap<HolderId, Holder>,
     carriers: HashMap<ObjectId, Carrier>,
@@ -97,11 +99,13 @@ struct Holder {
     /// `None` when its identity was never told.
     process: Option<Arc<Process>>,
     /// The assets on whose reader list it is, as its last take said.
-    listed: AssetSet,
+    listed: AssetList,
     sources: BTreeMap<Source, Intake>,
     taken: BTreeMap<AssetId, Taken>,
     flows: BTreeMap<SinkKey, Flow>,
-    reach: BTreeMap<(AssetId, Domain), Reach>,
+    reach: BTreeMap<(Mark, Domain), Reach>,
+    /// What can have reached a domain; none where nothing can.
+    bounds: BTreeMap<(AssetId, Domain), u64>,
     children: BTreeSet<HolderId>,
     exited: Option<BootNs>,
 }
@@ -145,11 +149,10 @@ impl Flow {
     }
 }
 
-/// What one holder put into one domain while it held one asset.
+/// What one holder put into one domain while it held some asset of one mark.
 #[derive(Debug)]
 struct Reach {
     flow: u64,
-    bound: u64,
     /// The sink of this domain that grew last.
     sink: SinkKey,
 }
@@ -200,8 +203,9 @@ impl Ledger {
             floor: propagation_floor,
             limits,
             small: BTreeMap::new(),
-            followed: AssetSet::default(),
+            followed: BTreeSet::new(),
             assets: BTreeMap::new(),
+            marked: BTreeMap::new(),
             sinks: HashMap::default(),
             holders: HashMap::default(),
             carriers: HashMap::default(),
@@ -224,6 +228,7 @@ impl Ledger {
     /// for [`Ledger::trace`] to find: few are ever looked at, and finding it costs more than all the rest.
     pub fn apply(&mut self, event: Event, out: &mut Vec<Record>) {
         let mut grown = Grown::default();
+        let taker = if let Event::Take { holder, .. } = &event { Some(*holder) } else { None };
         let first = out.len();
         self.emitted.clear();
         match event {
@@ -239,8 +244,14 @@ impl Ledger {
                 let (most, before) = self.assets.get(&id).map_or((0, 0), |known| (known.most, known.bytes));
                 // What it shrank by was taken perhaps, and what it grows by is new. An earlier ledger may have known more.
                 let most = most.saturating_add(asset.bytes.saturating_sub(before)).max(asset.most);
-                self.assets.insert(id, Arc::new(Asset { most, ..(*asset).clone() }));
-                self.resize(id, &mut grown);
+                let known = self.assets.insert(id, Arc::new(Asset { most, ..(*asset).clone() }));
+                if known.is_none() {
+                    self.marked.entry(id.mark()).or_default().push(id);
+                }
+                // Of a thousand assets few change at once, and each look is one at all holders.
+                if known.is_none_or(|known| known.most != most) {
+                    self.resize(id, &mut grown);
+                }
             }
             Event::Take { holder, source, bytes, listed, at } => {
                 self.now = self.now.max(at);
@@ -272,7 +283,7 @@ impl Ledger {
                 }
             }
         }
-        let is_waited_for = self.is_waited_for(&grown);
+        let is_waited_for = self.is_waited_for(taker, &grown);
         self.emit(grown, out);
         if is_waited_for {
             self.tell_waiting(out);
@@ -308,10 +319,22 @@ impl Ledger {
     /// peer's address, or the object at the other end.
     #[must_use]
     pub fn bound(&self, holder: HolderId, asset: AssetId, sink: SinkKey) -> u64 {
-        self.holders
-            .get(&holder)
-            .and_then(|h| h.reach.get(&(asset, Domain::of(sink))))
-            .map_or(0, |reach| reach.bound)
+        self.holders.get(&holder).and_then(|h| h.bounds.get(&(asset, Domain::of(sink)))).copied().unwrap_or(0)
+    }
+
+    /// All registered assets that a set of the kernel's can hold.
+    #[must_use]
+    pub fn all_of(&self, set: AssetSet) -> AssetList {
+        set.marks().flat_map(|mark| self.of_mark(mark)).collect()
+    }
+
+    fn of_mark(&self, mark: Mark) -> impl Iterator<Item = AssetId> {
+        self.marked.get(&mark).into_iter().flatten().copied()
+    }
+
+    /// Whether no other registered asset has the mark of this one: then it says which it is.
+    fn is_alone(&self, asset: AssetId) -> bool {
+        self.marked.get(&asset.mark()).is_none_or(|assets| assets.len() == 1)
     }
 
     /// The registered assets, by id.
@@ -319,7 +342,7 @@ impl Ledger {
         self.assets.values()
     }
 
-    fn take(&mut self, id: HolderId, source: Source, bytes: u64, listed: AssetSet, grown: &mut Grown) {
+    fn take(&mut self, id: HolderId, source: Source, bytes: u64, listed: AssetList, grown: &mut Grown) {
         let now = self.now;
         let holder = self.holders.entry(id).or_default();
         holder.listed = listed;
@@ -335,6 +358,7 @@ impl Ledger {
         intake.at = now;
         let assets: Vec<AssetId> = match source {
             Source::Asset(asset) => vec![asset],
+            Source::Mark(mark) | Source::Grown(mark) => self.of_mark(mark).collect(),
             Source::Carrier(object) => {
                 let carrier = self.carriers.entry(object).or_default();
                 carrier.readers.insert(id);
@@ -368,18 +392,16 @@ impl Ledger {
             self.host.expect(ip, growth);
         }
         // A set can hold more than what is registered: the sensor's own canary.
-        let registered: Vec<AssetId> = set.iter().filter(|asset| self.assets.contains_key(asset)).collect();
-        for &asset in &registered {
-            let reach = holder.reach.entry((asset, Domain::of(key))).or_insert(Reach {
-                flow: 0,
-                bound: 0,
-                sink: key,
-            });
+        for mark in set.marks().filter(|mark| self.marked.contains_key(mark)) {
+            let reach = holder.reach.entry((mark, Domain::of(key))).or_insert(Reach { flow: 0, sink: key });
             reach.flow = reach.flow.saturating_add(growth);
             reach.sink = key;
         }
+        // Of what it never took nothing can be there, whatever shares a mark.
+        let taken: Vec<AssetId> = holder.taken.keys().copied().filter(|&asset| set.contains(asset)).collect();
         let mut pulls = Vec::new();
-        for asset in registered {
+        self.join(id, key);
+        for asset in taken {
             self.raise_bound(id, asset, Domain::of(key), grown);
             self.feed(id, key, asset, &mut pulls);
         }
@@ -397,8 +419,11 @@ impl Ledger {
             self.say(RecordKind::Take, id, asset, None, bytes, out);
         }
         for ((id, asset, domain), bytes) in grown.flows {
-            let sink =
-                self.holders.get(&id).and_then(|h| h.reach.get(&(asset, domain))).map(|reach| reach.sink);
+            let sink = self
+                .holders
+                .get(&id)
+                .and_then(|h| h.reach.get(&(asset.mark(), domain)))
+                .map(|reach| reach.sink);
             self.say(RecordKind::Flow, id, asset, sink, bytes, out);
         }
     }

@@ -114,7 +114,9 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::event::{Asset, AssetKind, AssetSet, Dev, Event, Process, Proto, Record, SinkKey, Source};
+    use crate::event::{
+        Asset, AssetKind, AssetList, AssetSet, Dev, Event, Process, Proto, Record, SinkKey, Source,
+    };
 
     const MB: u64 = 1 << 20;
     const A: AssetId = AssetId(0);
@@ -162,7 +164,7 @@ mod tests {
     }
 
     fn take(id: HolderId, source: Source, bytes: u64) -> Event {
-        Event::Take { holder: id, source, bytes, listed: AssetSet::default(), at: BootNs(5) }
+        Event::Take { holder: id, source, bytes, listed: AssetList::default(), at: BootNs(5) }
     }
 
     fn flow(id: HolderId, sink: SinkKey, bytes: u64) -> Event {

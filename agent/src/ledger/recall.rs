@@ -83,7 +83,8 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::event::{
-        Asset, AssetKind, AssetSet, BootNs, Dev, Event, HolderId, Node, Process, Sink, SinkKind, Source,
+        Asset, AssetKind, AssetList, AssetSet, BootNs, Dev, Event, HolderId, Node, Process, Sink, SinkKind,
+        Source,
     };
 
     const MB: u64 = 1 << 20;
@@ -120,7 +121,7 @@ mod tests {
     }
 
     fn take(tgid: u32, source: Source, bytes: u64) -> Event {
-        Event::Take { holder: holder(tgid), source, bytes, listed: AssetSet::default(), at: BootNs(2) }
+        Event::Take { holder: holder(tgid), source, bytes, listed: AssetList::default(), at: BootNs(2) }
     }
 
     /// What a first ledger says of a file that process 1 copied 10 MB into.

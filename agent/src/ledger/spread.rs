@@ -67,12 +67,24 @@ impl Ledger {
         let Some(most) = self.assets.get(&asset).map(|asset| asset.most) else { return };
         let Some(holder) = self.holders.get_mut(&id) else { return };
         let taken = holder.taken.get(&asset).map_or(0, |taken| taken.total);
-        let Some(reach) = holder.reach.get_mut(&(asset, domain)) else { return };
+        let Some(reach) = holder.reach.get(&(asset.mark(), domain)) else { return };
         let bound = reach.flow.min(taken).min(most);
-        if bound > reach.bound {
-            *grown.flows.entry((id, asset, domain)).or_insert(0) += bound - reach.bound;
-            reach.bound = bound;
+        let known = holder.bounds.get(&(asset, domain)).copied().unwrap_or(0);
+        if bound > known {
+            *grown.flows.entry((id, asset, domain)).or_insert(0) += bound - known;
+            holder.bounds.insert((asset, domain), bound);
         }
+    }
+
+    /// `id` feeds the carrier behind `key`, with how much of which asset is for [`Ledger::feed`] to say.
+    pub(super) fn join(&mut self, id: HolderId, key: SinkKey) {
+        let Some(object) = carrier_of(key) else { return };
+        let carrier = self.carriers.entry(object).or_default();
+        // A file that is also shared memory keeps the name of the file.
+        if !matches!(carrier.key, Some(SinkKey::File(_))) {
+            carrier.key = Some(key);
+        }
+        carrier.writers.entry(id).or_default();
     }
 
     /// Raises what `id` contributes to the carrier behind `key`, and appends who must look again.
@@ -90,11 +102,8 @@ impl Ledger {
             0
         };
         let put = put.min(taken.saturating_sub(echo));
-        let carrier = self.carriers.entry(object).or_default();
-        // A file that is also shared memory keeps the name of the file.
-        if !matches!(carrier.key, Some(SinkKey::File(_))) {
-            carrier.key = Some(key);
-        }
+        self.join(id, key);
+        let Some(carrier) = self.carriers.get_mut(&object) else { return };
         let known = carrier.writers.entry(id).or_default().entry(asset).or_insert(0);
         if put <= *known {
             return;
@@ -129,11 +138,11 @@ impl Ledger {
             (true, false) => small.saturating_sub(before),
             _ => *small,
         };
-        let exhausted = !self.followed.contains(asset) && *small >= self.floor.saturating_mul(FLOORS);
+        let exhausted = !self.followed.contains(&asset) && *small >= self.floor.saturating_mul(FLOORS);
         if exhausted {
-            self.followed.0 |= 1 << (asset.0 & 63);
+            self.followed.insert(asset);
             self.pull_all(asset, pulls);
-        } else if *cap >= self.floor || self.followed.contains(asset) {
+        } else if *cap >= self.floor || self.followed.contains(&asset) {
             pulls.extend(carrier.readers.iter().filter(|&&reader| Some(reader) != by).map(|&holder| Pull {
                 holder,
                 source: Source::Carrier(object),
@@ -151,7 +160,10 @@ impl Ledger {
             return 0;
         };
         match source {
-            Source::Asset(_) => bytes,
+            Source::Asset(_) | Source::Mark(_) => bytes,
+            // What a process has mapped it has taken of before.
+            Source::Grown(_) if self.is_alone(asset) || self.taken(holder, asset) != 0 => bytes,
+            Source::Grown(_) => 0,
             Source::Parent(_) | Source::Reached(_) if all => bytes,
             Source::Parent(parent) | Source::Reached(parent) => bytes.min(self.taken(parent, asset)),
             Source::Carrier(object) => {
@@ -160,7 +172,7 @@ impl Ledger {
                 } else {
                     self.cap_for(object, holder, asset)
                 };
-                if cap < self.floor && !self.followed.contains(asset) { 0 } else { bytes.min(cap) }
+                if cap < self.floor && !self.followed.contains(&asset) { 0 } else { bytes.min(cap) }
             }
         }
     }
@@ -211,7 +223,11 @@ impl Ledger {
         let taken = holder.taken.entry(pull.asset).or_default();
         let sum = match pull.source {
             // Reaching is taking: whoever does it is asked for on the reader list.
-            Source::Asset(_) | Source::Carrier(_) | Source::Reached(_) => &mut taken.fresh_sum,
+            Source::Asset(_)
+            | Source::Mark(_)
+            | Source::Grown(_)
+            | Source::Carrier(_)
+            | Source::Reached(_) => &mut taken.fresh_sum,
             Source::Parent(_) => &mut taken.inherited_sum,
         };
         *sum = sum.saturating_add(offer - known);
@@ -232,14 +248,15 @@ impl Ledger {
         let before = taken.total;
         taken.total = before.max(taken.fresh_sum.saturating_add(taken.inherited_sum).min(most));
         // A larger asset can raise a bound although nothing more was taken, so bounds are looked at in any case.
+        let after = taken.total;
+        let bound = |domain| holder.bounds.get(&(asset, domain)).copied().unwrap_or(0);
         let bounds: Vec<Domain> = holder
             .reach
-            .range((asset, Domain::MIN)..)
-            .take_while(|((of, _), _)| *of == asset)
-            .filter(|(_, reach)| reach.flow > reach.bound)
+            .range((asset.mark(), Domain::MIN)..)
+            .take_while(|((of, _), _)| *of == asset.mark())
+            .filter(|&(&(_, domain), reach)| reach.flow > bound(domain))
             .map(|(&(_, domain), _)| domain)
             .collect();
-        let after = taken.total;
         if (fresh > known || after > before)
             && let Some(journal) = &mut self.journal
         {
@@ -256,6 +273,10 @@ impl Ledger {
         } else {
             Vec::new()
         };
+        if before == 0 && after > 0 {
+            let source = Source::Grown(asset.mark());
+            next.extend(holder.sources.contains_key(&source).then_some(Pull { holder: id, source, asset }));
+        }
         if after > before {
             next.extend(holder.children.iter().flat_map(|&holder| {
                 [Source::Parent(id), Source::Reached(id)].map(|source| Pull { holder, source, asset })

@@ -58,9 +58,9 @@ impl Ledger {
     pub fn bounds(&self, most: usize) -> (Vec<FlowView>, usize) {
         let mut all = Vec::new();
         for (&id, holder) in &self.holders {
-            for (&(asset, _), reach) in &holder.reach {
-                if reach.bound != 0 {
-                    all.push((reach.bound, id, asset, reach.sink));
+            for (&(asset, domain), &bound) in &holder.bounds {
+                if let Some(reach) = holder.reach.get(&(asset.mark(), domain)) {
+                    all.push((bound, id, asset, reach.sink));
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::{
 
 use super::Pipeline;
 use crate::{
-    event::{Act, ActKind, AssetSet, BootNs, Dev, Event, HolderId},
+    event::{Act, ActKind, AssetId, AssetList, AssetSet, BootNs, Dev, Event, HolderId},
     host::{
         channels::Channels,
         mounts::MountTable,
@@ -32,7 +32,7 @@ pub(crate) struct Below {
     /// Devices that are made of the same disks and were there when the agent came: other volumes.
     beside: Option<BTreeSet<Dev>>,
     /// Devices that came later.
-    mirrors: BTreeMap<Dev, AssetSet>,
+    mirrors: BTreeMap<Dev, AssetList>,
 }
 
 impl Below {
@@ -46,28 +46,28 @@ impl Below {
         sensor: &mut Sensor,
         table: &MountTable,
         registry: &Registry,
-    ) -> Result<Vec<(Dev, AssetSet)>, SensorError> {
-        let mut of: BTreeMap<Dev, AssetSet> = BTreeMap::new();
+    ) -> Result<Vec<(Dev, AssetList)>, SensorError> {
+        let mut of: BTreeMap<Dev, BTreeSet<AssetId>> = BTreeMap::new();
         for (dev, asset) in registry
             .files()
             .iter()
             .map(|file| (file.object.dev, file.asset))
             .chain(registry.directories().iter().map(|directory| (directory.object.dev, directory.asset)))
         {
-            let assets = of.entry(dev).or_default();
-            *assets = AssetSet(assets.0 | 1 << asset.0);
+            of.entry(dev).or_default().insert(asset);
         }
+        let of = of.into_iter().map(|(dev, assets)| (dev, assets.into_iter().collect())).collect();
         let stores = Stores::below(&self.devices, table, &of);
-        for (&dev, &assets) in &stores.blocks {
-            sensor.add_store(StoreDevice::Block(dev), assets, false)?;
+        for (&dev, assets) in &stores.blocks {
+            sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?;
         }
-        for (&dev, &assets) in &stores.chars {
-            sensor.add_store(StoreDevice::Char(dev), assets, false)?;
+        for (&dev, assets) in &stores.chars {
+            sensor.add_store(StoreDevice::Char(dev), assets.marks(), false)?;
         }
-        for (path, &assets) in &stores.images {
+        for (path, assets) in &stores.images {
             match block_device_at(path) {
-                Some(dev) => sensor.add_store(StoreDevice::Block(dev), assets, false)?,
-                None => warn_of(path, sensor.add_image(path, assets)),
+                Some(dev) => sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?,
+                None => warn_of(path, sensor.add_image(path, assets.marks())),
             }
         }
         let loops = self.devices.loops();
@@ -79,10 +79,10 @@ impl Below {
         let beside = stores.beside(&self.devices);
         let others = self.beside.get_or_insert_with(|| beside.keys().copied().collect());
         let mut new = Vec::new();
-        for (&dev, &assets) in beside.iter().filter(|(dev, _)| !others.contains(dev)) {
-            sensor.add_store(StoreDevice::Block(dev), assets, true)?;
-            if self.mirrors.insert(dev, assets).is_none() {
-                new.push((dev, assets));
+        for (&dev, assets) in beside.iter().filter(|(dev, _)| !others.contains(dev)) {
+            sensor.add_store(StoreDevice::Block(dev), assets.marks(), true)?;
+            if self.mirrors.insert(dev, assets.clone()).is_none() {
+                new.push((dev, assets.clone()));
             }
         }
         self.mirrors.retain(|dev, _| beside.contains_key(dev));
@@ -139,6 +139,19 @@ impl Below {
         })
     }
 
+    /// Of `assets`, which can be too many because several share a mark, those that lie on the device that the act was done to. Of a
+    /// mark of which none is known to lie there all stay.
+    fn narrow(&self, act: SensedAct, assets: &AssetList) -> AssetList {
+        let lying = match act {
+            SensedAct::RawBlock(dev) => self.stores.blocks.get(&dev).or_else(|| self.mirrors.get(&dev)),
+            SensedAct::RawChar(dev) => self.stores.chars.get(&dev),
+            _ => None,
+        };
+        let Some(lying) = lying else { return assets.clone() };
+        let marks = lying.marks();
+        assets.iter().filter(|&asset| lying.contains(asset) || !marks.contains(asset)).collect()
+    }
+
     /// The image below a device, if there is only one; else the filesystem that it lies on.
     fn image_on(&self, dev: Dev) -> String {
         match self.stores.images.keys().collect::<Vec<_>>()[..] {
@@ -181,9 +194,9 @@ impl Pipeline {
         now: BootNs,
     ) {
         let Some((kind, target)) = self.below.describe(act) else { return };
-        let assets = AssetSet(assets.0 & self.known.0);
+        let assets = self.below.narrow(act, &self.ledger.all_of(assets));
         // The canary's own.
-        if assets.0 == 0 {
+        if assets.is_empty() {
             return;
         }
         self.introduce_if_new(holder, now);
@@ -194,7 +207,7 @@ impl Pipeline {
     }
 
     /// Devices that show assets were set up, by `holder` if that is known.
-    pub(super) fn mirrored(&mut self, holder: HolderId, devices: Vec<(Dev, AssetSet)>, now: BootNs) {
+    pub(super) fn mirrored(&mut self, holder: HolderId, devices: Vec<(Dev, AssetList)>, now: BootNs) {
         for (dev, assets) in devices {
             let path = self.below.devices.path(DeviceType::Block, dev);
             let target = path.map_or_else(|| dev.to_string(), |path| path.to_string_lossy().into_owned());
@@ -204,5 +217,27 @@ impl Pipeline {
             let act = Act { kind: ActKind::Snapshot, victim: None, target: Some(target) };
             self.apply(Event::Act { holder, act, assets, at: now }, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Assets 0, 63 and 126 share a mark, and so do 1 and 64.
+    #[test]
+    fn an_act_on_a_device_names_what_lies_there() {
+        let list = |ids: &[u16]| ids.iter().copied().map(AssetId).collect::<AssetList>();
+        let (disk, node, other) = (Dev::new(8, 0), Dev::new(21, 0), Dev::new(8, 16));
+        let mut below = Below::default();
+        below.stores.blocks.insert(disk, list(&[63]));
+        below.stores.chars.insert(node, list(&[0, 126]));
+        let touched = list(&[0, 63, 126]);
+        assert_eq!(below.narrow(SensedAct::RawBlock(disk), &touched), list(&[63]));
+        assert_eq!(below.narrow(SensedAct::RawChar(node), &touched), list(&[0, 126]));
+        // Of a mark, or a device, of which nothing is known all stay.
+        assert_eq!(below.narrow(SensedAct::RawBlock(disk), &list(&[1, 63, 64])), list(&[1, 63, 64]));
+        assert_eq!(below.narrow(SensedAct::RawBlock(other), &touched), touched);
+        assert_eq!(below.narrow(SensedAct::Loop(disk), &touched), touched);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     config::{AssetConfig, Reader},
-    event::{Ancestor, AssetSet, HolderId, Process},
+    event::{Ancestor, AssetId, AssetList, HolderId, Process},
     host::{
         cgroup::{self, Cgroups},
         hash::{HashQueue, Hasher},
@@ -49,7 +49,7 @@ pub(crate) struct Identities {
 struct Introduced {
     process: Arc<Process>,
     /// The assets on whose reader list it is: an image runs what it was executed from, so this is looked up once.
-    listed: AssetSet,
+    listed: AssetList,
 }
 
 impl Identities {
@@ -119,8 +119,8 @@ impl Identities {
     }
 
     /// The assets on whose reader list `holder` is; none before it was introduced.
-    pub(super) fn listed_assets(&self, holder: HolderId) -> AssetSet {
-        self.introduced.get(&holder).map_or_else(AssetSet::default, |introduced| introduced.listed)
+    pub(super) fn listed_assets(&self, holder: HolderId) -> AssetList {
+        self.introduced.get(&holder).map_or_else(AssetList::default, |introduced| introduced.listed.clone())
     }
 
     pub(super) fn forget(&mut self, holder: HolderId) {
@@ -135,13 +135,13 @@ impl Identities {
         self.mounts = mounts;
     }
 
-    fn reader_lists(&self, process: &Process, image: Option<&ProcessReading>) -> AssetSet {
+    fn reader_lists(&self, process: &Process, image: Option<&ProcessReading>) -> AssetList {
         let is = |reader: &Reader| match reader {
             Reader::Exe(exe) => is_executable(exe, process, image),
             Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
         };
-        let lists = self.readers.iter().enumerate();
-        AssetSet(lists.fold(0, |set, (asset, readers)| set | u64::from(readers.iter().any(is)) << asset))
+        let lists = (0..).map(AssetId).zip(&self.readers);
+        lists.filter(|(_, readers)| readers.iter().any(is)).map(|(asset, _)| asset).collect()
     }
 
     fn describe(&mut self, holder: HolderId) -> Process {

@@ -68,7 +68,7 @@ pub struct Pipeline {
     scale: scale::Scale,
     leaving: leaving::Leaving,
     own: tamper::SelfCheck,
-    /// Sets of the sensor also hold the canary's bit; assets that are not configured are not ours.
+    /// Marks of the assets. Sets of the sensor also hold the canary's; assets that are not configured are not ours.
     known: AssetSet,
     /// What lies below them.
     below: Below,
@@ -91,7 +91,7 @@ impl Pipeline {
     /// Registers the assets as they are now.
     pub(crate) fn assets(&mut self, assets: &[Asset], now: BootNs) {
         for asset in assets {
-            self.known = AssetSet(self.known.0 | 1 << asset.id.0);
+            self.known = self.known.with(asset.id);
             self.metrics.set_asset(asset);
             self.leaving.know(&asset.name);
             self.apply(Event::Asset(Arc::new(asset.clone())), now);
@@ -161,9 +161,12 @@ impl Pipeline {
                 self.apply(event, now);
             }
             Reading::Take { holder, source, bytes, at } => {
-                if let Source::Asset(asset) = source
-                    && !self.known.contains(asset)
-                {
+                let is_ours = match source {
+                    Source::Asset(asset) => self.ledger.knows(asset),
+                    Source::Mark(mark) | Source::Grown(mark) => self.known.has(mark),
+                    Source::Carrier(_) | Source::Parent(_) | Source::Reached(_) => true,
+                };
+                if !is_ours {
                     return;
                 }
                 self.introduce_if_new(holder, now);

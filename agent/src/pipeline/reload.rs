@@ -8,7 +8,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{Pipeline, prepare::today};
 use crate::{
-    event::{Act, ActKind, AssetSet, BootNs, Event, HolderId, Process},
+    event::{Act, ActKind, AssetList, BootNs, Event, HolderId, Process},
     rules::{RuleSet, run_tests},
     yaml::{self, Diagnostic},
 };
@@ -98,7 +98,7 @@ impl Pipeline {
                 let holder = HolderId::HOST;
                 self.apply(Event::Process { holder, process: Arc::new(Process::host()) }, now);
                 let act = Act { kind: ActKind::RulesRefused, victim: None, target: first };
-                self.apply(Event::Act { holder, act, assets: AssetSet::default(), at: now }, now);
+                self.apply(Event::Act { holder, act, assets: AssetList::default(), at: now }, now);
             }
         }
     }

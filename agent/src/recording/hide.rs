@@ -48,7 +48,7 @@ impl Hider {
             Event::Act { holder, act, assets, at } => {
                 let mut act = act.clone();
                 act.target = self.maybe(act.target.as_deref());
-                Cow::Owned(Event::Act { holder: *holder, act, assets: *assets, at: *at })
+                Cow::Owned(Event::Act { holder: *holder, act, assets: assets.clone(), at: *at })
             }
             _ => Cow::Borrowed(event),
         }

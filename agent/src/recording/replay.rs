@@ -215,8 +215,8 @@ mod tests {
     use super::*;
     use crate::{
         event::{
-            Asset, AssetId, AssetKind, AssetSet, Control, Dev, Event, HolderId, ObjectId, Process, Sink,
-            SinkKey, SinkKind, Source,
+            Asset, AssetId, AssetKind, AssetList, AssetSet, Control, Dev, Event, HolderId, ObjectId, Process,
+            Sink, SinkKey, SinkKind, Source,
         },
         recording::{Header, Writer, fixtures::header},
         rules::fixtures::rule_set,
@@ -266,7 +266,7 @@ mod tests {
                 holder,
                 source: Source::Asset(AssetId(0)),
                 bytes: 20 * MIB,
-                listed: AssetSet(0),
+                listed: AssetList::default(),
                 at: BootNs(SECOND),
             },
         ];

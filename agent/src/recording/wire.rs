@@ -9,8 +9,8 @@ use agent_ebpf as abi;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId, Loss,
-    ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
+    Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetList, AssetSet, BootNs, Control, Dev, Event,
+    HolderId, Loss, Mark, ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
 };
 
 /// What the first block of a recording says.
@@ -50,13 +50,62 @@ pub(super) struct Entry {
 enum Said {
     Process(Holder, Box<Who>),
     Sink(Key, Where),
-    Asset { id: u8, name: String, associated: bool, bytes: u64, has_readers: bool },
-    Take { holder: Holder, source: Origin, bytes: u64, listed: u64, at: u64 },
-    Flow { holder: Holder, sink: Key, assets: u64, bytes: u64, at: u64 },
-    Exit { holder: Holder, at: u64 },
+    Asset {
+        id: u16,
+        name: String,
+        associated: bool,
+        bytes: u64,
+        has_readers: bool,
+    },
+    Take {
+        holder: Holder,
+        source: Origin,
+        bytes: u64,
+        listed: u64,
+        at: u64,
+    },
+    Flow {
+        holder: Holder,
+        sink: Key,
+        assets: u64,
+        bytes: u64,
+        at: u64,
+    },
+    Exit {
+        holder: Holder,
+        at: u64,
+    },
     Loss(Vec<(String, u64)>),
-    Act { holder: Holder, kind: String, victim: Option<Holder>, target: Option<String>, assets: u64, at: u64 },
-    Egress { to: Far, control: u8, bytes: u64, at: u64 },
+    Act {
+        holder: Holder,
+        kind: String,
+        victim: Option<Holder>,
+        target: Option<String>,
+        assets: u64,
+        at: u64,
+    },
+    Egress {
+        to: Far,
+        control: u8,
+        bytes: u64,
+        at: u64,
+    },
+    /// As `Take` and `Act`, where sets of 64 are too small.
+    TakeOfMany {
+        holder: Holder,
+        source: Origin,
+        bytes: u64,
+        listed: Vec<u16>,
+        at: u64,
+    },
+    ActOnMany {
+        holder: Holder,
+        kind: String,
+        victim: Option<Holder>,
+        target: Option<String>,
+        assets: Vec<u16>,
+        at: u64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,10 +118,13 @@ enum Far {
 
 #[derive(Serialize, Deserialize)]
 enum Origin {
-    Asset(u8),
+    // Numbers of one byte are the same bytes as when there were no larger ones.
+    Asset(u16),
     Carrier(Object),
     Parent(Holder),
     Reached(Holder),
+    Mark(u8),
+    Grown(u8),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -155,18 +207,13 @@ impl Said {
                 bytes: asset.bytes,
                 has_readers: asset.has_readers,
             },
-            Event::Take { holder, source, bytes, listed, at } => Self::Take {
-                holder: from_holder(*holder),
-                source: match source {
-                    Source::Asset(asset) => Origin::Asset(asset.0),
-                    Source::Carrier(object) => Origin::Carrier(from_object(*object)),
-                    Source::Parent(parent) => Origin::Parent(from_holder(*parent)),
-                    Source::Reached(victim) => Origin::Reached(from_holder(*victim)),
-                },
-                bytes: *bytes,
-                listed: listed.0,
-                at: at.0,
-            },
+            Event::Take { holder, source, bytes, listed, at } => {
+                let (holder, source, bytes, at) = (from_holder(*holder), Origin::of(*source), *bytes, at.0);
+                match bits(listed) {
+                    Some(listed) => Self::Take { holder, source, bytes, listed, at },
+                    None => Self::TakeOfMany { holder, source, bytes, listed: numbers(listed), at },
+                }
+            }
             Event::Flow { holder, sink, assets, bytes, at } => Self::Flow {
                 holder: from_holder(*holder),
                 sink: Key::of(*sink),
@@ -178,14 +225,14 @@ impl Said {
             Event::Loss(loss) => {
                 Self::Loss(loss.iter().map(|(stage, count)| ((*stage).to_owned(), *count)).collect())
             }
-            Event::Act { holder, act, assets, at } => Self::Act {
-                holder: from_holder(*holder),
-                kind: act.kind.as_str().to_owned(),
-                victim: act.victim.map(from_holder),
-                target: act.target.clone(),
-                assets: assets.0,
-                at: at.0,
-            },
+            Event::Act { holder, act, assets, at } => {
+                let (holder, kind, at) = (from_holder(*holder), act.kind.as_str().to_owned(), at.0);
+                let (victim, target) = (act.victim.map(from_holder), act.target.clone());
+                match bits(assets) {
+                    Some(assets) => Self::Act { holder, kind, victim, target, assets, at },
+                    None => Self::ActOnMany { holder, kind, victim, target, assets: numbers(assets), at },
+                }
+            }
             Event::Egress { to, control, bytes, at } => Self::Egress {
                 to: match *to {
                     Remote::Address(ip) => Far::Address(ip),
@@ -216,18 +263,12 @@ impl Said {
                 most: bytes,
                 has_readers,
             })),
-            Self::Take { holder, source, bytes, listed, at } => Event::Take {
-                holder: to_holder(holder),
-                source: match source {
-                    Origin::Asset(asset) => Source::Asset(AssetId(asset)),
-                    Origin::Carrier(object) => Source::Carrier(to_object(object)),
-                    Origin::Parent(parent) => Source::Parent(to_holder(parent)),
-                    Origin::Reached(victim) => Source::Reached(to_holder(victim)),
-                },
-                bytes,
-                listed: AssetSet(listed),
-                at: BootNs(at),
-            },
+            Self::Take { holder, source, bytes, listed, at } => {
+                to_take(holder, source, bytes, of_bits(listed), at)?
+            }
+            Self::TakeOfMany { holder, source, bytes, listed, at } => {
+                to_take(holder, source, bytes, of_numbers(listed), at)?
+            }
             Self::Flow { holder, sink, assets, bytes, at } => Event::Flow {
                 holder: to_holder(holder),
                 sink: sink.into_key()?,
@@ -237,12 +278,12 @@ impl Said {
             },
             Self::Exit { holder, at } => Event::Exit { holder: to_holder(holder), at: BootNs(at) },
             Self::Loss(stages) => Event::Loss(to_loss(stages)),
-            Self::Act { holder, kind, victim, target, assets, at } => Event::Act {
-                holder: to_holder(holder),
-                act: Act { kind: ActKind::of_word(&kind)?, victim: victim.map(to_holder), target },
-                assets: AssetSet(assets),
-                at: BootNs(at),
-            },
+            Self::Act { holder, kind, victim, target, assets, at } => {
+                to_act(holder, &kind, victim, target, of_bits(assets), at)?
+            }
+            Self::ActOnMany { holder, kind, victim, target, assets, at } => {
+                to_act(holder, &kind, victim, target, of_numbers(assets), at)?
+            }
             Self::Egress { to, control, bytes, at } => Event::Egress {
                 to: match to {
                     Far::Address(ip) => Remote::Address(ip),
@@ -256,6 +297,65 @@ impl Said {
             },
         })
     }
+}
+
+impl Origin {
+    const fn of(source: Source) -> Self {
+        match source {
+            Source::Asset(asset) => Self::Asset(asset.0),
+            Source::Carrier(object) => Self::Carrier(from_object(object)),
+            Source::Parent(parent) => Self::Parent(from_holder(parent)),
+            Source::Reached(victim) => Self::Reached(from_holder(victim)),
+            Source::Mark(mark) => Self::Mark(mark.0),
+            Source::Grown(mark) => Self::Grown(mark.0),
+        }
+    }
+
+    fn into_source(self) -> Option<Source> {
+        let mark = |mark: u8| (mark < 64).then_some(Mark(mark));
+        Some(match self {
+            Self::Asset(asset) => Source::Asset(AssetId(asset)),
+            Self::Carrier(object) => Source::Carrier(to_object(object)),
+            Self::Parent(parent) => Source::Parent(to_holder(parent)),
+            Self::Reached(victim) => Source::Reached(to_holder(victim)),
+            Self::Mark(number) => Source::Mark(mark(number)?),
+            Self::Grown(number) => Source::Grown(mark(number)?),
+        })
+    }
+}
+
+fn to_take(holder: Holder, source: Origin, bytes: u64, listed: AssetList, at: u64) -> Option<Event> {
+    let (holder, source, at) = (to_holder(holder), source.into_source()?, BootNs(at));
+    Some(Event::Take { holder, source, bytes, listed, at })
+}
+
+fn to_act(
+    holder: Holder,
+    kind: &str,
+    victim: Option<Holder>,
+    target: Option<String>,
+    assets: AssetList,
+    at: u64,
+) -> Option<Event> {
+    let act = Act { kind: ActKind::of_word(kind)?, victim: victim.map(to_holder), target };
+    Some(Event::Act { holder: to_holder(holder), act, assets, at: BootNs(at) })
+}
+
+/// As a set of bits, which is how recordings had them when there were no more than 63; `None` when one has no bit.
+fn bits(assets: &AssetList) -> Option<u64> {
+    assets.iter().try_fold(0, |set, AssetId(id)| (id < 63).then(|| set | 1 << id))
+}
+
+fn of_bits(set: u64) -> AssetList {
+    (0..64).filter(|id| set >> id & 1 == 1).map(AssetId).collect()
+}
+
+fn numbers(assets: &AssetList) -> Vec<u16> {
+    assets.iter().map(|asset| asset.0).collect()
+}
+
+fn of_numbers(assets: Vec<u16>) -> AssetList {
+    assets.into_iter().map(AssetId).collect()
 }
 
 impl Key {
@@ -400,4 +500,67 @@ fn to_loss(stages: Vec<(String, u64)>) -> Loss {
         *total = count.saturating_add(*total);
     }
     loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLDER: HolderId = HolderId { tgid: 7, exec: 1, start: BootNs(5) };
+
+    fn list(ids: &[u16]) -> AssetList {
+        ids.iter().copied().map(AssetId).collect()
+    }
+
+    fn take(source: Source, listed: AssetList) -> Event {
+        Event::Take { holder: HOLDER, source, bytes: 9, listed, at: BootNs(3) }
+    }
+
+    fn act(assets: AssetList) -> Event {
+        let act = Act { kind: ActKind::Ptrace, victim: None, target: None };
+        Event::Act { holder: HOLDER, act, assets, at: BootNs(3) }
+    }
+
+    fn written(event: &Event) -> Vec<u8> {
+        postcard::to_stdvec(&Entry::of(BootNs(3), event)).unwrap()
+    }
+
+    fn again(event: &Event) -> Event {
+        postcard::from_bytes::<Entry>(&written(event)).unwrap().into_statement().unwrap().event
+    }
+
+    #[test]
+    fn many_assets_come_back_as_they_were() {
+        for ids in [&[][..], &[0, 62], &[63], &[0, 63, 1007]] {
+            let Event::Take { listed, .. } = again(&take(Source::Asset(AssetId(63)), list(ids))) else {
+                panic!("no take")
+            };
+            assert_eq!(listed, list(ids));
+            let Event::Act { assets, .. } = again(&act(list(ids))) else { panic!("no act") };
+            assert_eq!(assets, list(ids));
+        }
+        for known in [Source::Asset(AssetId(1007)), Source::Mark(Mark(62)), Source::Grown(Mark(0))] {
+            let Event::Take { source, .. } = again(&take(known, AssetList::default())) else {
+                panic!("no take")
+            };
+            assert_eq!(source, known);
+        }
+    }
+
+    /// Bytes of a version that had sets of 64.
+    #[test]
+    fn up_to_63_assets_are_written_as_they_always_were() {
+        let bytes = written(&take(Source::Asset(AssetId(62)), list(&[1, 2])));
+        assert_eq!(bytes, [3, 3, 7, 1, 5, 0, 62, 9, 0b110, 3]);
+        let bytes = written(&act(list(&[0])));
+        assert_eq!(bytes, [&[3, 7, 7, 1, 5, 6][..], b"ptrace", &[0, 0, 1, 3]].concat());
+    }
+
+    #[test]
+    fn a_mark_that_there_is_not_is_refused() {
+        let mut bytes = written(&take(Source::Mark(Mark(63)), AssetList::default()));
+        let at = bytes.iter().position(|&byte| byte == 63).unwrap();
+        bytes[at] = 64;
+        assert!(postcard::from_bytes::<Entry>(&bytes).unwrap().into_statement().is_none());
+    }
 }

@@ -7,7 +7,7 @@
 use std::fs;
 
 use aya::{
-    maps::{Array, MapData},
+    maps::{Array, MapData, MapError},
     programs::links::{FdLink, PinnedLink},
 };
 
@@ -164,7 +164,13 @@ fn stored(pins: &Pins) -> Result<Option<Layout>, SensorError> {
     if !pins.has(LAYOUT) {
         return Ok(None);
     }
-    let map: Array<MapData, [u8; TEXT_BYTES]> = told::array(MapData::from_pin(pins.place(LAYOUT))?)?;
+    let map: Array<MapData, [u8; TEXT_BYTES]> = match told::array(MapData::from_pin(pins.place(LAYOUT))?) {
+        // Of another length: written by another version.
+        Err(SensorError::Map(MapError::InvalidValueSize { .. })) => {
+            return Err(refused_at(pins, Mismatch::Abi));
+        }
+        map => map?,
+    };
     let text = map.get(&0, 0)?;
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     match serde_json::from_slice(text) {

@@ -56,9 +56,9 @@ impl Beyond {
         self.taken == 0 && self.put == 0 && self.sent == 0
     }
 
-    /// What to add to a row of takes from `source`: what found no room can be of any asset.
-    pub(super) const fn on_top(&self, source: &abi::ObjectKey) -> u64 {
-        if source.dev == abi::DEV_ASSET { self.taken } else { 0 }
+    /// What to add to a row of takes from `source`: what found no room can be of any asset of a mark.
+    pub(super) fn on_top(&self, source: &abi::ObjectKey) -> u64 {
+        if matches!(reading::source(source), Source::Mark(_)) { self.taken } else { 0 }
     }
 
     /// Taken from every asset that the holder touched, and gone to places that nobody listed. `takes` are the rows of `key`.
@@ -71,10 +71,11 @@ impl Beyond {
     ) {
         let (holder, assets) = (reading::holder(key), AssetSet(self.assets));
         if self.taken != 0 {
-            for asset in assets.iter() {
-                let key = abi::ObjectKey { dev: abi::DEV_ASSET, generation: 0, ino: u64::from(asset.0) };
+            for mark in assets.marks() {
+                let ino = u64::from(abi::ANY_ASSET) + u64::from(mark.0);
+                let key = abi::ObjectKey { dev: abi::DEV_ASSET, generation: 0, ino };
                 let bytes = takes.get(&key).copied().unwrap_or(0).saturating_add(self.taken);
-                readings.push(Reading::Take { holder, source: Source::Asset(asset), bytes, at });
+                readings.push(Reading::Take { holder, source: Source::Mark(mark), bytes, at });
             }
         }
         for (sink, bytes) in [(SinkKey::FILE_BEYOND, self.put), (SinkKey::PEER_BEYOND, self.sent)] {
@@ -128,19 +129,21 @@ mod tests {
     #[test]
     fn what_found_no_room_counts_for_each_asset_and_as_gone() {
         let beyond = Beyond { assets: 0b11, taken: 100, put: 30, sent: 0 };
-        let first = abi::ObjectKey { dev: abi::DEV_ASSET, generation: 0, ino: 0 };
+        let first = abi::ObjectKey { dev: abi::DEV_ASSET, generation: 0, ino: u64::from(abi::ANY_ASSET) };
         let mut readings = Vec::new();
         beyond.tell(&HOLDER, &HashMap::from([(first, 5)]), BootNs(9), &mut readings);
         let told: Vec<(Option<u8>, u64)> = readings
             .iter()
             .map(|reading| match reading {
-                Reading::Take { source: Source::Asset(asset), bytes, .. } => (Some(asset.0), *bytes),
+                Reading::Take { source: Source::Mark(mark), bytes, .. } => (Some(mark.0), *bytes),
                 Reading::Flow { sink: SinkKey::FILE_BEYOND, bytes, .. } => (None, *bytes),
                 other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(told, [(Some(0), 105), (Some(1), 100), (None, 30)]);
         assert_eq!((beyond.on_top(&first), beyond.on_top(&abi::ObjectKey { dev: 1, ..first })), (100, 0));
+        // The asset's own row is another source, to which that is added.
+        assert_eq!(beyond.on_top(&abi::ObjectKey { ino: 0, ..first }), 0);
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Seen {
     }
 }
 
-const CANARY: AssetId = AssetId(abi::CANARY_ASSET as u8);
+const CANARY: AssetId = AssetId(abi::CANARY_ASSET as u16);
 
 impl Canary {
     /// Looks for it in what was read.
@@ -318,13 +318,13 @@ mod tests {
         HolderId { tgid, exec: 2, start: BootNs(1) }
     }
 
-    fn take(tgid: u32, asset: u32, bytes: u64) -> Reading {
-        let source = Source::Asset(AssetId(asset as u8));
+    fn take(tgid: u32, asset: AssetId, bytes: u64) -> Reading {
+        let source = Source::Asset(asset);
         Reading::Take { holder: holder(tgid), source, bytes, at: BootNs(1) }
     }
 
     fn flow(tgid: u32, sink: SinkKey, bytes: u64) -> Reading {
-        let assets = AssetSet(1 << abi::CANARY_ASSET);
+        let assets = AssetSet::default().with(CANARY);
         Reading::Flow { holder: holder(tgid), sink, magic: 0, assets, bytes, at: BootNs(1) }
     }
 
@@ -335,15 +335,15 @@ mod tests {
         assert_eq!(seen.missing(), Some("sys_exit"));
         // Of another process, another asset, and too few.
         for not in [
-            take(8, 63, BYTES),
-            take(PID, 0, BYTES),
-            take(PID, 63, 4095),
+            take(8, CANARY, BYTES),
+            take(PID, AssetId(63), BYTES),
+            take(PID, CANARY, 4095),
             flow(8, SinkKey::File(object), BYTES),
         ] {
             seen.see(&not, PID);
         }
         assert_eq!(seen, Seen { exec: true, ..Seen::default() });
-        seen.see(&take(PID, 63, BYTES), PID);
+        seen.see(&take(PID, CANARY, BYTES), PID);
         seen.see(&flow(PID, SinkKey::File(object), BYTES), PID);
         assert_eq!(seen.missing(), Some("sock_send_length"));
         seen.see(&flow(PID, SinkKey::Process(object), BYTES), PID);

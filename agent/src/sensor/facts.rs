@@ -31,7 +31,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Fact> {
         abi::FACT_OBJECT => {
             let fact: abi::ObjectFact = copy(bytes)?;
             Some(Fact::Reading(Reading::Object {
-                asset: AssetId(u8::try_from(fact.asset).ok()?),
+                asset: AssetId(u16::try_from(fact.asset).ok()?),
                 object: reading::object(&fact.key),
                 size: fact.size,
                 path: path(&fact.path),

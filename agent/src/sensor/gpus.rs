@@ -185,7 +185,7 @@ fn shares(actor: &User, victim: &User) -> bool {
 
 fn held(maps: &Maps, user: HolderKey) -> Result<u64, SensorError> {
     let value = row(&maps.holders, user)?;
-    Ok(value.map_or(0, |Raw(value)| value.spreads & !(1 << abi::CANARY_ASSET)))
+    Ok(value.map_or(0, |Raw(value)| value.spreads & !(1 << abi::ASSET_MARKS)))
 }
 
 fn act(shared: &Shared) -> Reading {

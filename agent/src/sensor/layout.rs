@@ -8,8 +8,8 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Bytes that the text has room for.
-pub(super) const TEXT_BYTES: usize = 1 << 16;
+/// Bytes that the text has room for: 260 for each of [`abi::MAX_ASSETS`].
+pub(super) const TEXT_BYTES: usize = 1 << 18;
 
 /// An asset as the maps know it: its index is its place in the list. Opaque here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,8 @@ impl Layout {
         Self { abi: sizes(), boot, programs, assets }
     }
 
-    /// Whether maps of this layout can be used by an agent of the layout `now`; the assets that are new to them, as a set.
+    /// Whether maps of this layout can be used by an agent of the layout `now`; the assets that are new to them, as a set: whoever shares a
+    /// mark with one of those is looked at with it.
     ///
     /// # Errors
     ///
@@ -70,7 +71,7 @@ impl Layout {
         let mut added = 0;
         for (index, label) in now.assets.iter().enumerate() {
             let Some(was) = self.assets.get(index) else {
-                added |= 1 << index;
+                added |= 1 << abi::asset_mark(index as u32);
                 continue;
             };
             if was.name != label.name {
@@ -80,7 +81,7 @@ impl Layout {
                 return Err(Mismatch::PathGone(label.name.clone(), gone.clone()));
             }
             if label.paths.len() > was.paths.len() {
-                added |= 1 << index;
+                added |= 1 << abi::asset_mark(index as u32);
             }
         }
         Ok(added)

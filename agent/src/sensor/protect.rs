@@ -110,8 +110,14 @@ impl Sensor {
         kind: u32,
     ) -> Result<(), SensorError> {
         let index = u32::from(asset.0);
-        let value =
-            abi::ObjectValue { assets: 1 << (index & 63), kind, asset: index, seen: 0, held: 0, fed: 0 };
+        let value = abi::ObjectValue {
+            assets: 1 << abi::asset_mark(index),
+            kind,
+            asset: index,
+            seen: 0,
+            held: 0,
+            fed: 0,
+        };
         self.maps.objects.insert(Raw(identity.key), Raw(value), 0)?;
         let stored = match self.maps.devices.get(&identity.key.dev, 0) {
             Ok(stored) => stored,

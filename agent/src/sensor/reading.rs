@@ -4,7 +4,7 @@
 
 use agent_ebpf as abi;
 
-use crate::event::{AssetId, AssetSet, BootNs, Dev, HolderId, Loss, ObjectId, Proto, SinkKey, Source};
+use crate::event::{AssetId, AssetSet, BootNs, Dev, HolderId, Loss, Mark, ObjectId, Proto, SinkKey, Source};
 
 /// One statement. Byte counts are cumulative and never fall.
 #[derive(Clone, Debug)]
@@ -196,8 +196,15 @@ pub(super) const fn object_key(object: &ObjectId) -> abi::ObjectKey {
 }
 
 pub(super) fn source(key: &abi::ObjectKey) -> Source {
-    match (key.dev, u8::try_from(key.ino)) {
-        (abi::DEV_ASSET, Ok(asset)) => Source::Asset(AssetId(asset)),
+    const ANY: u16 = abi::ANY_ASSET as u16;
+    const GROWN: u16 = abi::GROWN_ASSET as u16;
+    const MARKS: u16 = 64;
+    match (key.dev, u16::try_from(key.ino)) {
+        (abi::DEV_ASSET, Ok(asset @ 0..ANY)) => Source::Asset(AssetId(asset)),
+        (abi::DEV_ASSET, Ok(any)) if any - ANY < MARKS => Source::Mark(Mark((any - ANY) as u8)),
+        (abi::DEV_ASSET, Ok(grown @ GROWN..)) if grown - GROWN < MARKS => {
+            Source::Grown(Mark((grown - GROWN) as u8))
+        }
         _ => Source::Carrier(object(key)),
     }
 }
@@ -289,6 +296,19 @@ mod tests {
                 proto: Proto::Tcp
             }
         );
+    }
+
+    #[test]
+    fn an_asset_and_some_asset_of_a_mark_are_told_apart() {
+        let of = |ino| source(&abi::ObjectKey { dev: abi::DEV_ASSET, generation: 0, ino });
+        assert_eq!(of(63), Source::Asset(AssetId(63)));
+        assert_eq!(of(1023), Source::Asset(AssetId(1023)));
+        assert_eq!(of(1024), Source::Mark(Mark(0)));
+        assert_eq!(of(1024 + 63), Source::Mark(Mark(63)));
+        assert_eq!(of(2048 + 62), Source::Grown(Mark(62)));
+        for unknown in [1024 + 64, 2047, 2048 + 64, u64::from(u16::MAX) + 1, u64::MAX] {
+            assert!(matches!(of(unknown), Source::Carrier(_)), "{unknown}");
+        }
     }
 
     #[test]

@@ -105,5 +105,5 @@ impl Sensor {
     }
 }
 
-/// A scan that charges somebody for what he has open charges nobody for an asset's own files: no configured asset has this bit.
-pub(super) const CHARGES_NO_ASSET: u64 = 1 << abi::CANARY_ASSET;
+/// A scan that charges somebody for what he has open charges nobody for an asset's own files: no configured asset has this mark.
+pub(super) const CHARGES_NO_ASSET: u64 = 1 << abi::ASSET_MARKS;

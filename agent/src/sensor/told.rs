@@ -107,7 +107,7 @@ impl Told {
 
     /// Everything that the ledger had concluded.
     pub(super) fn conclusions(&self) -> Result<Conclusions, SensorError> {
-        let asset = |asset: u64| u8::try_from(asset).ok().map(AssetId);
+        let asset = |asset: u64| u16::try_from(asset).ok().map(AssetId);
         let mut all = Conclusions::default();
         for (key, Raw(value)) in rows(&self.taken, ROWS as usize * 2)? {
             let Some(asset) = asset(key.asset) else { continue };

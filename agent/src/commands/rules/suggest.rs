@@ -222,8 +222,8 @@ mod tests {
     use super::*;
     use crate::{
         event::{
-            Asset, AssetId, AssetKind, AssetSet, BootNs, Control, Dev, Event, HolderId, ObjectId, Process,
-            Proto, Sink, SinkKey, SinkKind, Source,
+            Asset, AssetId, AssetKind, AssetList, AssetSet, BootNs, Control, Dev, Event, HolderId, ObjectId,
+            Process, Proto, Sink, SinkKey, SinkKind, Source,
         },
         recording::{Header, Reader, Writer, fixtures::header},
         rules::RuleSet,
@@ -265,7 +265,7 @@ mod tests {
             };
             write(Event::Process { holder, process: Arc::new(process) }, second);
             let source = Source::Asset(AssetId(0));
-            write(Event::Take { holder, source, bytes: 5 * GIB, listed: AssetSet(0), at }, second);
+            write(Event::Take { holder, source, bytes: 5 * GIB, listed: AssetList::default(), at }, second);
             for (to, bytes) in *flows {
                 let (key, sink) = if let Ok(ip) = to.parse() {
                     let sink = Sink {

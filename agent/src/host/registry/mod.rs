@@ -215,7 +215,7 @@ impl Registry {
             let sum = bytes.entry(entry.asset).or_default();
             *sum = sum.saturating_add(entry.size);
         }
-        (0_u8..)
+        (0_u16..)
             .zip(&config.assets)
             .map(|(index, asset)| Asset {
                 id: AssetId(index),

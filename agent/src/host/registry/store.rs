@@ -127,7 +127,7 @@ impl Serialize for Files<'_> {
 fn entry(stored: Stored<'_>, config: &Config) -> Option<Entry> {
     let asset = config.assets.iter().position(|asset| asset.name == stored.asset)?;
     Some(Entry {
-        asset: AssetId(u8::try_from(asset).ok()?),
+        asset: AssetId(u16::try_from(asset).ok()?),
         path: Path::new(&*stored.path).into(),
         object: Object { dev: Dev(stored.dev), ino: stored.ino, generation: stored.generation },
         size: stored.size,

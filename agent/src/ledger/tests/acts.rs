@@ -10,7 +10,7 @@ fn channel(kind: ActKind) -> Act {
 impl Scene {
     fn does(&mut self, holder: HolderId, kind: ActKind) -> usize {
         let at = BootNs(self.now);
-        let event = Event::Act { holder, act: channel(kind), assets: ONLY_A, at };
+        let event = Event::Act { holder, act: channel(kind), assets: list(&[A]), at };
         acts(&self.apply(event))
     }
 }

@@ -47,11 +47,13 @@ fn a_reader_list_holds_for_every_source() {
     let (reader, child, other) = (holder(2), holder(3), holder(4));
     let from_pipe = Source::Carrier(object(14, 1));
     let at = BootNs(s.now);
-    let mut take = |holder, source, listed| s.apply(Event::Take { holder, source, bytes: MB, listed, at });
+    let mut take = |holder, source, listed: &[AssetId]| {
+        s.apply(Event::Take { holder, source, bytes: MB, listed: list(listed), at })
+    };
     let judged = |records: Vec<Record>| records.iter().map(|r| (r.asset.id, r.listed)).collect::<Vec<_>>();
-    assert_eq!(judged(take(reader, from_pipe, ONLY_A)), [(A, true)]);
-    assert_eq!(judged(take(other, from_pipe, ONLY_B)), [(A, false)]);
-    take(child, Source::Parent(reader), ONLY_A);
+    assert_eq!(judged(take(reader, from_pipe, &[A])), [(A, true)]);
+    assert_eq!(judged(take(other, from_pipe, &[B])), [(A, false)]);
+    take(child, Source::Parent(reader), &[A]);
     assert_eq!(judged(s.put(child, usb(1), ONLY_A, 10)), [(A, true)]);
 }
 

@@ -4,14 +4,15 @@ mod acts;
 mod bounds;
 mod carriers;
 mod forget;
+mod marks;
 mod reference;
 
 use std::sync::Arc;
 
 use super::{Ledger, Limits, lineage};
 use crate::event::{
-    Asset, AssetId, AssetKind, AssetSet, BootNs, Dev, Edge, Event, HolderId, ObjectId, Process, Proto,
-    Record, RecordKind, SinkKey, Source,
+    Asset, AssetId, AssetKind, AssetList, AssetSet, BootNs, Dev, Edge, Event, HolderId, ObjectId, Process,
+    Proto, Record, RecordKind, SinkKey, Source,
 };
 
 const KB: u64 = 1 << 10;
@@ -21,8 +22,9 @@ const A: AssetId = AssetId(0);
 const B: AssetId = AssetId(1);
 /// Not registered at first.
 const C: AssetId = AssetId(2);
+/// Shares its mark with A.
+const TWIN: AssetId = AssetId(63);
 const ONLY_A: AssetSet = AssetSet(1);
-const ONLY_B: AssetSet = AssetSet(2);
 const BOTH: AssetSet = AssetSet(3);
 
 fn holder(tgid: u32) -> HolderId {
@@ -84,7 +86,7 @@ impl Scene {
 
     fn take(&mut self, holder: HolderId, source: Source, bytes: u64) -> Vec<Record> {
         let at = BootNs(self.now);
-        self.apply(Event::Take { holder, source, bytes, listed: AssetSet::default(), at })
+        self.apply(Event::Take { holder, source, bytes, listed: AssetList::default(), at })
     }
 
     fn read(&mut self, holder: HolderId, asset: AssetId, bytes: u64) -> Vec<Record> {
@@ -122,6 +124,10 @@ impl Scene {
             .map(|r| r.bytes)
             .sum()
     }
+}
+
+fn list(assets: &[AssetId]) -> AssetList {
+    assets.iter().copied().collect()
 }
 
 fn scene() -> Scene {

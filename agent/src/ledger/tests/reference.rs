@@ -53,6 +53,8 @@ impl Reference {
                     let of = |id| taken.get(&(id, asset)).copied().unwrap_or(0);
                     let gives = match source {
                         Source::Asset(own) => u64::from(own == asset) * bytes,
+                        Source::Mark(mark) => u64::from(mark == asset.mark()) * bytes,
+                        Source::Grown(_) => panic!("not generated"),
                         Source::Parent(other) | Source::Reached(other) => bytes.min(of(other)),
                         Source::Carrier(object) => {
                             let writers: BTreeSet<HolderId> =
@@ -90,11 +92,12 @@ fn any_event() -> impl Strategy<Value = Event> {
     let id = || (1..5_u32).prop_map(holder);
     let key = prop_oneof![3 => any_carrier(), 1 => (0..2_u16).prop_map(peer), 1 => Just(SinkKey::Unmetered)];
     let source = prop_oneof![
-        (0..2_u8).prop_map(|asset| Source::Asset(AssetId(asset))),
+        prop_oneof![Just(A), Just(B)].prop_map(Source::Asset),
+        Just(Source::Mark(A.mark())),
         any_carrier().prop_map(|key| Source::Carrier(carrier_of(key).unwrap())),
     ];
     let take =
-        |(holder, source, bytes)| Event::Take { holder, source, bytes, listed: AssetSet(1), at: BootNs(1) };
+        |(holder, source, bytes)| Event::Take { holder, source, bytes, listed: list(&[A]), at: BootNs(1) };
     let read = (id(), source, 0..50_u64).prop_map(take);
     // A process has a larger number than its parent here, so that nobody is their own ancestor.
     let fork = (1..4_u32)
@@ -114,6 +117,16 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![4 => read, 2 => fork, 1 => reach, 6 => flow]
 }
 
+/// The same of an asset that shares its mark with A, in place of B, if `twin`.
+fn of_twin(twin: bool, event: Event) -> Event {
+    match event {
+        Event::Take { holder, source: Source::Asset(B), bytes, listed, at } if twin => {
+            Event::Take { holder, source: Source::Asset(TWIN), bytes, listed, at }
+        }
+        event => event,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -122,16 +135,18 @@ proptest! {
         events in prop::collection::vec(any_event(), 1..60),
         floor in 0..6_u64,
         sizes in prop::array::uniform2(prop::array::uniform2(0..80_u64)),
+        twin in any::<bool>(),
     ) {
+        let second = if twin { TWIN } else { B };
+        let events: Vec<Event> = events.into_iter().map(|event| of_twin(twin, event)).collect();
         let mut ledger = Ledger::new(floor);
         let mut reference = Reference { floor, ..Reference::default() };
         let mut records = Vec::new();
         let half = events.len() / 2;
-        let sized = |n: usize| (0..2_u8).map(move |a| {
-            let [first, more] = sizes[usize::from(a)];
+        let sized = |n: usize| [A, second].into_iter().zip(sizes).map(move |(id, [first, more])| {
             Event::Asset(Arc::new(Asset {
-                id: AssetId(a),
-                name: a.to_string(),
+                id,
+                name: id.0.to_string(),
                 kind: AssetKind::Weights,
                 bytes: if n == 0 { first } else { first + more },
                 most: 0,
@@ -149,7 +164,7 @@ proptest! {
         }
         let taken = reference.taken();
         for id in (1..5).map(holder) {
-            for asset in [A, B] {
+            for asset in [A, second] {
                 let expected = taken.get(&(id, asset)).copied().unwrap_or(0);
                 prop_assert_eq!(ledger.taken(id, asset), expected, "taken by {:?} of {:?}", id, asset);
                 let keys: BTreeMap<Domain, SinkKey> =
@@ -198,7 +213,7 @@ proptest! {
             holder: late,
             source: Source::Carrier(object(dev, ino)),
             bytes,
-            listed: AssetSet::default(),
+            listed: AssetList::default(),
             at: later,
         });
         for event in [A, B].map(asset).into_iter().chain(events) {

@@ -252,9 +252,9 @@ impl Carriers {
             })
             .collect();
         let Some(most) = contents.iter().map(|content| content.bytes).max() else { return Ok(()) };
-        let assets = contents.iter().fold(0, |set, content| set | 1 << content.asset.0);
+        let assets = contents.iter().fold(AssetSet::default(), |set, content| set.with(content.asset));
         pipeline.recall(object, &row.path, &contents);
-        if !sensor.recall_carrier(object, AssetSet(assets), most)? {
+        if !sensor.recall_carrier(object, assets, most)? {
             self.unkept += 1;
         }
         Ok(())

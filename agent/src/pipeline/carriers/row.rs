@@ -14,7 +14,7 @@ const EDGES: usize = 16;
 const NAME: usize = 1024;
 const PATH: usize = 4096;
 const UUID: usize = 64;
-const ASSETS: usize = 63;
+const ASSETS: usize = agent_ebpf::MAX_ASSETS;
 
 /// What names a file over reboots. Its bytes order rows by filesystem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

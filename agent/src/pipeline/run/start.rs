@@ -231,7 +231,7 @@ fn protect(
     registry: &Registry,
 ) -> Result<(), Failure> {
     for (asset, configured) in config.assets.iter().enumerate() {
-        let asset = AssetId(u8::try_from(asset).context("more assets than an id can name")?);
+        let asset = AssetId(u16::try_from(asset).context("more assets than an id can name")?);
         for path in &configured.paths {
             let real = path.value.canonicalize().unwrap_or_else(|_| path.value.clone());
             if real.is_dir() {

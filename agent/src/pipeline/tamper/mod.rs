@@ -11,7 +11,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 pub(super) use self::look::SelfCheck;
 use super::Pipeline;
 use crate::{
-    event::{Act, ActKind, Asset, AssetSet, BootNs, Event, HolderId, Process, Record, RecordKind},
+    event::{Act, ActKind, Asset, AssetList, BootNs, Event, HolderId, Process, Record, RecordKind},
     sensor::{Tampered, Tampering},
 };
 
@@ -96,7 +96,7 @@ impl Pipeline {
             if holder != HolderId::HOST {
                 recorder.write(now, &Event::Process { holder, process: Arc::clone(&process) });
             }
-            let assets = AssetSet::default();
+            let assets = AssetList::default();
             recorder.write(now, &Event::Act { holder, act: act.clone(), assets, at: now });
         }
         // Past the ledger: it moves no bytes, and a process that only did this is no holder that anything would ever end.

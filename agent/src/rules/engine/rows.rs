@@ -187,7 +187,7 @@ pub(super) fn import(
 /// Until the next record says which asset it is: shares are of the size that it had.
 fn asset(row: &Row) -> Asset {
     Asset {
-        id: AssetId(u8::MAX),
+        id: AssetId(u16::MAX),
         name: row.asset.clone(),
         kind: AssetKind::Weights,
         bytes: row.asset_bytes,

@@ -52,7 +52,7 @@ pub(super) fn walk(
         visited: 0,
         problems: Vec::new(),
     };
-    for (id, asset) in (0_u8..).map(AssetId).zip(&config.assets) {
+    for (id, asset) in (0_u16..).map(AssetId).zip(&config.assets) {
         let before = walk.registry.files.len();
         let problems = walk.problems.len();
         // Links that lead from one path of the asset to another are followed by the walk itself.
