@@ -34,7 +34,7 @@ use crate::{UNFIT, build, setup, shell};
 /// For a load of 4 GiB on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 const ALERT_WITHIN: Duration = Duration::from_secs(10);
-/// Below the agent's limit of 64 assets.
+/// Each of them has a mark of its own.
 const ASSETS_PER_RUN: usize = 50;
 
 #[derive(clap::Args)]
@@ -290,11 +290,22 @@ impl Bench {
 
     /// Assets of one shard each, so that every trial has one of its own.
     fn assets(&self, folder: &str, count: usize, config: Config) -> Result<(Config, Vec<(String, Weights)>)> {
+        self.assets_of(2 * MIB, folder, count, config)
+    }
+
+    /// The same of `bytes` each.
+    fn assets_of(
+        &self,
+        bytes: u64,
+        folder: &str,
+        count: usize,
+        config: Config,
+    ) -> Result<(Config, Vec<(String, Weights)>)> {
         let base = self.controlled.path().join(folder);
         let (mut config, mut models) = (config, Vec::new());
         for number in 0..count {
             let name = format!("asset{number}");
-            let model = Weights::safetensors(&base.join(&name), 1, 2 * MIB, number as u64)?;
+            let model = Weights::safetensors(&base.join(&name), 1, bytes, number as u64)?;
             config = config.asset(&name, &model.dir);
             models.push((name, model));
         }

@@ -4,6 +4,7 @@
 //! labels are known, with 0: a counter that first appears already large contributes nothing to `increase()`, which would
 //! hide exactly the bulk copy. Label values are bounded; paths, pids, users and addresses are never among them.
 
+mod assets;
 pub mod http;
 mod process;
 mod ring;
@@ -19,11 +20,11 @@ use std::{
 use agent_ebpf::LOSSES;
 use jiff::{civil::Date, tz::TimeZone};
 use prometheus::{
-    CounterVec, Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-use self::{process::ProcessMetrics, ring::RingFill};
+use self::{assets::AssetSeries, process::ProcessMetrics, ring::RingFill};
 use crate::{
     alerts::Alert,
     event::{Asset, Control, Loss, Record, RecordKind},
@@ -98,10 +99,7 @@ pub struct Metrics {
     exception_matches: IntCounterVec,
     assets: IntGauge,
     asset_files: IntGauge,
-    asset_bytes: IntGaugeVec,
-    flow_bytes: IntCounterVec,
-    egress_bytes: IntCounterVec,
-    egress_window_bytes: IntGaugeVec,
+    of_assets: AssetSeries,
     ring_fill: RingFill,
     probe_runs: IntCounterVec,
     probe_seconds: CounterVec,
@@ -130,8 +128,6 @@ pub struct Metrics {
 /// Label values that have children.
 #[derive(Debug, Default)]
 struct Known {
-    /// By name, so that an asset that is registered again is counted once.
-    assets: BTreeSet<String>,
     rules: BTreeSet<String>,
     exceptions: BTreeSet<String>,
 }
@@ -222,27 +218,7 @@ impl Metrics {
             )?,
             assets: make.gauge("assets", "Registered assets.")?,
             asset_files: make.gauge("asset_files", "Files of all registered assets.")?,
-            asset_bytes: make.gauges(
-                "asset_bytes",
-                "Total size of an asset: what shares are shares of.",
-                &["asset"],
-            )?,
-            flow_bytes: make.counters(
-                "flow_bytes_total",
-                "Growth of bounds: bytes of an asset that can have moved, by control of where to.",
-                &["asset", "control"],
-            )?,
-            egress_bytes: make.counters(
-                "egress_bytes_total",
-                "The part of flow_bytes_total that left the host: to a peer, a removable medium or an unmetered channel.",
-                &["asset", "control"],
-            )?,
-            egress_window_bytes: make.gauges(
-                "egress_window_bytes",
-                "Sum of what of an asset may have left the host to uncontrolled places and unmetered channels within a window; \
-                 it outlives the agent and the boot.",
-                &["asset", "window"],
-            )?,
+            of_assets: AssetSeries::default(),
             ring_fill: RingFill::new(make.float(
                 "ringbuf_fill_ratio",
                 "The most of the ring of facts that one look emptied in the last minute or two; at 1 facts may be lost.",
@@ -432,15 +408,8 @@ impl Metrics {
 
     /// An asset was registered, or its size changed.
     pub fn set_asset(&self, asset: &Asset) {
-        let mut known = self.known();
-        known.assets.insert(asset.name.clone());
-        self.assets.set(gauge(known.assets.len() as u64));
-        drop(known);
-        set(&self.asset_bytes, &[&asset.name], asset.bytes);
-        for control in Control::ALL {
-            count(&self.flow_bytes, &[&asset.name, control.as_str()], 0);
-            count(&self.egress_bytes, &[&asset.name, control.as_str()], 0);
-        }
+        let registered = self.of_assets.set_bytes(&asset.name, asset.bytes);
+        self.assets.set(gauge(registered as u64));
     }
 
     /// Files of all assets together.
@@ -487,9 +456,7 @@ impl Metrics {
 
     /// Sums of what of an asset left, by window.
     pub fn set_egress_windows<'a>(&self, sums: impl IntoIterator<Item = (&'a str, &'static str, u64)>) {
-        for (asset, window, bytes) in sums {
-            set(&self.egress_window_bytes, &[asset, window], bytes);
-        }
+        self.of_assets.set_windows(sums);
     }
 
     /// One look took this part of the ring, at most 1.
@@ -535,11 +502,7 @@ impl Metrics {
     /// Counts a flow record; takes are no flows and change nothing.
     pub fn add_record(&self, record: &Record) {
         let (RecordKind::Flow, Some(sink)) = (record.kind, &record.sink) else { return };
-        let labels = [record.asset.name.as_str(), sink.control.as_str()];
-        count(&self.flow_bytes, &labels, record.bytes);
-        if sink.leaves_the_host() {
-            count(&self.egress_bytes, &labels, record.bytes);
-        }
+        self.of_assets.add(&record.asset.name, sink.control, record.bytes, sink.leaves_the_host());
     }
 
     /// A rule matched.
@@ -600,9 +563,10 @@ impl Metrics {
     pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
         self.process.refresh();
         self.ring_fill.show(Instant::now());
-        let mut text = Vec::with_capacity(64 << 10);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+        let mut text = String::with_capacity(64 << 10);
+        TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text)?;
+        self.of_assets.write(&mut text);
+        Ok(text.into_bytes())
     }
 
     /// The label of a rule: its id, while there is room.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 // The leading colons: this crate has a module of the same name.
 use ::tests::lab::{
-    MIB,
+    KIB, MIB,
     agent::Agent,
     alertmanager::{Alertmanager, Instance, PROGRAM, pair_that_waits},
     hook::{Hook, Post},
@@ -32,8 +32,8 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 const QUEUED_WITHIN: Duration = Duration::from_secs(180);
 /// Rules of the queue's pack: each stays below the number of findings from which on a rule's are folded.
 const RULES: u32 = 40;
-/// The most that an agent takes.
-const MOST_ASSETS: usize = 63;
+/// For how many a scrape has a goal.
+const SCRAPED_ASSETS: usize = 1000;
 
 impl Bench {
     /// From just before the write that crosses a line to the end of Alertmanager's post to its receiver. That is more than the
@@ -149,19 +149,27 @@ impl Bench {
         Ok(())
     }
 
-    /// One page of `/metrics` after the other, each over a connection of its own, of an agent with as many assets as it takes.
+    /// One page of `/metrics` after the other, each over a connection of its own, of an agent with many assets; and what such an
+    /// agent takes.
     pub(super) fn scrape(&self, rows: &mut Vec<row::Row>) -> Result<()> {
-        let (config, _models) = self.assets("scrape", MOST_ASSETS, self.config()?)?;
+        let (config, _models) = self.assets_of(64 * KIB, "scrape", SCRAPED_ASSETS, self.config()?)?;
         let agent = self.agent(config)?;
-        let mut all = Vec::new();
+        let (mut all, mut longest) = (Vec::new(), 0);
         for _ in 0..self.sizes.scrapes {
             let start = Instant::now();
             let (status, page) = agent.get("/metrics")?;
             all.push(start.elapsed().as_secs_f64() * 1e3);
             ensure!(status == 200 && !page.is_empty(), "/metrics answered {status}");
+            longest = longest.max(page.len());
         }
+        let resident = process::resident(agent.pid()).context("the agent is gone")?;
         agent.stop()?;
-        row::percentiles(rows, &format!("scrape, {MOST_ASSETS} assets"), "ms", all, "under 20")
+        let mut single = |name: &str, unit, value, asked| {
+            rows.push(row::Row::single(format!("{name}, {SCRAPED_ASSETS} assets"), unit, vec![value], asked));
+        };
+        single("page of metrics", "MiB", longest as f64 / MIB as f64, "");
+        single("memory after the scrapes", "MiB", resident as f64 / MIB as f64, "");
+        row::percentiles(rows, &format!("scrape, {SCRAPED_ASSETS} assets"), "ms", all, "under 20")
     }
 
     /// From the start of the process to its `ready`; each time with nothing that an earlier agent left.
