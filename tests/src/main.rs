@@ -56,6 +56,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::python", techniques::python::TESTS),
     ("techniques::i386", techniques::i386::TESTS),
     ("techniques::network", techniques::network::TESTS),
+    ("techniques::many", techniques::many::TESTS),
     ("techniques::names", techniques::names::TESTS),
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),

@@ -13,6 +13,7 @@ pub(crate) mod gpu;
 pub(crate) mod host_egress;
 pub(crate) mod i386;
 pub(crate) mod local_sockets;
+pub(crate) mod many;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod pace;

@@ -306,7 +306,7 @@ fn inode(path: &Path) -> u64 {
 }
 
 /// A child of the shell, or the shell itself once it has become the program.
-fn descendant(shell: &Identity, program: &str, cmdline: &str) -> Identity {
+pub(super) fn descendant(shell: &Identity, program: &str, cmdline: &str) -> Identity {
     Identity {
         pid: None,
         exe: which(program).unwrap_or_else(|| crate::world::skip(format_args!("needs {program}"))),
