@@ -64,6 +64,16 @@ impl Ledger {
         }
     }
 
+    /// An act that an earlier ledger knew: it was told there, or waits here on, for the assets that its doer has not taken yet. Nothing
+    /// is told, however many wait: the rows that they come from are limited.
+    pub fn restore_act(&mut self, holder: HolderId, act: Act, assets: &AssetList) {
+        let waits = |&asset: &AssetId| self.knows(asset) && !self.has(holder, asset, ANCESTORS);
+        let assets: AssetList = assets.iter().filter(waits).collect();
+        if act.kind.class() == ActClass::Channel && !assets.is_empty() {
+            self.waiting.push(Waiting { holder, act, assets });
+        }
+    }
+
     /// Whether somebody took something whose acts wait for it.
     pub(super) fn is_waited_for(&self, taker: Option<HolderId>, grown: &Grown) -> bool {
         let waits = |id: &HolderId| self.waiting.iter().any(|waiting| waiting.for_whom() == *id);
@@ -93,7 +103,8 @@ impl Ledger {
         self.waiting.retain(|waiting| self.holders.contains_key(&waiting.for_whom()));
     }
 
-    /// Whether a process has bytes of an asset from anywhere but what it heard.
+    /// Whether a process has bytes of an asset from anywhere but what it heard. What no source that is known gave it (an earlier agent's
+    /// conclusion, a parent that is gone) it has.
     fn has(&self, id: HolderId, asset: AssetId, ancestors: u32) -> bool {
         let Some(holder) = self.holders.get(&id) else { return false };
         let gives = |(source, intake): (&Source, &Intake)| {
@@ -110,7 +121,9 @@ impl Ledger {
                     | Source::Reached(_) => true,
                 }
         };
-        holder.sources.iter().any(gives)
+        let given = holder.sources.values().filter_map(|intake| intake.gives.get(&asset));
+        let given = given.fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
+        holder.taken.get(&asset).is_some_and(|taken| taken.total > given) || holder.sources.iter().any(gives)
     }
 
     /// One record for each asset that the act touched; for one that touched none (against the agent itself), one with the

@@ -18,7 +18,7 @@ use crate::{
         stores::{Stores, block_device_at},
         sysfs::{DeviceType, Devices},
     },
-    sensor::{SensedAct, Sensor, SensorError, StoreDevice},
+    sensor::{Reading, SensedAct, Sensor, SensorError, StoreDevice},
 };
 
 /// What lies below the assets, as far as the sensor was told of it.
@@ -203,7 +203,19 @@ impl Pipeline {
         if let Some(victim) = victim {
             self.introduce_if_new(victim, now);
         }
-        self.apply(Event::Act { holder, act: Act { kind, victim, target }, assets, at }, now);
+        let act = Act { kind, victim, target };
+        if self.restoring {
+            self.ledger.restore_act(holder, act, &assets);
+        } else {
+            self.apply(Event::Act { holder, act, assets, at }, now);
+        }
+    }
+
+    /// Takes the acts that an earlier agent had heard of: those that it could not tell yet wait on.
+    pub(super) fn restore_acts(&mut self, acts: Vec<Reading>, now: BootNs) {
+        self.restoring = true;
+        self.step(acts, now);
+        self.restoring = false;
     }
 
     /// Devices that show assets were set up, by `holder` if that is known.

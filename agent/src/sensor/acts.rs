@@ -5,7 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use agent_ebpf::{self as abi, acts::ActKey, acts::ReachKey};
+use agent_ebpf::{
+    self as abi,
+    acts::{ActKey, ActValue, ReachKey},
+};
 
 use super::{
     SensorError,
@@ -58,20 +61,15 @@ impl Acts {
         }
         for (key, Raw(value)) in rows(&maps.acts, WALK)? {
             let known = self.told.insert(key, value.assets);
-            if known == Some(value.assets) || value.first < told {
+            if known == Some(value.assets) || (known.is_none() && value.first < told) {
                 continue;
             }
-            let Some(act) = reading::act(key.kind, key.number) else {
+            let at = BootNs(if known.is_none() { value.first } else { value.last });
+            let Some(reading) = describe(&key, &value, at) else {
                 self.malformed += 1;
                 continue;
             };
-            readings.push(Reading::Act {
-                holder: reading::holder(&key.actor),
-                victim: (key.victim.tgid != 0).then(|| reading::holder(&key.victim)),
-                act,
-                assets: AssetSet(value.assets),
-                at: BootNs(if known.is_none() { value.first } else { value.last }),
-            });
+            readings.push(reading);
             // Whoever did only this is no holder: nothing would ever remove its row.
             if key.kind == abi::acts::ACT_MAPPER {
                 self.told.remove(&key);
@@ -81,6 +79,21 @@ impl Acts {
         self.gpus.look(maps, told, &mut readings)?;
         // A row can be seen a moment after its time was taken.
         maps.set_shared(abi::SHARED_ACTS_TOLD, now.saturating_sub(MOMENT))?;
+        Ok(readings)
+    }
+
+    /// What an earlier agent had heard of, with the assets that it touches by now; [`Acts::look`] tells of the rest.
+    pub(super) fn past(&mut self, maps: &Maps) -> Result<Vec<Reading>, SensorError> {
+        let told = maps.shared(abi::SHARED_ACTS_TOLD)?;
+        let mut readings = Vec::new();
+        for (key, Raw(value)) in rows(&maps.acts, WALK)? {
+            if value.first < told
+                && let Some(reading) = describe(&key, &value, BootNs(value.first))
+            {
+                self.told.insert(key, value.assets);
+                readings.push(reading);
+            }
+        }
         Ok(readings)
     }
 
@@ -98,4 +111,15 @@ impl Acts {
         }
         Ok(())
     }
+}
+
+/// `None` for a kind that is not known.
+fn describe(key: &ActKey, value: &ActValue, at: BootNs) -> Option<Reading> {
+    Some(Reading::Act {
+        holder: reading::holder(&key.actor),
+        victim: (key.victim.tgid != 0).then(|| reading::holder(&key.victim)),
+        act: reading::act(key.kind, key.number)?,
+        assets: AssetSet(value.assets),
+        at,
+    })
 }

@@ -254,6 +254,16 @@ impl Sensor {
         self.drain.past(&self.maps)
     }
 
+    /// The acts that the earlier agent had heard of, with all assets that they touch by now: nobody knows with which they were told. The
+    /// first [`Sensor::drain`] tells of those since.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn past_acts(&mut self) -> Result<Vec<Reading>, SensorError> {
+        self.drain.past_acts(&self.maps)
+    }
+
     /// From now on a later agent can take over: everything is protected, proved and scanned.
     ///
     /// # Errors

@@ -405,7 +405,7 @@ fn lines(scene: &mut Scene<'_>) -> usize {
 }
 
 /// Waits until what was said so far is kept: two more checkpoints than there were.
-fn committed(scene: &mut Scene<'_>) {
+pub(super) fn committed(scene: &mut Scene<'_>) {
     let count = |scene: &mut Scene<'_>| {
         let samples = scene.agent().metrics().unwrap_or_else(|error| panic!("{error:#}"));
         metrics::sum(&samples, "weighbridge_checkpoints_total", &[]).expect("checkpoints are counted")

@@ -7,6 +7,7 @@ pub(crate) mod reboot;
 pub(crate) mod reload;
 pub(crate) mod service;
 pub(crate) mod state;
+pub(crate) mod waiting;
 
 use std::{fs, process::Command};
 

@@ -1,7 +1,7 @@
 //! Acts of who holds something in the kernel's eyes and took nothing in the ledger's.
 
 use super::*;
-use crate::event::{Act, ActKind};
+use crate::event::{Act, ActKind, Conclusions};
 
 fn channel(kind: ActKind) -> Act {
     Act { kind, victim: None, target: None }
@@ -66,4 +66,53 @@ fn an_act_that_is_no_channel_does_not_wait() {
     let mut scene = scene();
     let suspect = scene.exec(1, "/bin/suspect");
     assert_eq!(scene.does(suspect, ActKind::RawDevice), 1);
+}
+
+#[test]
+fn an_act_that_waited_waits_on_in_the_next_ledger() {
+    let mut scene = scene();
+    let (server, listener) = (scene.exec(1, "/bin/server"), scene.exec(2, "/bin/dump"));
+    scene.read(server, A, GB);
+    scene.put(server, network(), ONLY_A, GB);
+    scene.drain(listener, network(), GB);
+    scene.ledger.restore_act(listener, channel(ActKind::Packet), &list(&[A, B]));
+    assert_eq!(acts(&scene.drain(listener, network(), 2 * GB)), 0);
+    assert_eq!(acts(&scene.read(listener, A, MB)), 1);
+    assert_eq!(acts(&scene.read(listener, B, MB)), 1);
+    assert_eq!(acts(&scene.read(listener, B, 2 * MB)), 0);
+}
+
+#[test]
+fn an_act_that_was_told_is_not_told_by_the_next_ledger() {
+    let mut scene = scene();
+    let cp = scene.exec(1, "/bin/cp");
+    scene.read(cp, A, MB);
+    scene.ledger.restore_act(cp, channel(ActKind::Packet), &list(&[A]));
+    scene.ledger.restore_act(cp, channel(ActKind::RawDevice), &list(&[A]));
+    assert_eq!(acts(&scene.read(cp, A, 2 * MB)), 0);
+}
+
+#[test]
+fn who_has_what_only_an_earlier_ledger_can_explain_is_told_of_at_once() {
+    let mut scene = scene();
+    let (parent, child) = (holder(1), scene.exec(2, "/bin/child"));
+    let taken = vec![(parent, A, Some((GB, GB))), (child, A, Some((0, GB)))];
+    scene.ledger.restore(&Conclusions { taken, caps: Vec::new() });
+    scene.take(child, Source::Parent(parent), GB);
+    scene.ledger.restored(BootNs(scene.now));
+    assert_eq!(scene.does(child, ActKind::Packet), 1);
+    let listener = scene.exec(3, "/bin/dump");
+    assert_eq!(scene.does(listener, ActKind::Packet), 0);
+}
+
+#[test]
+fn as_many_wait_as_waited_before() {
+    let mut scene = scene();
+    let many = 3000;
+    for tgid in 1..=many {
+        let suspect = scene.exec(tgid, "/bin/suspect");
+        scene.ledger.restore_act(suspect, channel(ActKind::Xdp), &list(&[A]));
+    }
+    assert_eq!(acts(&scene.read(holder(many), A, MB)), 1);
+    assert_eq!(acts(&scene.read(holder(1), A, MB)), 1);
 }

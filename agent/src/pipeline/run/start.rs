@@ -176,8 +176,12 @@ impl Agent {
         }
         protect(&mut sensor, &mut pipeline, &config, &registry)?;
         let table = Arc::clone(pipeline.destinations.classifier().table());
-        checkpoint.recall(&mut pipeline, &mut sensor).map_err(Unfit::from)?;
         pipeline.below.refresh(&mut sensor, &table, &registry).map_err(Unfit::from)?;
+        if sensor.is_pinned() {
+            // Once devices have names, and before anybody takes more.
+            pipeline.restore_acts(sensor.past_acts().map_err(Unfit::from)?, now);
+        }
+        checkpoint.recall(&mut pipeline, &mut sensor).map_err(Unfit::from)?;
         sensor.scan_existing().map_err(Unfit::from)?;
         if config.pin {
             sensor.settle().map_err(Unfit::from)?;

@@ -23,6 +23,11 @@ pub struct Past {
 }
 
 impl Drain {
+    /// See [`crate::sensor::Sensor::past_acts`].
+    pub(in crate::sensor) fn past_acts(&mut self, maps: &Maps) -> Result<Vec<Reading>, SensorError> {
+        self.acts.past(maps)
+    }
+
     /// See [`crate::sensor::Sensor::past`].
     pub(in crate::sensor) fn past(&mut self, maps: &Maps) -> Result<Past, SensorError> {
         let Some(told) = &self.told else { return Ok(Past::default()) };
