@@ -66,7 +66,7 @@ pub struct Facts {
 #[derive(Debug)]
 pub enum Found {
     Here(Facts),
-    /// Removed, and nobody has it open.
+    /// Removed, and nobody has it open; or on a disk that cannot be read, see [`super::volumes::Volumes::vouch`].
     Gone,
     /// Not known: the filesystem has no handles, or the kernel does not let us use them.
     Unknown,
@@ -83,7 +83,6 @@ pub fn find(root: &File, fstype: &str, name: Name) -> Found {
             Ok(facts) if facts.ino == name.ino => Found::Here(facts),
             _ => Found::Unknown,
         },
-        // It is also what the kernel says of an inode that it cannot read.
         Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Found::Gone,
         Err(_) => Found::Unknown,
     }

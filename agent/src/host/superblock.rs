@@ -3,7 +3,9 @@
 //!
 //! Strict parsers for ext2/3/4, XFS, btrfs, vfat and exFAT. This file must not know of mounts or of what is controlled.
 
-use std::{fs::File, os::unix::fs::FileExt as _};
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 /// Bytes from the start of the device that hold every superblock we know (btrfs: at 64 KiB).
 const LENGTH: usize = (64 << 10) + 4096;
@@ -25,13 +27,30 @@ pub fn read(device: &File) -> Option<Superblock> {
         match device.read_at(&mut bytes[filled..], filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // A small or a damaged device: what was read may still hold a superblock.
             Err(_) => break,
         }
     }
     bytes.truncate(filled);
     parse(&bytes)
+}
+
+/// The same past the page cache, so that the device itself answers; `device` is opened for this alone.
+///
+/// # Errors
+///
+/// When the device cannot be read, or not so.
+pub fn read_direct(device: &File) -> io::Result<Option<Superblock>> {
+    /// No device has larger blocks.
+    const ALIGNED: usize = 4096;
+    fcntl_setfl(device, fcntl_getfl(device)? | OFlags::DIRECT)?;
+    let mut room = vec![0; LENGTH + ALIGNED];
+    let from = room.as_ptr().align_offset(ALIGNED).min(ALIGNED);
+    let bytes = &mut room[from..from + LENGTH];
+    // A device that has less gives less.
+    let filled = device.read_at(bytes, 0)?;
+    Ok(parse(&bytes[..filled]))
 }
 
 /// Parses the first 68 KiB of a device; fewer bytes are allowed.

@@ -95,6 +95,14 @@ impl Volumes {
         mounts.into_iter().find_map(sysfs::root_of)
     }
 
+    /// Whether a filesystem of which `root` is open answers for what it says is gone; see [`Devices::vouch`].
+    #[must_use]
+    pub fn vouch(&self, devices: &Devices, dev: Dev, root: &File) -> bool {
+        let Some(volume) = self.known.get(&dev).filter(|volume| volume.is_mounted) else { return false };
+        let mount = self.table.all_of(dev).find(|mount| mount.visible && sysfs::is_on(root, mount));
+        mount.is_some_and(|mount| devices.vouch(mount, root, &volume.uuid))
+    }
+
     /// Where a path of the filesystem is seen.
     #[must_use]
     pub fn locate(&self, dev: Dev, fs_relative: &str) -> Option<PathBuf> {
@@ -105,6 +113,8 @@ impl Volumes {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -126,5 +136,42 @@ mod tests {
         assert!(volumes.root(root.dev).is_none());
         let again = volumes.refresh(&Devices::default(), &table);
         assert!(again.contains(volume), "it came back");
+    }
+
+    /// A filesystem answers for what is gone while its disk is there, and not once that is not: the kernel says the same then of
+    /// each of its files.
+    #[test]
+    fn a_disk_that_is_gone_answers_for_nothing() {
+        let run = |tool: &str, arguments: &[&str]| {
+            Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        for (fstype, megabytes) in [("ext4", 16), ("xfs", 320), ("btrfs", 128)] {
+            let scratch = tempfile::tempdir().unwrap();
+            let (image, point) = (scratch.path().join("image"), scratch.path().join("point"));
+            std::fs::create_dir(&point).unwrap();
+            File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+            let [disk, at] = [&image, &point].map(|path| path.to_str().unwrap());
+            if !run(&format!("mkfs.{fstype}"), &["-q", disk])
+                || !run("mount", &["-t", fstype, "-o", "loop", disk, at])
+            {
+                eprintln!("skipped: needs mkfs.{fstype}, root, and a loop device");
+                continue;
+            }
+            let result = std::panic::catch_unwind(|| {
+                let table = Arc::new(MountTable::read().unwrap());
+                let mount = table.at(&point).unwrap().clone();
+                let mut volumes = Volumes::default();
+                volumes.refresh(&Devices::default(), &table);
+                let root = volumes.root(mount.dev).unwrap();
+                let vouch = || volumes.vouch(&Devices::default(), mount.dev, &root);
+                assert!(vouch(), "{fstype}");
+                let uuid = volumes.of(mount.dev).unwrap().uuid.to_string();
+                assert!(!Devices::default().vouch(&mount, &root, "0123-4567"), "{fstype} is not {uuid}");
+                File::options().write(true).open(&image).unwrap().set_len(0).unwrap();
+                assert!(!vouch(), "{fstype} without its disk");
+            });
+            assert!(run("umount", &[at]));
+            result.unwrap();
+        }
     }
 }

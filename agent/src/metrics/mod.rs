@@ -117,6 +117,7 @@ pub struct Metrics {
     state_failed: IntCounter,
     state_bytes: IntGauge,
     copies_kept: IntGauge,
+    copies_doubted: IntCounter,
     checkpoints: IntCounter,
     scan_duration: Gauge,
     scan_timestamp: Gauge,
@@ -296,6 +297,10 @@ impl Metrics {
                 "copies_kept",
                 "Files outside of assets that can hold asset bytes and are known to the next start, also after a reboot.",
             )?,
+            copies_doubted: make.counter(
+                "copies_doubted_total",
+                "Times that a filesystem said of a copy that it is gone and could not answer for it: the copy is kept.",
+            )?,
             scan_duration: make.float(
                 "inventory_scan_duration_seconds",
                 "How long the last scan for assets took.",
@@ -445,6 +450,11 @@ impl Metrics {
     pub fn set_state_size(&self, bytes: u64, copies: usize) {
         self.state_bytes.set(gauge(bytes));
         self.copies_kept.set(gauge(copies as u64));
+    }
+
+    /// Times since the start that a copy was said to be gone and is kept.
+    pub fn set_copies_doubted(&self, times: u64) {
+        self.copies_doubted.inc_by(times.saturating_sub(self.copies_doubted.get()));
     }
 
     /// A scan for assets that has just ended took this long.

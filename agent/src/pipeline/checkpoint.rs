@@ -224,6 +224,7 @@ impl Checkpoint {
         self.conclusions.taken.append(&mut taken);
         self.conclusions.caps.append(&mut caps);
         self.carriers.note(&self.conclusions);
+        metrics.set_copies_doubted(self.carriers.doubted());
         let sizes = sizes(pipeline);
         if pipeline.moved || self.carriers.is_dirty() || self.sizes != sizes {
             pipeline.moved = false;

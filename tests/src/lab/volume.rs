@@ -154,6 +154,12 @@ impl Volume {
         &self.mount
     }
 
+    /// The file that it lies on.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
     #[must_use]
     pub const fn fstype(&self) -> &'static str {
         self.fstype

@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_copy_is_sent_after_unload", a_copy_is_sent_after_unload),
     ("a_volume_comes_later", a_volume_comes_later),
     ("a_volume_is_pulled_out_and_put_in", a_volume_is_pulled_out_and_put_in),
+    ("a_volume_that_cannot_be_read_keeps_its_copies", a_volume_that_cannot_be_read),
     ("a_volume_is_mounted_for_a_moment", a_volume_is_mounted_for_a_moment),
     ("an_inode_is_used_again", an_inode_is_used_again),
     ("a_removed_copy_is_forgotten", a_removed_copy_is_forgotten),
@@ -170,6 +171,35 @@ fn a_volume_is_pulled_out_and_put_in(w: &mut World) {
     let first = Expected::copy_on(&scene, &volume, &cp, &copy, 12 * MIB);
     renumber(&mut volume, &scene);
     came_back(&mut scene, 1);
+    let expected = [first, sent(&scene, &copy)];
+    scene.expect(&expected);
+}
+
+/// The disk is pulled out while it is mounted: the kernel says of each file that it is gone, until the disk is back.
+fn a_volume_that_cannot_be_read(w: &mut World) {
+    let mut volume = w.volume("ext4");
+    let mut scene = w.scene();
+    // Far from the root's inode, which mounting reads with its neighbours.
+    fs::create_dir(volume.path().join("deep")).expect("a folder can be made");
+    let copy = volume.path().join("deep/copy");
+    let cp = copied(&mut scene, &copy);
+    let first = Expected::copy_on(&scene, &volume, &cp, &copy, 12 * MIB);
+    scene.stop();
+    volume.take_out().unwrap_or_else(|error| panic!("{error:#}"));
+    let (image, saved) = (volume.image().to_path_buf(), scene.work.join("saved.img"));
+    scene.run(Command::new("cp").args(["--sparse=always"]).arg(&image).arg(&saved));
+    volume.put_in().unwrap_or_else(|error| panic!("{error:#}"));
+    fs::File::options().write(true).open(&image).and_then(|image| image.set_len(0)).expect("an image");
+    scene.start();
+    let doubted = tests::lab::wait_for(PATIENCE, || {
+        let doubted = metrics::sum(&scene.metrics(), "weighbridge_copies_doubted_total", &[]);
+        (doubted.expect("doubts are counted") >= 2.0).then_some(())
+    });
+    assert!(doubted.is_some(), "nobody asked whether the disk is there");
+    volume.take_out().unwrap_or_else(|error| panic!("{error:#}"));
+    scene.run(Command::new("cp").args(["--sparse=always"]).arg(&saved).arg(&image));
+    volume.put_in().unwrap_or_else(|error| panic!("{error:#}"));
+    came_back(&mut scene, 2);
     let expected = [first, sent(&scene, &copy)];
     scene.expect(&expected);
 }

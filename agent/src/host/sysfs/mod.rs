@@ -1,12 +1,13 @@
 //! What `/sys` and `/dev` tell of a device: its name, whether it is removable, what lies beneath it; `encryption` says whether
-//! that is encrypted, `uuid` which filesystem is on it. It must not know what is controlled.
+//! that is encrypted, `uuid` which filesystem is on it, `alive` whether it can be read. It must not know what is controlled.
 
+mod alive;
 mod encryption;
 #[cfg(test)]
 mod tests;
 mod uuid;
 
-pub(super) use self::uuid::root_of;
+pub(super) use self::uuid::{is_on, root_of};
 
 use std::{
     fs,
@@ -121,8 +122,14 @@ impl Devices {
             return None;
         }
         let name = Path::new(&mount.source).strip_prefix("/dev").ok()?;
-        let facts = fs::metadata(self.dev.join(name)).ok()?;
-        facts.file_type().is_block_device().then(|| of_rdev(facts.rdev()))
+        if let Ok(facts) = fs::metadata(self.dev.join(name)) {
+            return facts.file_type().is_block_device().then(|| of_rdev(facts.rdev()));
+        }
+        // Where the agent sees no devices (`PrivateDevices=`).
+        let plain = name.components().count() == 1;
+        plain
+            .then(|| parse_number(&read_fact(&self.sys.join("class/block").join(name).join("dev"))?))
+            .flatten()
     }
 
     pub(super) fn link(&self, kind: DeviceType, dev: Dev) -> PathBuf {

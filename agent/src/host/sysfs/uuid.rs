@@ -70,9 +70,13 @@ impl Devices {
 pub(in crate::host) fn root_of(mount: &Mount) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let root = File::from(openat(CWD, &mount.point, flags, Mode::empty()).ok()?);
-    let facts = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    let is_it = facts.stx_mask & StatxFlags::MNT_ID.bits() != 0 && facts.stx_mnt_id == mount.id;
-    is_it.then_some(root)
+    is_on(&root, mount).then_some(root)
+}
+
+/// Whether a file was opened on this mount.
+pub(in crate::host) fn is_on(file: &File, mount: &Mount) -> bool {
+    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .is_ok_and(|facts| facts.stx_mask & StatxFlags::MNT_ID.bits() != 0 && facts.stx_mnt_id == mount.id)
 }
 
 fn uuid_by_kernel(mount: &Mount) -> Option<String> {
@@ -80,7 +84,7 @@ fn uuid_by_kernel(mount: &Mount) -> Option<String> {
 }
 
 /// Whether what a superblock says of its kind is what is mounted: the remains of an older filesystem are not.
-fn is_same(stored: &str, mounted: &str) -> bool {
+pub(super) fn is_same(stored: &str, mounted: &str) -> bool {
     stored == mounted
         || (matches!(stored, "ext4" | "ext3" | "ext2") && matches!(mounted, "ext2" | "ext3" | "ext4"))
         || (stored == "vfat" && mounted == "msdos")

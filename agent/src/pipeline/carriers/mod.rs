@@ -3,24 +3,27 @@
 //! Each has a row in the state directory, under the UUID of its filesystem. A filesystem that comes (at the start, or when it is
 //! mounted) brings its files back: they are carriers again, with what can be in them. A row goes when its file is gone.
 
+mod roots;
 mod row;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
     sync::Arc,
 };
 
 use jiff::Timestamp;
 
-use self::row::{Key, LARGEST, Row, Share, kept_path, kept_way, without_pids};
+use self::{
+    roots::Roots,
+    row::{Key, LARGEST, Row, Share, kept_path, kept_way, without_pids},
+};
 use super::Pipeline;
 use crate::{
     event::{AssetSet, Conclusions, Dev, ObjectId, SinkKey},
     host::{
         handles::{self, Facts, Found, Name},
         store::{Store, StoreError, Update},
-        volumes::{Volume, Volumes},
+        volumes::Volumes,
     },
     ledger::Content,
     sensor::{FsPath, Sensor, SensorError},
@@ -48,6 +51,9 @@ pub(crate) struct Carriers {
     queue: Vec<Key>,
     /// Rows that found no room.
     unkept: u64,
+    /// Files that were said to be gone by a filesystem that does not answer for it, and filesystems that did so last.
+    doubted: u64,
+    silent: HashSet<Dev>,
     /// The rows were written in this boot: the processes that they name are of now.
     is_same_boot: bool,
 }
@@ -58,8 +64,8 @@ struct Slot {
     bytes: u64,
     name: Name,
     first_seen: i64,
-    /// Looks at which it was not there.
-    missed: u8,
+    /// It was not there at the last look.
+    missed: bool,
 }
 
 /// What a start or a mount brought.
@@ -68,6 +74,8 @@ struct Outcome {
     back: usize,
     gone: usize,
     waiting: usize,
+    /// Files that filesystems say are gone, who are yet to be asked whether they can be believed.
+    stale: Vec<(Key, Vec<Dev>)>,
 }
 
 impl Carriers {
@@ -78,6 +86,11 @@ impl Carriers {
     /// Rows that are kept, and rows that found no room.
     pub(super) fn counts(&self) -> (usize, u64) {
         (self.slots.len(), self.unkept)
+    }
+
+    /// How often a filesystem said of a file that it is gone and could not be believed.
+    pub(super) const fn doubted(&self) -> u64 {
+        self.doubted
     }
 
     /// Where a filesystem is now, and which one a number is.
@@ -135,7 +148,7 @@ impl Carriers {
         sensor: &mut Sensor,
     ) -> Result<(), SensorError> {
         let (mut outcome, mut failed, mut malformed) = (Outcome::default(), None, 0_u64);
-        let mut roots: HashMap<Dev, Option<File>> = HashMap::new();
+        let mut roots = Roots::default();
         let visited = store.visit(SPACE, prefix, (MOST, LARGEST), |key, value| {
             let (Some(key), Some(row)) = (Key::parse(key), Row::parse(value)) else {
                 malformed += 1;
@@ -150,10 +163,19 @@ impl Carriers {
         if let Err(error) = visited {
             tracing::error!(%error, "copies that an earlier agent knew are ordinary files now");
         }
+        for (key, devs) in std::mem::take(&mut outcome.stale) {
+            if self.are_gone(&devs, &mut roots, pipeline) {
+                outcome.gone += 1;
+                self.slots.remove(&key);
+                self.removed.insert(key);
+            } else {
+                outcome.waiting += 1;
+            }
+        }
         if malformed != 0 {
             tracing::warn!(rows = malformed, "rows of copies make no sense and are left out");
         }
-        let Outcome { back, gone, waiting } = outcome;
+        let Outcome { back, gone, waiting, stale: _ } = outcome;
         if back + gone + waiting != 0 {
             tracing::info!(back, gone, waiting, "looked for copies that were made before");
         }
@@ -164,20 +186,20 @@ impl Carriers {
         &mut self,
         key: Key,
         row: &Row,
-        roots: &mut HashMap<Dev, Option<File>>,
+        roots: &mut Roots,
         pipeline: &mut Pipeline,
         sensor: &mut Sensor,
         outcome: &mut Outcome,
     ) -> Result<(), SensorError> {
         let name = Name { ino: key.ino, generation: key.generation, tree: row.tree };
-        let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: 0 };
+        let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false };
         self.slots.entry(key.clone()).or_insert(slot);
         let devs: Vec<Dev> = self.volumes.devs_of(&key.uuid).collect();
-        let (mut back, mut gone) = (false, false);
+        let (mut back, mut gone, mut stale) = (false, false, Vec::new());
         for dev in devs {
-            let root = roots.entry(dev).or_insert_with(|| self.volumes.root(dev));
-            match self.find(dev, root.as_ref(), name, row, sensor) {
+            match self.find(dev, roots, name, row, sensor) {
                 Search::Found(_, Facts { size: 0, .. }) | Search::Gone => gone = true,
+                Search::Stale => stale.push(dev),
                 Search::Found(object, facts) => {
                     back = true;
                     self.take_back(object, facts.size, row, pipeline, sensor)?;
@@ -191,21 +213,43 @@ impl Carriers {
             outcome.gone += 1;
             self.slots.remove(&key);
             self.removed.insert(key);
+        } else if !stale.is_empty() {
+            outcome.stale.push((key, stale));
         } else {
             outcome.waiting += 1;
         }
         Ok(())
     }
 
+    /// Whether all these filesystems answer for it that a file is gone.
+    fn are_gone(&mut self, devs: &[Dev], roots: &mut Roots, pipeline: &Pipeline) -> bool {
+        let devices = pipeline.destinations.classifier().devices();
+        for &dev in devs {
+            if roots.vouch(&self.volumes, devices, dev) {
+                self.silent.remove(&dev);
+                continue;
+            }
+            self.doubted += 1;
+            if self.silent.insert(dev) {
+                tracing::warn!(
+                    device = %dev,
+                    "a filesystem says that copies on it are gone, and its disk cannot be read: they are kept"
+                );
+            }
+            return false;
+        }
+        true
+    }
+
     /// The file of a row, as the kernel names it now.
-    fn find(&self, dev: Dev, root: Option<&File>, name: Name, row: &Row, sensor: &Sensor) -> Search {
+    fn find(&self, dev: Dev, roots: &mut Roots, name: Name, row: &Row, sensor: &Sensor) -> Search {
         let Some(volume) = self.volumes.of(dev) else { return Search::Unknown };
-        let found = root.map_or(Found::Unknown, |root| handles::find(root, &volume.fstype, name));
-        match found {
+        match roots.find(&self.volumes, dev, name) {
             Found::Here(facts) if facts.is_regular => {
                 return Search::Found(ObjectId { dev, ino: name.ino, generation: name.generation }, facts);
             }
-            Found::Here(_) | Found::Gone => return Search::Gone,
+            Found::Here(_) => return Search::Gone,
+            Found::Gone => return Search::Stale,
             Found::Unknown => {}
         }
         // By its path then, if it is still the one that lay there.
@@ -269,7 +313,7 @@ impl Carriers {
     /// What is to be written; [`Carriers::written`] says that it was.
     pub(super) fn updates(&mut self, store: &Store, pipeline: &Pipeline, sensor: &Sensor) -> Vec<Update> {
         let mut updates: Vec<Update> = self.removed.iter().map(|key| (key.to_bytes(), None)).collect();
-        let mut roots: HashMap<Dev, Option<File>> = HashMap::new();
+        let mut roots = Roots::default();
         for object in self.changed.clone() {
             let Some((key, row)) = self.row_of(object, &mut roots, store, pipeline, sensor) else { continue };
             let Some(value) = row.to_bytes() else {
@@ -277,7 +321,7 @@ impl Carriers {
                 continue;
             };
             let name = Name { ino: key.ino, generation: key.generation, tree: row.tree };
-            let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: 0 };
+            let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false };
             updates.push((key.to_bytes(), Some(value)));
             self.slots.insert(key, slot);
         }
@@ -295,7 +339,7 @@ impl Carriers {
     fn row_of(
         &self,
         object: ObjectId,
-        roots: &mut HashMap<Dev, Option<File>>,
+        roots: &mut Roots,
         store: &Store,
         pipeline: &Pipeline,
         sensor: &Sensor,
@@ -326,8 +370,7 @@ impl Carriers {
                 }
             }
             None => {
-                let root = roots.entry(object.dev).or_insert_with(|| self.volumes.root(object.dev));
-                self.examine(object, root.as_ref(), volume, &mut row, sensor)?;
+                self.examine(object, roots, pipeline, &mut row, sensor)?;
             }
         }
         Some((key, row))
@@ -337,16 +380,17 @@ impl Carriers {
     fn examine(
         &self,
         object: ObjectId,
-        root: Option<&File>,
-        volume: &Volume,
+        roots: &mut Roots,
+        pipeline: &Pipeline,
         row: &mut Row,
         sensor: &Sensor,
     ) -> Option<()> {
         let name = Name { ino: object.ino, generation: object.generation, tree: None };
-        match root.map_or(Found::Unknown, |root| handles::find(root, &volume.fstype, name)) {
+        let devices = pipeline.destinations.classifier().devices();
+        match roots.find(&self.volumes, object.dev, name) {
             Found::Here(facts) => return facts.is_regular.then_some(()),
-            Found::Gone => return None,
-            Found::Unknown => {}
+            Found::Gone if roots.vouch(&self.volumes, devices, object.dev) => return None,
+            Found::Gone | Found::Unknown => {}
         }
         let path = self.volumes.locate(object.dev, &row.path).filter(|_| !row.path.is_empty());
         if let Some(path) = path
@@ -387,31 +431,39 @@ impl Carriers {
             self.queue = self.slots.keys().cloned().collect();
         }
         let many = (self.slots.len() / LOOK_EVERY).max(LOOK_AT).min(self.queue.len());
-        let mut roots: HashMap<Dev, Option<File>> = HashMap::new();
+        let mut roots = Roots::default();
+        let mut stale: Vec<(Key, Vec<Dev>)> = Vec::new();
         for key in self.queue.split_off(self.queue.len() - many) {
-            let (Some(slot), Some(dev)) = (self.slots.get_mut(&key), self.volumes.dev_of(&key.uuid)) else {
-                continue;
-            };
-            let Some(volume) = self.volumes.of(dev) else { continue };
-            let root = roots.entry(dev).or_insert_with(|| self.volumes.root(dev));
-            match root.as_ref().map_or(Found::Unknown, |root| handles::find(root, &volume.fstype, slot.name))
-            {
-                // Also when it is empty: who put something there can put it there again.
-                Found::Here(_) => slot.missed = 0,
-                // Twice: the kernel says the same of what it cannot read.
-                Found::Gone if slot.missed == 0 => {
-                    slot.missed = 1;
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            // Several where it was cloned.
+            let devs: Vec<Dev> = self.volumes.devs_of(&key.uuid).collect();
+            let found: Vec<Found> =
+                devs.iter().map(|&dev| roots.find(&self.volumes, dev, slot.name)).collect();
+            // Also when it is empty: who put something there can put it there again.
+            if found.iter().any(|found| matches!(found, Found::Here(_))) {
+                slot.missed = false;
+            } else if !found.is_empty() && found.iter().all(|found| matches!(found, Found::Gone)) {
+                stale.push((key, devs));
+            }
+        }
+        for (key, devs) in stale {
+            let is_gone = self.are_gone(&devs, &mut roots, pipeline);
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            // Twice: a part of a disk that cannot be read may go unnoticed once.
+            if !is_gone || !slot.missed {
+                slot.missed = is_gone;
+                if is_gone {
                     self.queue.insert(0, key);
                 }
-                Found::Gone => {
-                    let object = ObjectId { dev, ino: key.ino, generation: key.generation };
-                    pipeline.ledger.forget_file(object);
-                    sensor.forget_carrier(object)?;
-                    self.slots.remove(&key);
-                    self.removed.insert(key);
-                }
-                Found::Unknown => {}
+                continue;
             }
+            for dev in devs {
+                let object = ObjectId { dev, ino: key.ino, generation: key.generation };
+                pipeline.ledger.forget_file(object);
+                sensor.forget_carrier(object)?;
+            }
+            self.slots.remove(&key);
+            self.removed.insert(key);
         }
         Ok(())
     }
@@ -421,6 +473,8 @@ enum Search {
     Found(ObjectId, Facts),
     /// It is no more.
     Gone,
+    /// It is no more if its filesystem answers for that.
+    Stale,
     Unknown,
 }
 

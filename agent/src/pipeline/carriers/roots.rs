@@ -1,0 +1,35 @@
+//! The filesystems that files are looked for on, opened once for one round of looking. It must not know what the files hold.
+
+use std::{collections::HashMap, fs::File};
+
+use crate::{
+    event::Dev,
+    host::{
+        handles::{self, Found, Name},
+        sysfs::Devices,
+        volumes::Volumes,
+    },
+};
+
+#[derive(Default)]
+pub(super) struct Roots {
+    open: HashMap<Dev, Option<File>>,
+    vouched: HashMap<Dev, bool>,
+}
+
+impl Roots {
+    /// As [`handles::find`], of what is mounted under that number.
+    pub(super) fn find(&mut self, volumes: &Volumes, dev: Dev, name: Name) -> Found {
+        let Some(volume) = volumes.of(dev) else { return Found::Unknown };
+        let root = self.open.entry(dev).or_insert_with(|| volumes.root(dev));
+        root.as_ref().map_or(Found::Unknown, |root| handles::find(root, &volume.fstype, name))
+    }
+
+    /// Whether what was found to be gone is. Each filesystem is asked once, so best after all was looked for: a disk that is there now
+    /// was there before, for one that was pulled out never comes back under the same mount.
+    pub(super) fn vouch(&mut self, volumes: &Volumes, devices: &Devices, dev: Dev) -> bool {
+        let root = self.open.get(&dev).and_then(Option::as_ref);
+        let vouch = || root.is_some_and(|root| volumes.vouch(devices, dev, root));
+        *self.vouched.entry(dev).or_insert_with(vouch)
+    }
+}
