@@ -6,6 +6,10 @@
 mod chain;
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "the end-to-end tests, whose file it is, export it")]
+#[path = "../../../tests/src/lab/json_schema.rs"]
+mod json_schema;
 mod ocsf;
 mod own;
 mod read;
@@ -28,7 +32,7 @@ pub use self::{
     read::{Detail, Told, ToldException, ToldLine},
     render::render,
     saved::{Unfinished, unfinished},
-    schema::{DetectionFinding, FindingInfo},
+    schema::{DetectionFinding, FindingInfo, SCHEMA},
     seal::{SealKey, Seed},
     verify::{Broken, Verified, Verifier, verify},
     words::{destination, human_bytes, percent, printable},

@@ -12,6 +12,9 @@ use crate::{
     rules::{ExceptionFacts, Mode, Severity},
 };
 
+/// Of a line of the alert log, as JSON Schema: what Weighbridge uses of the class, as OCSF publishes it.
+pub const SCHEMA: &str = include_str!("../../../docs/ocsf-2004.schema.json");
+
 /// One line of the alert log.
 #[derive(Clone, Debug, Serialize)]
 pub struct DetectionFinding {

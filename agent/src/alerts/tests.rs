@@ -314,3 +314,72 @@ fn a_person_reads_what_how_much_by_whom_and_where_to() {
     assert_eq!(coloured.lines().count(), render(&made[0], false).lines().count());
     assert!(coloured.contains("\x1b[1;41;97mcritical\x1b[0m"));
 }
+
+/// Every kind of line is as OCSF 1.8.0 has it: what was copied, sent, done, lost, said of the agent, drilled, in shadow, grown,
+/// closed, by several, in a container, and with the oddest names that Linux has.
+#[test]
+fn every_kind_of_line_is_a_detection_finding_of_ocsf() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let at = BootNs(240 * SECOND);
+    let none = Loss::new();
+    let of = |severity| matched(severity, MIB, SECOND);
+    let holder = HolderId { tgid: 9, exec: 0, start: BootNs(SECOND) };
+    let boxed = Arc::new(Process { container: Some("c0ffee".to_owned()), ..rsync() });
+    let mut several = of(Severity::High);
+    let top = vec![(holder, boxed, MIB), (holder, Arc::new(rsync()), 1)];
+    several.contributors = Contributors { count: 2, top };
+    let mut odd = of(Severity::High);
+    odd.record.process = Arc::new(Process {
+        exe: String::new(),
+        cmdline: "\u{1}\u{fffd}\n".to_owned(),
+        ancestry: vec![crate::event::Ancestor { pid: 0, exe: String::new(), cmdline: String::new() }],
+        ..rsync()
+    });
+    let sink = Sink { path: Some("/".to_owned()), ..Sink::clone(odd.record.sink.as_ref().unwrap()) };
+    odd.record.sink = Some(Arc::new(sink));
+    let kinds = [
+        of(Severity::Informational),
+        of(Severity::Low),
+        of(Severity::Medium),
+        of(Severity::High),
+        of(Severity::Critical),
+        Match { mode: Mode::Shadow, ..of(Severity::High) },
+        several,
+        odd,
+        traced(),
+        lost(),
+        egress(),
+    ];
+    let mut alerts = Alerts::new(context());
+    let agent = Arc::new(rsync());
+    let (_, mut lines) = alerts.drill(Severity::Critical, &agent, at, &none);
+    let fault = Fault {
+        what: "file".to_owned(),
+        kind: crate::event::ActKind::Lost,
+        severity: Severity::High,
+        text: "the disk is full".to_owned(),
+    };
+    lines.extend(alerts.fault(&fault, &agent, at, &Loss::from([("ringbuf", 7)])));
+    for one in kinds {
+        lines.extend(Alerts::new(context()).observe(&one, at, &none));
+        lines.extend(alerts.observe(&one, at, &none));
+    }
+    let rest = of(Severity::High);
+    let resolved = Resolved { rule: rest.rule, exception: None, group: rest.group, at };
+    lines.extend(alerts.resolved(&resolved, BootNs(600 * SECOND)));
+    for activity in [Activity::Create, Activity::Update, Activity::Close] {
+        assert!(lines.iter().any(|line| line.activity == activity), "{activity:?}");
+    }
+    for line in &lines {
+        let line = parsed(line);
+        assert_eq!(json_schema::faults(&schema, &line), [""; 0], "{line:#}");
+    }
+    let faults = |key: &str, value: Value| {
+        let mut line = parsed(&lines[0]);
+        line[key] = value;
+        json_schema::faults(&schema, &line).len()
+    };
+    assert_eq!(faults("severity", "High".into()), 1, "its number is another");
+    assert_eq!(faults("colour", "red".into()), 1);
+    assert_eq!(faults("time", "now".into()), 2);
+}

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{INTERNAL, INVALID, OK, Output, UNFIT, print};
 use crate::{
-    alerts::{Head, Seed, Verified, Verifier, printable, read_anchor},
+    alerts::{Head, SCHEMA, Seed, Verified, Verifier, printable, read_anchor},
     config::SinkConfig,
     host::state::StateDir,
     pipeline::keeper,
@@ -57,6 +57,9 @@ pub(super) enum Log {
         #[arg(long)]
         last: Option<usize>,
     },
+    /// Print the JSON Schema of a line: what is used of OCSF's Detection Finding (class 2004, version 1.8.0).
+    #[command(after_help = "Example: weighbridge log schema > ocsf-2004.schema.json")]
+    Schema,
     /// Make the key that seals the lines from now on, and the seed that verifies them. The agent must not be running.
     #[command(after_help = "Move the seed off this host: whoever has it can forge the log.\n\n\
                             Example: weighbridge log init --config agent.yaml --export-seed chain.seed")]
@@ -74,6 +77,10 @@ pub(super) fn log(command: &Log, output: Output) -> u8 {
     match command {
         Log::Verify { files, seed, anchor } => verify(files, seed.as_deref(), anchor, output),
         Log::Show { file, last } => show(file, *last, output),
+        Log::Schema => {
+            print(SCHEMA);
+            OK
+        }
         Log::Init { config, export_seed } => init(config, export_seed),
     }
 }

@@ -1,10 +1,15 @@
 //! What every alert line must have, whatever it is about. Knows no test.
 
-use tests::lab::alert::Alert;
+use serde_json::Value;
+use tests::lab::{alert::Alert, json_schema};
+
+/// Of a line as OCSF 1.8.0 has it.
+const SCHEMA: &str = include_str!("../../../docs/ocsf-2004.schema.json");
 
 /// What every alert line must have, whatever it is about.
 pub(super) fn faults(alerts: &[Alert]) -> Vec<String> {
     let mut faults = Vec::new();
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
     for (at, alert) in alerts.iter().enumerate() {
         let mut need = |what: &str, good: bool| {
             if !good {
@@ -12,7 +17,9 @@ pub(super) fn faults(alerts: &[Alert]) -> Vec<String> {
             }
         };
         let detail = alert.detail();
-        need("class_uid is not 2004", alert.0["class_uid"] == 2004);
+        for fault in json_schema::faults(&schema, &alert.0) {
+            need(&fault, false);
+        }
         need("no finding_info.uid", !alert.uid().is_empty());
         need("no technique", !alert.text("/technique").is_empty());
         need("sensor is none of syscall, function", ["syscall", "function"].contains(&alert.text("/sensor")));

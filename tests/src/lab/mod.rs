@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod guard;
 pub mod hook;
 mod http;
+pub mod json_schema;
 pub mod metrics;
 mod namespace;
 pub mod outside;
