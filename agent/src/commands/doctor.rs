@@ -10,11 +10,21 @@ use crate::{
     sensor::{HookKind, Sensor},
 };
 
-pub(super) fn doctor(output: Output, colour: bool) -> u8 {
+/// The same for a program.
+pub(super) fn report() -> Option<String> {
+    doctor::json(&checks()).map(|json| json + "\n").ok()
+}
+
+fn checks() -> Vec<Check> {
     let table = MountTable::read().unwrap_or_default();
     let mut checks = doctor::checks(&table);
     let limits = checks.iter().position(|check| check.name.starts_with("limit_")).unwrap_or(checks.len());
     checks.splice(limits..limits, hooks());
+    checks
+}
+
+pub(super) fn doctor(output: Output, colour: bool) -> u8 {
+    let checks = checks();
     let text = match output {
         Output::Json => doctor::json(&checks).map(|json| json + "\n").unwrap_or_default(),
         Output::Text => doctor::render(&checks, colour),

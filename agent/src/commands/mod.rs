@@ -14,6 +14,7 @@ mod manual;
 mod recording;
 mod rules;
 mod status;
+mod support;
 mod top;
 mod unload;
 
@@ -188,6 +189,16 @@ enum Command {
     /// Verify and show the alert log, and make the key that seals it.
     #[command(subcommand)]
     Log(log::Log),
+    /// Write what the agent and this host say of themselves into one tar, for whoever is asked for help: no weights, no tokens, no command
+    /// lines.
+    #[command(after_help = "Example: weighbridge support-bundle bundle.tar && tar -tf bundle.tar")]
+    SupportBundle {
+        /// The configuration file of the agent.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The file to write; must not be there yet.
+        file: PathBuf,
+    },
     /// Remove what an agent with `pin: true` left in the kernel; nothing weighs on then.
     #[command(after_help = "Example: weighbridge unload --config /etc/weighbridge/weighbridge.yaml")]
     Unload {
@@ -239,6 +250,7 @@ fn run_command(cli: &Cli) -> u8 {
             recording::replay_file(file, rules, baseline, output, colour)
         }
         Command::Log(command) => log::log(command, output),
+        Command::SupportBundle { config, file } => support::bundle(config, file, output),
         Command::Unload { config } => unload::unload(config.as_deref(), output),
         Command::Manual { dir } => manual::manual(dir),
         Command::Canary { path, copy } => sensor::run_canary(path, copy).map_or(INTERNAL, |()| OK),

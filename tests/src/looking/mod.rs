@@ -4,7 +4,9 @@
 mod tuning;
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -22,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("tail_shows_the_alert", tail_shows_the_alert),
     ("no_agent_answers", no_agent_answers),
     ("recorded_and_replayed", recorded_and_replayed),
+    ("a_support_bundle", a_support_bundle),
     ("an_alert_becomes_an_exception", tuning::an_alert_becomes_an_exception),
     ("proposals_are_taken_over", tuning::proposals_are_taken_over),
 ];
@@ -150,4 +153,62 @@ fn recorded_and_replayed(w: &mut World) {
     assert_eq!(same.status.code(), Some(0));
     assert_eq!(serde_json::from_slice::<Value>(&same.stdout).expect("JSON")["changes"], Value::Array(vec![]));
     scene.stop();
+}
+
+/// One file for its owner alone, with what the running agent says and without what was written into command lines and comments;
+/// never over another file; and without an agent what there is.
+fn a_support_bundle(w: &mut World) {
+    const SECRET: &str = "hunter2";
+    World::needs("tar");
+    let mut scene = w.prepare();
+    scene.config.more = format!("# {SECRET}\n");
+    scene.start();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    scene.shell(&format!("cp {} {}; : {SECRET}", source.display(), copy.display()));
+    scene.wait_for("the copy", |alert| alert.rule() == "WB-0001");
+    let bundle = scene.work.join("bundle.tar");
+    let write = |scene: &Scene<'_>| ran(command(scene, &["support-bundle", "-o", "json"]).arg(&bundle));
+    let made = write(&scene);
+    assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stderr));
+    let said: Value = serde_json::from_slice(&made.stdout).expect("the report is JSON");
+    let missing = |said: &Value| -> Vec<String> {
+        let parts = said["parts"].as_array().expect("a list of parts");
+        let missing = parts.iter().filter(|part| part.get("missing").is_some());
+        // Nothing is logged to a journal here.
+        missing
+            .filter_map(|part| part["name"].as_str())
+            .filter(|name| *name != "journal.txt")
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(missing(&said), [""; 0], "{said}");
+    let facts = fs::metadata(&bundle).expect("the bundle is there");
+    assert_eq!(facts.permissions().mode() & 0o777, 0o600);
+    let bytes = fs::read(&bundle).expect("root reads it");
+    assert!(!bytes.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()), "the secret is in it");
+    scene.run(Command::new("tar").arg("-xf").arg(&bundle).arg("-C").arg(&scene.work));
+    let part = |name: &str| {
+        fs::read_to_string(scene.work.join("weighbridge-support").join(name)).expect("the part is there")
+    };
+    let json = |name: &str| -> Value { serde_json::from_str(&part(name)).expect("the part is JSON") };
+    assert_eq!(json("status.json")["assets"][0]["name"], "llm");
+    assert_eq!(json("doctor.json")["schema"], 1);
+    assert!(json("versions.json")["kernel"].is_string());
+    assert!(json("state.json")["files"].as_array().is_some_and(|files| !files.is_empty()));
+    let rules: Vec<Value> = part("alerts.ndjson")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert!(rules.iter().any(|line| line["unmapped"]["weighbridge"]["rule"] == "WB-0001"));
+    assert!(part("metrics.prom").lines().any(|line| line.starts_with("weighbridge_")));
+    assert!(part("config.yaml").lines().any(|line| line.starts_with("assets:")));
+    let again = write(&scene);
+    assert_eq!(again.status.code(), Some(4), "it writes over another file");
+    assert_eq!(fs::read(&bundle).expect("root reads it"), bytes);
+    scene.stop();
+    fs::remove_file(&bundle).expect("the bundle can be removed");
+    let alone = write(&scene);
+    assert_eq!(alone.status.code(), Some(0), "{}", String::from_utf8_lossy(&alone.stderr));
+    let said: Value = serde_json::from_slice(&alone.stdout).expect("the report is JSON");
+    assert_eq!(missing(&said), ["status.json", "metrics.prom"]);
 }
