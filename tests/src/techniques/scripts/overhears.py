@@ -11,6 +11,8 @@ try:
 except OSError as error:
     print("refused", error, flush=True)
     sys.exit(77)
+# SO_RCVBUFFORCE: room for all of it, however late it is read.
+heard.setsockopt(socket.SOL_SOCKET, 33, 256 << 20)
 heard.bind(("lo", 0))
 server = socket.socket()
 server.bind(("127.0.0.1", 0))
