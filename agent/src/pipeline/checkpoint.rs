@@ -183,7 +183,7 @@ impl Checkpoint {
 
     /// Once a second: copies that are gone need not be kept.
     pub(super) fn look(&mut self, pipeline: &mut Pipeline, sensor: &mut Sensor) -> Result<(), SensorError> {
-        self.carriers.look(pipeline, sensor)
+        self.carriers.look(self.store.as_ref(), pipeline, sensor)
     }
 
     /// Raises what was wrong with what was kept. `head` is the number of the alert log's last line; the earlier agent `ended_well` when
@@ -236,10 +236,10 @@ impl Checkpoint {
                     tracing::error!(%error, "sums, findings and copies are not kept: after a kill they start anew");
                 }
             }
-            let (copies, unkept) = self.carriers.counts();
-            metrics.set_state_size(self.store.as_ref().map_or(0, Store::bytes), copies);
-            pipeline.unkept = unkept;
         }
+        let (copies, unkept) = self.carriers.counts();
+        metrics.set_state_size(self.store.as_ref().map_or(0, Store::bytes), copies);
+        pipeline.unkept = unkept;
         sensor.commit(&self.conclusions)?;
         self.conclusions = Conclusions::default();
         metrics.add_checkpoint();

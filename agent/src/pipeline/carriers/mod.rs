@@ -19,7 +19,7 @@ use self::{
 };
 use super::Pipeline;
 use crate::{
-    event::{AssetSet, Conclusions, Dev, ObjectId, SinkKey},
+    event::{AssetId, AssetSet, Conclusions, Dev, ObjectId, SinkKey},
     host::{
         handles::{self, Facts, Found, Name},
         store::{Store, StoreError, Update},
@@ -45,6 +45,8 @@ pub(crate) struct Carriers {
     slots: HashMap<Key, Slot>,
     /// Files whose contents changed since they were kept.
     changed: HashSet<ObjectId>,
+    /// Bytes that the rows of files say which came back: what the ledger says of those anew needs no writing.
+    recalled: HashMap<ObjectId, Vec<(AssetId, u64)>>,
     /// Rows that are to go.
     removed: HashSet<Key>,
     /// To be looked at next.
@@ -66,6 +68,8 @@ struct Slot {
     first_seen: i64,
     /// It was not there at the last look.
     missed: bool,
+    /// It is a carrier in this run. What is not waits for its filesystem, or for one to answer for it.
+    is_back: bool,
 }
 
 /// What a start or a mount brought.
@@ -192,7 +196,8 @@ impl Carriers {
         outcome: &mut Outcome,
     ) -> Result<(), SensorError> {
         let name = Name { ino: key.ino, generation: key.generation, tree: row.tree };
-        let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false };
+        let slot =
+            Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false, is_back: false };
         self.slots.entry(key.clone()).or_insert(slot);
         let devs: Vec<Dev> = self.volumes.devs_of(&key.uuid).collect();
         let (mut back, mut gone, mut stale) = (false, false, Vec::new());
@@ -209,6 +214,9 @@ impl Carriers {
         }
         if back {
             outcome.back += 1;
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.is_back = true;
+            }
         } else if gone {
             outcome.gone += 1;
             self.slots.remove(&key);
@@ -297,6 +305,8 @@ impl Carriers {
             .collect();
         let Some(most) = contents.iter().map(|content| content.bytes).max() else { return Ok(()) };
         let assets = contents.iter().fold(AssetSet::default(), |set, content| set.with(content.asset));
+        let said = contents.iter().map(|content| (content.asset, content.bytes)).collect();
+        self.recalled.insert(object, said);
         pipeline.recall(object, &row.path, &contents);
         if !sensor.recall_carrier(object, assets, most)? {
             self.unkept += 1;
@@ -306,8 +316,12 @@ impl Carriers {
 
     /// What the ledger concluded since the last time.
     pub(super) fn note(&mut self, conclusions: &Conclusions) {
-        let grown = conclusions.caps.iter().filter(|(.., cap)| cap.is_some_and(|cap| cap != 0));
-        self.changed.extend(grown.map(|&(object, ..)| object));
+        for &(object, asset, cap) in &conclusions.caps {
+            let said = self.recalled.get(&object).into_iter().flatten().find(|(known, _)| *known == asset);
+            if cap.is_some_and(|cap| cap > said.map_or(0, |(_, bytes)| *bytes)) {
+                self.changed.insert(object);
+            }
+        }
     }
 
     /// What is to be written; [`Carriers::written`] says that it was.
@@ -321,7 +335,8 @@ impl Carriers {
                 continue;
             };
             let name = Name { ino: key.ino, generation: key.generation, tree: row.tree };
-            let slot = Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false };
+            let slot =
+                Slot { bytes: row.bytes(), name, first_seen: row.first_seen, missed: false, is_back: true };
             updates.push((key.to_bytes(), Some(value)));
             self.slots.insert(key, slot);
         }
@@ -426,13 +441,19 @@ impl Carriers {
     }
 
     /// Looks at some of the files, once a second: what is gone carries nothing.
-    pub(super) fn look(&mut self, pipeline: &mut Pipeline, sensor: &mut Sensor) -> Result<(), SensorError> {
+    pub(super) fn look(
+        &mut self,
+        store: Option<&Store>,
+        pipeline: &mut Pipeline,
+        sensor: &mut Sensor,
+    ) -> Result<(), SensorError> {
         if self.queue.is_empty() {
             self.queue = self.slots.keys().cloned().collect();
         }
         let many = (self.slots.len() / LOOK_EVERY).max(LOOK_AT).min(self.queue.len());
         let mut roots = Roots::default();
         let mut stale: Vec<(Key, Vec<Dev>)> = Vec::new();
+        let mut returned: Vec<Key> = Vec::new();
         for key in self.queue.split_off(self.queue.len() - many) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             // Several where it was cloned.
@@ -442,6 +463,9 @@ impl Carriers {
             // Also when it is empty: who put something there can put it there again.
             if found.iter().any(|found| matches!(found, Found::Here(_))) {
                 slot.missed = false;
+                if !slot.is_back {
+                    returned.push(key);
+                }
             } else if !found.is_empty() && found.iter().all(|found| matches!(found, Found::Gone)) {
                 stale.push((key, devs));
             }
@@ -459,13 +483,23 @@ impl Carriers {
             }
             for dev in devs {
                 let object = ObjectId { dev, ino: key.ino, generation: key.generation };
+                self.recalled.remove(&object);
                 pipeline.ledger.forget_file(object);
                 sensor.forget_carrier(object)?;
             }
             self.slots.remove(&key);
             self.removed.insert(key);
         }
-        Ok(())
+        let rows: Vec<(Key, Row)> =
+            returned.into_iter().filter_map(|key| Some((key.clone(), known(store?, &key)?))).collect();
+        // Only then: a scan charges whoever has a copy open with all of it.
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for (key, row) in rows {
+            self.recall(key, &row, &mut roots, pipeline, sensor, &mut Outcome::default())?;
+        }
+        sensor.find_users()
     }
 }
 
