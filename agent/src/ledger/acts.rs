@@ -121,8 +121,12 @@ impl Ledger {
                     | Source::Reached(_) => true,
                 }
         };
-        let given = holder.sources.values().filter_map(|intake| intake.gives.get(&asset));
-        let given = given.fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
+        let from = |(source, intake): (&Source, &Intake)| match source {
+            // All that he heard: how much of it was an asset's may rest on what is forgotten by now.
+            Source::Carrier(object) if *object == HEARD => intake.bytes,
+            _ => intake.gives.get(&asset).copied().unwrap_or(0),
+        };
+        let given = holder.sources.iter().map(from).fold(0, u64::saturating_add);
         holder.taken.get(&asset).is_some_and(|taken| taken.total > given) || holder.sources.iter().any(gives)
     }
 

@@ -116,3 +116,15 @@ fn as_many_wait_as_waited_before() {
     assert_eq!(acts(&scene.read(holder(many), A, MB)), 1);
     assert_eq!(acts(&scene.read(holder(1), A, MB)), 1);
 }
+
+#[test]
+fn a_listener_stays_one_when_what_he_heard_from_is_forgotten() {
+    let mut scene = scene();
+    let listener = scene.exec(2, "/bin/dump");
+    let taken = vec![(listener, A, Some((GB, GB)))];
+    scene.ledger.restore(&Conclusions { taken, caps: Vec::new() });
+    scene.drain(listener, network(), GB);
+    scene.ledger.restored(BootNs(scene.now));
+    assert_eq!(scene.does(listener, ActKind::Packet), 0);
+    assert_eq!(acts(&scene.read(listener, A, MB)), 1);
+}
