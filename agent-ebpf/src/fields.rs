@@ -101,6 +101,8 @@ fields! {
     INODE_PRIVATE = "inode", "i_private", true;
     SB_DEV = "super_block", "s_dev", true;
     SB_MAGIC = "super_block", "s_magic", true;
+    SB_OWN = "super_block", "s_fs_info", true;
+    EROFS_FILE = "erofs_sb_info", "dif0.file", false;
     DENTRY_PARENT = "dentry", "d_parent", true;
     DENTRY_NAME = "dentry", "d_name.name", true;
     DENTRY_INODE = "dentry", "d_inode", true;
@@ -126,6 +128,7 @@ fields! {
     DEVICE_FLAGS = "net_device", "flags", true;
     SKB_DEV = "sk_buff", "dev", true;
     SKB_LEN = "sk_buff", "len", true;
+    SKB_KIND = "sk_buff", "__pkt_type_offset", true;
     SKB_HEAD = "sk_buff", "head", true;
     SKB_NETWORK = "sk_buff", "network_header", true;
     SKB_TRANSPORT = "sk_buff", "transport_header", true;

@@ -36,6 +36,7 @@ pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
 pub(crate) const PROC_MAGIC: u64 = 0x9fa0;
 pub(crate) const XFS_MAGIC: u64 = 0x5846_5342;
 pub(crate) const BTRFS_MAGIC: u64 = 0x9123_683e;
+pub(crate) const EROFS_MAGIC: u64 = 0xe0f5_e1e2;
 
 #[inline(always)]
 fn field<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {

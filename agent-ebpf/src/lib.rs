@@ -80,8 +80,10 @@ pub const DEV_SEGMENT: u32 = 0xffff_fff8;
 pub const DEV_FAMILY: u32 = 0xffff_fff9;
 /// `dev` of all channels of one class together, where which one a call used is not told; `ino` is one of the `CLASS_`.
 pub const DEV_CLASS: u32 = 0xffff_fffa;
-/// `dev` of a BPF map: `ino` is the address of its `struct bpf_map`.
+/// `dev` of a BPF map: `ino` is the address of its `struct bpf_map`. Of other memory of the kernel's that processes map by an
+/// anonymous inode `generation` is [`NO_MAP`], and `ino` the address of what is behind that.
 pub const DEV_BPF: u32 = 0xffff_fffb;
+pub const NO_MAP: u32 = 1;
 /// `dev` of what holders answer through `/dev/fuse`, of all connections together; `ino` is 0.
 pub const DEV_FUSE: u32 = 0xffff_fffe;
 

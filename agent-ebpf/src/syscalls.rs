@@ -181,7 +181,10 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (240, OPEN),         // mq_open
     (242, CHANNEL),      // mq_timedsend
     (243, READ),         // mq_timedreceive
+    (88, CHANNEL),       // symlink
+    (266, CHANNEL),      // symlinkat
     (248, CHANNEL),      // add_key
+    (249, CHANNEL),      // request_key
     (250, CHANNEL),      // keyctl
     (463, CHANNEL),      // setxattrat
     (464, CHANNEL),      // getxattrat
@@ -268,7 +271,10 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (277, OPEN),         // mq_open
     (279, CHANNEL),      // mq_timedsend
     (280, READ),         // mq_timedreceive
+    (83, CHANNEL),       // symlink
+    (304, CHANNEL),      // symlinkat
     (286, CHANNEL),      // add_key
+    (287, CHANNEL),      // request_key
     (288, CHANNEL),      // keyctl
     (94, CHANGE),        // fchmod
     (95, CHANGE),        // fchown

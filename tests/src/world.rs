@@ -314,6 +314,17 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// Mounts a file by itself: `mount` would set up a loop device.
+    pub(crate) fn mount_in_a_file(&mut self, fstype: &str, image: &Path, place: &Path) -> Result<()> {
+        fs::create_dir(place).with_context(|| format!("cannot make {}", place.display()))?;
+        let text = "import ctypes, os, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+                    if libc.mount(*(os.fsencode(word) for word in sys.argv[1:]), 1, None) != 0:\n    \
+                    sys.exit(os.strerror(ctypes.get_errno()))";
+        run(Command::new(World::python()).args(["-c", text]).arg(image).arg(place).arg(fstype))?;
+        self.mounts.push(Undoing::new(Undo::Unmount(place.to_path_buf())));
+        Ok(())
+    }
+
     /// The same over a directory that is there.
     pub(crate) fn mount_over(&mut self, words: &[&str], place: &Path) -> Result<()> {
         run(Command::new("mount").args(words).arg(place))?;

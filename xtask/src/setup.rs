@@ -29,7 +29,7 @@ const TOOLS: [(&str, &str, &str); 7] = [
 
 /// Programs that only tests call; a test whose program is missing is skipped. Those that thieves and benign loads use are
 /// about 120 MB installed and start nothing: the SSH server of the tests is `dropbear-bin`, which is the program alone.
-const TEST_TOOLS: [(&str, &str, &str); 26] = [
+const TEST_TOOLS: [(&str, &str, &str); 27] = [
     ("age", "age", "encrypts what a test steals"),
     ("bindfs", "bindfs", "serves a model through FUSE in a test"),
     ("busybox", "busybox-static", "copies and serves with its own calls in tests"),
@@ -40,6 +40,7 @@ const TEST_TOOLS: [(&str, &str, &str); 26] = [
     ("gpg", "gpg", "encrypts what a test steals"),
     ("gpg-agent", "gpg-agent", "holds the key of gpg in a test"),
     ("mkfs.btrfs", "btrfs-progs", "makes a btrfs volume in tests"),
+    ("mkfs.erofs", "erofs-utils", "makes an image in a test"),
     ("mkfs.xfs", "xfsprogs", "makes an XFS volume in tests"),
     ("nc", "netcat-openbsd", "sends in tests"),
     ("openssl", "openssl", "encrypts and sends in tests"),

@@ -3,7 +3,7 @@
 //! The address that `sendto` names lies in user memory and proves nothing. The packet does: it passes the loopback device in
 //! the sender's own context, before the send returns and before anybody can receive it.
 
-use super::{carrier, hold};
+use super::{carrier, channel, hold};
 use crate::{
     kernel::{Packet, Sock, Task},
     maps::LOOPED,
@@ -32,7 +32,10 @@ extern "C" fn flow_looped(packet: u64) -> u32 {
 
 #[inline(always)]
 fn looped(packet: Packet) -> Option<()> {
-    let datagram = packet.looped_datagram()?;
+    if !packet.is_on_loopback()? {
+        return copied(packet);
+    }
+    let datagram = packet.datagram()?;
     let ports = u64::from(datagram.from_port) << 16 | u64::from(datagram.to_port);
     let thread = bpf_get_current_pid_tgid();
     // Several packets of one send are one amount if their ports are the same; of others the last counts.
@@ -47,6 +50,16 @@ fn looped(packet: Packet) -> Option<()> {
     let spreads = hold::spreads(Task::current());
     if spreads != 0 {
         carrier::make(&to_port(datagram.to_port), OBJECT_CHANNEL, spreads);
+    }
+    Some(())
+}
+
+/// What goes to many comes back to who listens on this host, beside what leaves: that counts for the peer.
+#[inline(always)]
+fn copied(packet: Packet) -> Option<()> {
+    if packet.is_own_copy() {
+        let datagram = packet.datagram()?;
+        channel::on_put(Task::current(), &to_port(datagram.to_port), datagram.bytes);
     }
     Some(())
 }

@@ -2,13 +2,13 @@
 
 use super::{carrier, channel, hold, is_agent, memory, object, put, store, take};
 use crate::{
-    kernel::{File, HUGETLBFS_MAGIC, Inode, PIPEFS_MAGIC, S_IFREG, TMPFS_MAGIC, Task},
+    kernel::{File, HUGETLBFS_MAGIC, Inode, PIPEFS_MAGIC, S_IFCHR, S_IFREG, TMPFS_MAGIC, Task},
     maps::{add_shared, join, marks},
 };
 use agent_ebpf::{
-    ALL_ASSETS, ANY_ASSET, CLASS_PACKETS, DEV_FAMILY, DEV_SEGMENT, FlowKey, GROWN_ASSET, MARK_HOLDER,
-    MARK_MAPPED, MARK_SPACE, OBJECT_CARRIER, OBJECT_STREAM, OVERFLOW, ObjectKey, SHARED_MAPPINGS, SINK_FILE,
-    UNCOUNTED,
+    ALL_ASSETS, ANY_ASSET, CLASS_PACKETS, DEV_BPF, DEV_FAMILY, DEV_SEGMENT, FlowKey, GROWN_ASSET,
+    MARK_HOLDER, MARK_MAPPED, MARK_SPACE, NO_MAP, OBJECT_CARRIER, OBJECT_STREAM, OVERFLOW, ObjectKey,
+    SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -36,6 +36,8 @@ pub(crate) fn on_met(task: Task, file: File, bytes: u64, shared: bool) {
     let writes = shared && file.is_writable();
     if writes {
         flow_met(task.0, file.0, bytes);
+        // A System V segment is known by its id, and read as a file by way of `/proc/PID/map_files`.
+        carrier::keep(file, hold::spreads(task));
     }
     note(task, file, bytes, shared, writes);
 }
@@ -43,10 +45,16 @@ pub(crate) fn on_met(task: Task, file: File, bytes: u64, shared: bool) {
 /// `task` mapped memory that it shares with the children that it will have.
 #[inline(always)]
 pub(crate) fn on_map_anonymous(task: Task, bytes: u64) {
-    if let Some(holder) = task.holder_key() {
-        let family = ObjectKey { dev: DEV_FAMILY, generation: holder.tgid, ino: holder.start };
+    if let Some(family) = family(task) {
         memory::share(task, &family, bytes, 0, true);
     }
+}
+
+/// All the memory that `task`'s process shares with the children that it forks.
+#[inline(always)]
+fn family(task: Task) -> Option<ObjectKey> {
+    let holder = task.holder_key()?;
+    Some(ObjectKey { dev: DEV_FAMILY, generation: holder.tgid, ino: holder.start })
 }
 
 /// `task` gave `bytes` of its pages to the pipe `file` by reference: what it stores there until they are read comes out of the
@@ -111,8 +119,38 @@ extern "C" fn flow_note(task: u64, file: u64, bytes: u64, shared: u32, writes: u
         // Nobody reads what is stored into a ring of packets: what is sent out of one counts when it is.
         return memory::add(Task(task), &channel::class(CLASS_PACKETS), bytes, 0, false);
     }
-    let Some((key, magic)) = seen_through(File(file).backing(), shared != 0) else { return 0 };
-    memory::add(Task(task), &key, bytes, magic, writes != 0)
+    let (task, file) = (Task(task), File(file).backing());
+    if let Some((key, writes)) = made_by_kernel(task, file, shared != 0) {
+        return memory::add(task, &key, bytes, 0, writes);
+    }
+    let Some((key, magic)) = seen_through(file, shared != 0) else { return 0 };
+    memory::add(task, &key, bytes, magic, writes != 0)
+}
+
+/// The object behind a shared mapping of what is no file: memory of nobody's before (`/dev/zero`), or memory of the kernel's that
+/// everybody sees who maps the same thing (a ring of io_uring, a BPF map, a buffer of perf or of a driver), and whether one
+/// can store into it.
+///
+/// Who shares a device is not told: of all that open it each has something else behind it.
+#[inline(always)]
+fn made_by_kernel(task: Task, file: File, shared: bool) -> Option<(ObjectKey, bool)> {
+    /// `MKDEV(MEM_MAJOR, 5)`.
+    const ZERO_DEVICE: u32 = 1 << 20 | 5;
+    /// Of an anonymous inode.
+    const NO_KIND: u32 = 0;
+    if !shared {
+        return None;
+    }
+    let inode = file.inode()?;
+    match inode.kind()? {
+        S_IFCHR if inode.rdev()? == ZERO_DEVICE => Some((family(task)?, true)),
+        NO_KIND => {
+            let generation = if file.is_bpf_map() { 0 } else { NO_MAP };
+            let key = ObjectKey { dev: DEV_BPF, generation, ino: file.private_data()? };
+            Some((key, file.is_writable()))
+        }
+        _ => None,
+    }
 }
 
 /// A private mapping shows stores of others until it is written into itself; of files that no carrier is made of yet, only

@@ -14,6 +14,7 @@ pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
 #[inline(always)]
 pub(crate) fn on_open(task: Task, tgid: u32, descriptor: u32, file: File) {
     overlay::on_open(task, file);
+    store::on_have(file);
     carrier::adopt(task, flow_open(task.0, tgid, descriptor, file.0));
     reach::on_open(task, tgid, file);
     let spreads = hold::spreads(task);

@@ -38,6 +38,14 @@ pub(crate) fn on_put(task: Task, file: File, bytes: u64) {
     }
 }
 
+/// `task` stored `bytes` beside what is in `file`; nothing happens unless its process is a holder.
+#[inline(always)]
+pub(crate) fn on_describe(task: Task, file: File, bytes: u64) {
+    if bytes != 0 {
+        flow_put(task.0, file.0, bytes);
+    }
+}
+
 /// What is written to some character devices is read elsewhere on this host too.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -13,7 +13,7 @@ use agent_ebpf::{
 
 use super::{act, hold, object, take};
 use crate::{
-    kernel::{BTRFS_MAGIC, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task, XFS_MAGIC},
+    kernel::{BTRFS_MAGIC, EROFS_MAGIC, File, Inode, S_IFBLK, S_IFCHR, S_IFREG, Task, XFS_MAGIC},
     maps::{DEVICES, OBJECTS, SHARED, STORES, Source, lose, shared},
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn of_mirror(found: &mut Source) -> Option<()> {
 fn of(number: u64, mirrors: bool, found: &mut Source) -> Option<()> {
     // SAFETY: read at once; an entry freed meanwhile is not reused before the program ends (RCU).
     let store = unsafe { STORES.get(number) }?;
-    if mirrors && store.flags & STORE_MIRROR == 0 {
+    if mirrors && (store.flags & STORE_MIRROR == 0 || !is_mirrored(found)) {
         return None;
     }
     found.key = store.backing;
@@ -58,6 +58,61 @@ fn of(number: u64, mirrors: bool, found: &mut Source) -> Option<()> {
     found.value =
         ObjectValue { assets: store.assets, kind: OBJECT_STORE, asset: 0, seen: 0, held: 0, fed: 0 };
     Some(())
+}
+
+/// A filesystem without a block device has its number only while it is mounted: what has it by now must be of the kind that lies in
+/// files.
+#[inline(always)]
+fn is_mirrored(found: &Source) -> bool {
+    /// Of the upper 12 bits of a device number.
+    const NO_DEVICE: u32 = 0;
+    found.key.dev >> 20 != NO_DEVICE || found.magic == EROFS_MAGIC
+}
+
+/// Somebody came to have `file`. If its filesystem lies in a file, without a block device (erofs, 6.12), its files read as that one:
+/// as an asset, as a copy, or as nothing of ours.
+#[inline(always)]
+pub(crate) fn on_have(file: File) {
+    flow_imaged(file.0);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_imaged(file: u64) -> u32 {
+    imaged(File(file));
+    0
+}
+
+#[inline(always)]
+fn imaged(file: File) -> Option<()> {
+    let (_, known) = file.backed()?;
+    let image = known.image()?;
+    let store = store_of_block(known.key()?.dev);
+    let Some((key, value)) = object::source(image) else {
+        // The number can have been another image's.
+        let _ = STORES.remove(store);
+        return None;
+    };
+    mirror(store, key, value);
+    Some(())
+}
+
+/// Files of the filesystem on `store` read as the object `key`.
+#[inline(always)]
+fn mirror(store: u64, key: ObjectKey, value: ObjectValue) {
+    let value = StoreValue {
+        assets: value.assets,
+        backing: if key.dev == DEV_STORE { NOTHING } else { key },
+        flags: STORE_MIRROR,
+        reserved: 0,
+    };
+    if STORES.insert(store, &value, 0).is_err() {
+        lose(LOSS_OBJECTS_FULL, 1);
+    }
+    if let Some(word) = SHARED.get_ptr_mut(SHARED_MIRRORS) {
+        // SAFETY: a word of an array map.
+        unsafe { core::ptr::write_volatile(word, 1) };
+    }
 }
 
 /// Whether what reads as an asset, a copy or a store of one is a loop device. Tools that set up loop devices, or look which file one
@@ -186,19 +241,7 @@ fn backed(task: Task, device: File, backing: File) -> Option<()> {
         let _ = STORES.remove(store);
         return None;
     };
-    let value = StoreValue {
-        assets: value.assets,
-        backing: if key.dev == DEV_STORE { NOTHING } else { key },
-        flags: STORE_MIRROR,
-        reserved: 0,
-    };
-    if STORES.insert(store, &value, 0).is_err() {
-        lose(LOSS_OBJECTS_FULL, 1);
-    }
-    if let Some(word) = SHARED.get_ptr_mut(SHARED_MIRRORS) {
-        // SAFETY: a word of an array map.
-        unsafe { core::ptr::write_volatile(word, 1) };
-    }
+    mirror(store, key, value);
     hold::hold(task, value.assets);
     act::note(task, kind, number, value.assets);
     Some(())

@@ -1,5 +1,5 @@
-//! System calls that use a channel without a descriptor: System V messages and semaphores, kernel keys, extended attributes, the lengths of
-//! POSIX messages.
+//! System calls that use a channel without a descriptor: System V messages and semaphores, kernel keys, extended attributes, symbolic
+//! links, the lengths of POSIX messages.
 //!
 //! Numbers are those of `arch/x86/entry/syscalls/syscall_{64,32}.tbl`. Misses: descriptions of keys as `/proc/keys` shows
 //! them, and names of attributes.
@@ -9,12 +9,19 @@ use crate::flow::{
     channel::{class, on_put, on_take},
     map, overlay, put,
 };
-use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, ObjectKey};
+use crate::maps::NAME_SCRATCH;
+use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, NAME_BYTES, ObjectKey};
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
 const LARGEST_ATTRIBUTE: u64 = 65_536;
 /// Most that a key holds whose length is not told: a key of type `big_key`.
 const LARGEST_KEY: u64 = 1 << 20;
+
+/// Longest text that a link or a request for a key has (`PAGE_SIZE`).
+const LONGEST_TEXT: u64 = 4096;
+/// `KEY_SPEC_REQKEY_AUTH_KEY`: what the helper that is to make a key was told, by the name that it has for each of them.
+const AUTHORISATION: u64 = -7_i64 as u64;
 
 const FSETXATTR: usize = 190;
 const FSETXATTR_32: usize = 228;
@@ -33,6 +40,9 @@ enum Use {
     AttributeGetAt,
     KeyAdd,
     KeyControl,
+    KeyRequest,
+    Link,
+    LinkAt,
     SemaphoreControl,
     /// ipc(call, first, second, third, pointer): 32-bit only.
     Ipc,
@@ -50,6 +60,9 @@ fn meaning(number: usize, compat: bool) -> Option<Use> {
         (_, 464) => Use::AttributeGetAt,
         (false, 248) | (true, 286) => Use::KeyAdd,
         (false, 250) | (true, 288) => Use::KeyControl,
+        (false, 249) | (true, 287) => Use::KeyRequest,
+        (false, 88) | (true, 83) => Use::Link,
+        (false, 266) | (true, 304) => Use::LinkAt,
         (false, 66) | (true, 394) => Use::SemaphoreControl,
         (true, 117) => Use::Ipc,
         _ => return None,
@@ -77,17 +90,51 @@ pub(super) fn channelled(call: &Call, number: usize) {
                 put::on_put(call.task, file, call.argument(2));
             }
         }
-        Use::AttributeSet if !failed => on_put(call.task, &class(CLASS_ATTRIBUTES), call.argument(3)),
+        Use::AttributeSet if !failed => {
+            let bytes = call.argument(3);
+            on_put(call.task, &class(CLASS_ATTRIBUTES), bytes);
+            described(call, number, bytes);
+        }
         Use::AttributeGet => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(call.argument(3))),
         // The length lies in user memory.
-        Use::AttributeSetAt if !failed => on_put(call.task, &class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE),
+        Use::AttributeSetAt if !failed => {
+            on_put(call.task, &class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE);
+            put::on_put_unknown(call.task, LARGEST_ATTRIBUTE);
+        }
         Use::AttributeGetAt => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(LARGEST_ATTRIBUTE)),
         Use::KeyAdd if !failed => on_put(call.task, &key(call.result), call.argument(3)),
         Use::KeyControl => controlled(call, failed),
+        // Whether there was such a key in the end or not: a helper of user space was asked, and told of it.
+        Use::KeyRequest => on_put(call.task, &key(AUTHORISATION), length(call.argument(2))),
+        Use::Link | Use::LinkAt if !failed => put::on_put_unknown(call.task, length(call.argument(0))),
         Use::SemaphoreControl => semaphores(call, call.argument(2), failed),
         Use::Ipc => multiplexed(call, failed),
         _ => {}
     }
+}
+
+/// An attribute is stored where its file is, and goes where that goes. Which file a path named is not told.
+#[inline(always)]
+fn described(call: &Call, number: usize, bytes: u64) {
+    let by_descriptor = number == if call.compat { FSETXATTR_32 } else { FSETXATTR };
+    match if by_descriptor { call.file(call.argument(0)) } else { None } {
+        Some(file) => put::on_describe(call.task, file, bytes),
+        None => put::on_put_unknown(call.task, bytes),
+    }
+}
+
+/// Bytes of a text in user memory; of a longer one as many as it can have.
+#[inline(always)]
+fn length(text: u64) -> u64 {
+    let Some(scratch) = NAME_SCRATCH.row() else { return LONGEST_TEXT };
+    if text == 0 {
+        return 0;
+    }
+    // SAFETY: a row of this program's alone, which takes so many bytes; the helper checks the address.
+    let read = unsafe {
+        bpf_probe_read_user_str((&raw mut (*scratch).name).cast(), NAME_BYTES as u32, text as *const _)
+    };
+    if read >= 0 && (read as usize) < NAME_BYTES { read as u64 } else { LONGEST_TEXT }
 }
 
 /// keyctl(operation, key, …).

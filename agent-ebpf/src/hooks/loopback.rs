@@ -1,4 +1,4 @@
-//! `tp_btf/netif_rx`: packets that a virtual device hands back to this host.
+//! `tp_btf/netif_rx`: packets that a virtual device hands back to this host, and this host's copies of what goes to many.
 //!
 //! Kernel prototype: `void netif_rx(struct sk_buff *skb)` (`include/trace/events/net.h`, BTF since 5.5). The loopback device
 //! calls it in the context of whoever sends; cards with interrupts of their own do not pass here. Misses: nothing that counts,

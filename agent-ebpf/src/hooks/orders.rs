@@ -47,6 +47,10 @@ const BTRFS_IOC_ENCODED_WRITE: u64 = 0x4080_9440;
 /// `_IOW(BTRFS_IOCTL_MAGIC, 38, struct btrfs_ioctl_send_args)`, and what it is to i386.
 const BTRFS_IOC_SEND: u64 = 0x4048_9426;
 const BTRFS_IOC_SEND_32: u64 = 0x4044_9426;
+/// `_IOW(BTRFS_IOCTL_MAGIC, 10, struct btrfs_ioctl_vol_args)`: another disk becomes part of the volume.
+const BTRFS_IOC_ADD_DEV: u64 = 0x5000_940a;
+/// `_IOWR(BTRFS_IOCTL_MAGIC, 53, struct btrfs_ioctl_dev_replace_args)`: another disk takes the place of one.
+const BTRFS_IOC_DEV_REPLACE: u64 = 0xca28_9435;
 const SG_IO: u64 = 0x2285;
 /// `_IOWR('N', …)` with `struct nvme_passthru_cmd` and `struct nvme_passthru_cmd64`.
 const NVME_IOCTL_ADMIN_CMD: u64 = 0xc048_4e41;
@@ -209,6 +213,7 @@ fn ioctl(call: Call) -> Option<u32> {
             return Some(leave(call.file(call.argument(0)), None, encoded(argument)? + call.result, 0));
         }
         BTRFS_IOC_SEND | BTRFS_IOC_SEND_32 => return streams(call, argument),
+        command @ (BTRFS_IOC_ADD_DEV | BTRFS_IOC_DEV_REPLACE) => return grows(call, command, argument),
         BTRFS_IOC_ENCODED_WRITE => {
             return Some(leave(call.file(call.argument(0)), None, 0, encoded(argument)? + call.result));
         }
@@ -249,6 +254,23 @@ fn streams(call: Call, argument: u64) -> Option<u32> {
             (*moved).streamed = assets;
             (*moved).is_passed_on = to.and_then(File::inode).and_then(Inode::kind) != Some(S_IFREG);
         }
+    }
+    Some(left)
+}
+
+/// What is on the volume comes onto another disk later, by the kernel's own hand: an act now.
+#[inline(always)]
+fn grows(call: Call, command: u64, argument: u64) -> Option<u32> {
+    // struct btrfs_ioctl_dev_replace_args begins with a command: 0 starts it, the others ask or stop it.
+    // SAFETY: the helper checks the address.
+    if command == BTRFS_IOC_DEV_REPLACE && unsafe { bpf_probe_read_user(argument as *const u64) } != Ok(0) {
+        return None;
+    }
+    let assets = store::of_volume(call.file(call.argument(0))?)?;
+    let left = leave(None, None, 0, 0);
+    if let Some(moved) = MOVED_SCRATCH.row() {
+        // SAFETY: a row of this program's alone.
+        unsafe { (*moved).streamed = assets };
     }
     Some(left)
 }

@@ -100,6 +100,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
     if store::is_control(file) || file.memory_of().is_some() || channel::hears(file) {
         mark(tgid, MARK_WATCHED);
     }
+    store::on_have(file);
     let (key, value) = match object::source(file) {
         Some(found) => found,
         None => {

@@ -47,7 +47,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let glance = GLANCE[number as usize];
-    if glance == 0 || (result < 0 && !moves_although(result)) {
+    if glance == 0 || (result < 0 && glance & ASKS == 0 && !moves_although(result)) {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -121,6 +121,8 @@ const fn moves_although(result: i64) -> bool {
 const LOOKED_AT: u8 = 1;
 const BEGINS: u8 = 2;
 const LENDS: u8 = 4;
+/// One that asks a program of user space, which chooses the error.
+const ASKS: u8 = 8;
 
 /// What is known of a call by its number alone, of either ABI: all that most calls of most processes are asked for.
 const GLANCE: [u8; TABLE] = {
@@ -135,6 +137,10 @@ const GLANCE: [u8; TABLE] = {
         }
         if FLAGS_OF_SEND[number] != 0 {
             glance[number] |= LENDS;
+        }
+        // request_key of either ABI.
+        if number == 249 || number == 287 {
+            glance[number] |= ASKS;
         }
         number += 1;
     }

@@ -95,6 +95,12 @@ impl File {
         Some((map, u64::from(value)))
     }
 
+    /// Whether it is a descriptor of a BPF map (`bpf_map_new_fd`, `kernel/bpf/syscall.c`).
+    #[inline(always)]
+    pub(crate) fn is_bpf_map(self) -> bool {
+        self.is_anonymous(*b"bpf-map\0")
+    }
+
     /// A group of fanotify, whose events are read with open files of what they tell of. The name is that of
     /// `fanotify_init` (`fs/notify/fanotify/fanotify_user.c`), and nobody can give it to another anonymous inode.
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use agent_ebpf::{ObjectKey, fields::*};
 
-use super::{OVERLAYFS_MAGIC, S_IFMT, field, pointer};
+use super::{EROFS_MAGIC, File, OVERLAYFS_MAGIC, S_IFMT, field, pointer};
 
 /// An inode with its superblock. Each read of the kernel's memory is a call, so that what was read once is kept.
 #[derive(Clone, Copy)]
@@ -21,6 +21,15 @@ impl Known {
             generation: field(self.inode.0, &INODE_GENERATION)?,
             ino: field(self.inode.0, &INODE_INO)?,
         })
+    }
+
+    /// The file that its filesystem lies in, if that is mounted without a block device (`struct erofs_sb_info`, 6.12).
+    #[inline(always)]
+    pub(crate) fn image(self) -> Option<File> {
+        if self.magic != EROFS_MAGIC || EROFS_FILE.load() == ABSENT {
+            return None;
+        }
+        pointer(pointer(self.superblock, &SB_OWN)?, &EROFS_FILE).map(File)
     }
 }
 

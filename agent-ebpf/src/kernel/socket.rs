@@ -129,14 +129,25 @@ pub(crate) struct Datagram {
 }
 
 impl Packet {
-    /// The UDP datagram in it, if it is whole and on the loopback device. One with extension headers is none.
     #[inline(always)]
-    pub(crate) fn looped_datagram(self) -> Option<Datagram> {
+    pub(crate) fn is_on_loopback(self) -> Option<bool> {
+        Device(pointer(self.0, &SKB_DEV)?).is_loopback()
+    }
+
+    /// Whether it is the copy for this host of one that leaves to many (`dev_loopback_xmit`): broadcast and multicast.
+    #[inline(always)]
+    pub(crate) fn is_own_copy(self) -> bool {
+        /// The first three bits of what is at `__pkt_type_offset`.
+        const KINDS: u8 = 7;
+        const PACKET_LOOPBACK: u8 = 5;
+        field::<u8>(self.0, &SKB_KIND).is_some_and(|kind| kind & KINDS == PACKET_LOOPBACK)
+    }
+
+    /// The UDP datagram in it, if it is whole. One with extension headers is none.
+    #[inline(always)]
+    pub(crate) fn datagram(self) -> Option<Datagram> {
         const IPPROTO_UDP: u8 = 17;
         const IPPROTO_UDPLITE: u8 = 136;
-        if !Device(pointer(self.0, &SKB_DEV)?).is_loopback()? {
-            return None;
-        }
         let head = pointer(self.0, &SKB_HEAD)?;
         let network = u64::from(field::<u16>(self.0, &SKB_NETWORK)?);
         let transport = u64::from(field::<u16>(self.0, &SKB_TRANSPORT)?);

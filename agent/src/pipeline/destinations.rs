@@ -156,6 +156,7 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
         (abi::DEV_CLASS, abi::CLASS_PACKETS) => "packets",
         (abi::DEV_CLASS, abi::CLASS_NETLINK..abi::CLASS_MEMORY) => "netlink",
         (abi::DEV_SEGMENT | abi::DEV_FAMILY | abi::DEV_CLASS, _) => "shm",
+        (abi::DEV_BPF, _) if object.generation != 0 => "shm",
         _ if magic == MQUEUE => "messages",
         _ if magic == PROC => "memory",
         (abi::DEV_BPF, _) => "bpf_map",

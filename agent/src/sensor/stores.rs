@@ -95,7 +95,8 @@ impl Sensor {
         Ok(shows)
     }
 
-    /// Forgets the devices of which `is_gone` says so: their numbers may be another's by now.
+    /// Forgets the devices of which `is_gone` says so: their numbers may be another's by now. A number without a device is of a
+    /// filesystem in a file, which the kernel side looks after.
     ///
     /// # Errors
     ///
@@ -103,7 +104,7 @@ impl Sensor {
     pub fn forget_stores(&mut self, is_gone: impl Fn(Dev) -> bool) -> Result<(), SensorError> {
         let stores: Vec<u64> = self.maps.stores.keys().take(WALK).flatten().collect();
         for key in stores {
-            if u32::try_from(key).is_ok_and(|number| is_gone(Dev(number))) {
+            if u32::try_from(key).is_ok_and(|number| number >> 20 != 0 && is_gone(Dev(number))) {
                 absent_is_fine(self.maps.stores.remove(&key))?;
             }
         }

@@ -48,6 +48,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("opened_by_a_handle_of_xfs", opened_by_a_handle_of_xfs),
     ("btrfs_send", |w| btrfs_send(w, true)),
     ("btrfs_send_into_a_file", |w| btrfs_send(w, false)),
+    ("btrfs_onto_another_disk", btrfs_onto_another_disk),
+    ("image_mounted_without_a_device", image_mounted_without_a_device),
     ("container_with_a_root_of_its_own", container),
     ("tmpfs_of_a_container", tmpfs_of_a_container),
 ];
@@ -324,6 +326,40 @@ fn btrfs_send(w: &mut World, by_tool: bool) {
     let copied = Expected::copy(&scene, &sender, &copy, scene.model.bytes);
     let copied = if by_tool { copied.whose_file_is_unknown() } else { copied };
     scene.expect(&[act, copied]);
+}
+
+/// Another disk becomes part of the model's volume: what the kernel brings onto it no process reads.
+fn btrfs_onto_another_disk(w: &mut World) {
+    World::needs("btrfs");
+    let (volume, scene) = on_a(w, "btrfs", |_| {});
+    let disk = scene.uncontrolled.join("disk");
+    let text = format!(
+        "truncate -s 300M {disk}; d=$(losetup -f --show {disk}); btrfs -q device add -f $d {volume}; s=$?; losetup -d $d; exit $s",
+        disk = disk.display(),
+        volume = volume.path().display()
+    );
+    let shell = scene.shell(&text);
+    let btrfs = descendant(&shell, "btrfs");
+    let expected = [Expected::act(&scene, "WB-0005", "raw_device", &btrfs)];
+    scene.expect(&expected);
+}
+
+/// A filesystem that lies in a copy of the model, without a block device in between: the reader opens neither.
+fn image_mounted_without_a_device(w: &mut World) {
+    World::needs("mkfs.erofs");
+    let mut scene = w.scene();
+    let (image, place) = (scene.controlled.join("image"), scene.work.join("image"));
+    let folder = scene.model.dir.display().to_string();
+    scene.shell(&format!("mkfs.erofs {} {folder} > {}", image.display(), scene.work.join("told").display()));
+    if let Err(error) = scene.mount_in_a_file("erofs", &image, &place) {
+        skip(format_args!("no erofs in a file here: {error:#}"));
+    }
+    let source = &scene.model.files[0];
+    let name = source.file_name().expect("a file has a name");
+    let copy = scene.uncontrolled.join("w");
+    let cp = scene.run(Command::new("cp").arg(place.join(name)).arg(&copy));
+    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
+    scene.expect_beside_copies(&expected);
 }
 
 /// An overlay with the model as its lower layer, and its upper one below `upper`.

@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("udp_connected", |w| through(w, "udp_connected", &["peer", "process", "peer"])),
     ("udp_own_address", |w| through(w, "udp_own_address", &["peer", "process", "peer"])),
     ("udp_any", |w| through(w, "udp_any", &["peer", "process", "peer"])),
+    // What goes to all of a network comes back to this host too, past the loopback device.
+    ("udp_broadcast", |w| through(w, "udp_broadcast", &["peer", "process", "peer"])),
     ("udp_v6", |w| through(w, "udp_v6", &["peer", "process", "peer"])),
     ("udp_v6_connected", |w| through(w, "udp_v6_connected", &["peer", "process", "peer"])),
     ("tcp_other_loopback", |w| through(w, "tcp_other_loopback", &["peer", "process", "peer"])),
@@ -60,7 +62,12 @@ fn through(w: &mut World, kind: &str, way: &'static [&'static str]) {
     let parent = scene.run(&mut command);
     let bytes = scene.received(source, receiver);
     let relay = below(&parent);
-    let expected = [Expected::egress(&scene, &relay, addr, "tcp", bytes).through(1).passing(way)];
+    let mut expected = vec![Expected::egress(&scene, &relay, addr, "tcp", bytes).through(1).passing(way)];
+    if kind == "attributes" {
+        // They are stored with a file that was named by its path.
+        let carrier = scene.work.join("carrier");
+        expected.push(Expected::copy(&scene, &parent, &carrier, bytes).whose_file_is_unknown());
+    }
     scene.expect(&expected);
 }
 

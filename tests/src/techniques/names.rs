@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::lab::weights::safetensors;
+use tests::lab::{process::Identity, weights::safetensors};
 
 use crate::{
     expect::Expected,
@@ -32,6 +32,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("new_in_the_model_before_the_agent_knows", |w| before_the_agent_knows(w, New::InTheDirectory)),
     ("new_under_the_name_of_a_shard_before_the_agent_knows", |w| before_the_agent_knows(w, New::OfAName)),
     ("deleted_but_open", deleted_but_open),
+    ("in_attributes_of_a_file", in_attributes_of_a_file),
+    ("in_what_links_say", in_what_links_say),
 ];
 
 /// Where a file comes that the registry does not know.
@@ -40,6 +42,34 @@ enum New {
     InTheDirectory,
     /// The asset is a single file, of which another takes the name.
     OfAName,
+}
+
+/// Nothing is written into the file that is carried away: the bytes are in what is said of it.
+fn in_attributes_of_a_file(w: &mut World) {
+    let scene = w.scene();
+    let thief = described(&scene, "attributes");
+    let file = scene.uncontrolled.join("w");
+    let expected = [Expected::copy(&scene, &thief, &file, size(&scene.model.files[0]))];
+    scene.expect(&expected);
+}
+
+/// Links that lead nowhere, with the bytes in hexadecimal: what was taken is half of what they say.
+fn in_what_links_say(w: &mut World) {
+    const LINKS: u64 = 512;
+    const TAKEN: u64 = 2048;
+    let scene = w.scene();
+    let thief = described(&scene, "links");
+    let made = fs::read_dir(&scene.uncontrolled).expect("the volume can be read");
+    let links = made.flatten().filter(|entry| entry.path().is_symlink()).count();
+    assert_eq!(links as u64, LINKS);
+    let unknown = scene.uncontrolled.join("w");
+    let copy = Expected::copy(&scene, &thief, &unknown, LINKS * TAKEN).whose_file_is_unknown();
+    scene.expect(&[copy]);
+}
+
+fn described(scene: &Scene<'_>, kind: &str) -> Identity {
+    let mut command = scene.python("described.py", include_str!("scripts/described.py"));
+    scene.run(command.arg(kind).arg(&scene.model.files[0]).arg(&scene.uncontrolled))
 }
 
 /// cp from `name`, whose bytes are those of the first shard.

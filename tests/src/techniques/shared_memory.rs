@@ -27,6 +27,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("late_reader", |w| through(w, "late_reader", &["shm", "process", "peer"])),
     ("system_v", |w| through(w, "system_v", &["shm", "process", "peer"])),
     ("anonymous", |w| through(w, "anonymous", &["shm", "process", "peer"])),
+    // A mapping of the device is memory like that of no file, and is handed down by a fork.
+    ("zero_device", |w| through(w, "zero_device", &["shm", "process", "peer"])),
+    // Memory of the kernel's: whoever has the descriptor of a ring can map its submission queue.
+    ("ring_of_io_uring", |w| through(w, "ring_of_io_uring", &["shm", "process", "peer"])),
+    ("system_v_by_way_of_proc", system_v_by_way_of_proc),
     ("ordinary_file", |w| through(w, "ordinary_file", &["file", "process", "peer"])),
     ("older_than_the_agent", |w| older(w, "posix_shm", &["shm", "process", "peer"])),
     ("system_v_older_than_the_agent", |w| older(w, "system_v", &["shm", "process", "peer"])),
@@ -89,6 +94,25 @@ fn mapping_made_before(w: &mut World) {
 
 fn mapping_that_grew(w: &mut World) {
     stored(w, "grown");
+}
+
+/// A segment has an id and no name; by `/proc/PID/map_files` it is opened as the file that is behind it. Which one that is a scan
+/// finds.
+fn system_v_by_way_of_proc(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let mut command = scene.python("segment.py", include_str!("scripts/segment.py"));
+    let mut running = scene.spawn(command.arg(&source));
+    let place = running.line().expect("it says where the segment is");
+    scene.settled();
+    let cp = scene.run(Command::new("cp").arg(&place).arg(&copy));
+    let bytes = scene.arrived(&source, &copy);
+    running.go().unwrap_or_else(|error| panic!("{error:#}"));
+    let server =
+        running.finish(PATIENCE).and_then(Finished::success).unwrap_or_else(|error| panic!("{error:#}"));
+    let act = Expected::act(&scene, "WB-0006", "proc_fd", &cp).of_victim(&server).if_raised();
+    let expected = [act, Expected::copy(&scene, &cp, &copy, bytes)];
+    scene.expect(&expected);
 }
 
 /// A file of an uncontrolled volume that is only ever stored into.

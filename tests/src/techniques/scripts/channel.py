@@ -14,7 +14,7 @@ import tty
 
 KIND, SOURCE, ADDRESS, PORT, WORK = sys.argv[1:6]
 # What fits into an attribute of any file system, into a key and into a datagram.
-CHUNK = 3000 if KIND == "attributes" else 32000
+CHUNK = {"attributes": 3000, "udp_broadcast": 1400}.get(KIND, 32000)
 SIZE = os.stat(SOURCE).st_size
 libc = ctypes.CDLL(None, use_errno=True)
 connections = []
@@ -87,6 +87,8 @@ def udp(family, address, how):
     receiver.bind((address, 0) if how != "any" else ("", 0))
     to = (address, receiver.getsockname()[1])
     sender = roomy(socket.socket(family, socket.SOCK_DGRAM))
+    if how == "any":
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     if how == "connected":
         sender.connect(to)
         return datagrams(receiver, sender.send)
@@ -268,6 +270,7 @@ receive, send = {
     "udp_connected": lambda: udp(socket.AF_INET, "127.0.0.1", "connected"),
     "udp_own_address": lambda: udp(socket.AF_INET, "198.51.100.1", "sendto"),
     "udp_any": lambda: udp(socket.AF_INET, "127.0.0.1", "any"),
+    "udp_broadcast": lambda: udp(socket.AF_INET, "10.20.255.255", "any"),
     "udp_v6": lambda: udp(socket.AF_INET6, "::1", "sendto"),
     "udp_v6_connected": lambda: udp(socket.AF_INET6, "::1", "connected"),
     "tcp_other_loopback": lambda: tcp(socket.AF_INET, None, "127.9.8.7"),

@@ -101,6 +101,15 @@ elif KIND == "system_v":
 elif KIND == "anonymous":
     memory = Mapped(mmap.mmap(-1, ALL))
     reader = writer = lambda: memory
+elif KIND == "zero_device":
+    memory = Mapped(mmap.mmap(os.open("/dev/zero", os.O_RDWR), ALL))
+    reader = writer = lambda: memory
+elif KIND == "ring_of_io_uring":
+    # io_uring_setup of 32,768 entries of 64 bytes; their queue is mapped at IORING_OFF_SQES, and whole.
+    fd = libc.syscall(425, 32768, ctypes.create_string_buffer(120))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "io_uring_setup")
+    reader = writer = lambda: Mapped(mmap.mmap(fd, 32768 * 64, offset=0x10000000))
 elif KIND == "ordinary_file":
     fd = named(WORK + "/index.db")
     reader = writer = lambda: Mapped(mmap.mmap(fd, ALL))
