@@ -5,6 +5,10 @@
 //!
 //! Times in it lie on a time line that goes on over reboots, see [`Clock`].
 
+mod clock;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fs,
@@ -15,11 +19,10 @@ use std::{
 };
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::clock::Clock;
 use super::state::StateDir;
-use crate::event::BootNs;
 
 /// Below the state directory.
 pub const FILE: &str = "state.redb";
@@ -55,51 +58,6 @@ pub enum StoreError {
     Database { what: &'static str, path: PathBuf, source: Box<redb::Error> },
     #[error("the state in {} cannot be used: {why}", path.display())]
     Unusable { path: PathBuf, why: String },
-}
-
-/// When something was saved, by every clock that there is, and the time line that goes on over reboots.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clock {
-    /// The kernel's random id of the boot.
-    pub boot: String,
-    /// ns since that boot.
-    pub now: BootNs,
-    /// Wall clock, milliseconds since 1970.
-    pub wall_ms: i64,
-    /// Where this boot began on the time line, ns.
-    pub base: u64,
-}
-
-impl Clock {
-    /// This clock, on the time line of an earlier one.
-    ///
-    /// In one boot nothing changes, whatever the wall clock was set to. Over a reboot only the wall clock knows how long it
-    /// took, and it can be set: one that went back says that no time passed but what the new boot has lasted, so that nothing
-    /// leaves a window too early.
-    #[must_use]
-    pub fn following(mut self, earlier: Option<&Self>) -> Self {
-        let Some(earlier) = earlier else { return self };
-        if earlier.boot == self.boot {
-            self.base = earlier.base;
-            return self;
-        }
-        let passed = u64::try_from(self.wall_ms.saturating_sub(earlier.wall_ms)).unwrap_or(0);
-        let passed = passed.saturating_mul(1_000_000).max(self.now.0);
-        self.base = earlier.line(earlier.now).saturating_add(passed).saturating_sub(self.now.0);
-        self
-    }
-
-    /// `at` on the time line.
-    #[must_use]
-    pub const fn line(&self, at: BootNs) -> u64 {
-        self.base.saturating_add(at.0)
-    }
-
-    /// The time of this boot that `line` is on the time line; its begin for what was before it.
-    #[must_use]
-    pub const fn boot_time(&self, line: u64) -> BootNs {
-        BootNs(line.saturating_sub(self.base))
-    }
 }
 
 /// The open database.
@@ -398,148 +356,4 @@ fn set_aside(path: &Path) -> Option<PathBuf> {
         places.iter().position(|place| fs::symlink_metadata(place).is_err()).unwrap_or(places.len() - 1);
     let place = places.swap_remove(free);
     fs::rename(path, &place).ok().map(|()| place)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn state() -> (tempfile::TempDir, StateDir) {
-        let scratch = tempfile::tempdir().unwrap();
-        let state = StateDir::open(scratch.path()).unwrap();
-        (scratch, state)
-    }
-
-    fn rows(space: &'static str, rows: Vec<Row>) -> (&'static str, Rows<'static>) {
-        (space, Box::new(rows.into_iter()))
-    }
-
-    fn row(key: &str, value: &str) -> Row {
-        (key.as_bytes().to_vec(), value.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn spaces_survive_and_do_not_mix() {
-        let (_scratch, state) = state();
-        let clock = Clock { boot: "b".to_owned(), now: BootNs(7), wall_ms: 9, base: 3 };
-        let (mut store, note) = Store::open(&state).unwrap();
-        assert_eq!((note, store.clock().unwrap()), (None, None));
-        let spaces = || vec![rows("a", vec![row("1", "x"), row("2", "y")]), rows("ab", vec![row("1", "z")])];
-        assert!(store.save(spaces(), &clock).unwrap());
-        assert!(!store.save(spaces(), &clock).unwrap(), "nothing changed");
-        drop(store);
-        let (mut store, _) = Store::open(&state).unwrap();
-        assert_eq!(store.clock().unwrap().as_ref(), Some(&clock));
-        assert_eq!(store.load("a").unwrap(), [row("1", "x"), row("2", "y")]);
-        assert!(store.save(vec![rows("a", vec![row("2", "new")])], &clock).unwrap());
-        assert_eq!(store.load("a").unwrap(), [row("2", "new")]);
-        assert_eq!(store.load("ab").unwrap(), [row("1", "z")]);
-        assert_eq!(store.load("b").unwrap(), []);
-    }
-
-    #[test]
-    fn single_rows_are_written_without_the_rest_of_their_space() {
-        let (_scratch, state) = state();
-        let clock = Clock::default();
-        let (mut store, _) = Store::open(&state).unwrap();
-        let put = |key: &str, value: &str| (key.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
-        store.update(Vec::new(), ("a", &[put("x1", "1"), put("x2", "22"), put("y1", "3")]), &clock).unwrap();
-        store
-            .update(vec![rows("b", vec![row("x1", "of b")])], ("a", &[(b"x1".to_vec(), None)]), &clock)
-            .unwrap();
-        let shown = |prefix: &str, limits| {
-            let mut shown = Vec::new();
-            store
-                .visit("a", prefix.as_bytes(), limits, |key, value| {
-                    shown.push((key.to_vec(), value.to_vec()))
-                })
-                .unwrap();
-            shown
-        };
-        assert_eq!(shown("", (9, 9)), [row("x2", "22"), row("y1", "3")]);
-        assert_eq!(shown("x", (9, 9)), [row("x2", "22")]);
-        assert_eq!(shown("", (1, 9)), [row("x2", "22")]);
-        assert_eq!(shown("", (9, 1)), [row("y1", "3")], "too large");
-        assert_eq!(store.get("a", b"y1").unwrap().as_deref(), Some(&b"3"[..]));
-        assert_eq!(store.get("a", b"x1").unwrap(), None);
-        assert!(store.bytes() > 0);
-    }
-
-    #[test]
-    fn a_broken_file_is_set_aside_and_the_agent_goes_on() {
-        let (scratch, state) = state();
-        for _ in 0..2 {
-            fs::write(scratch.path().join(FILE), "this is no database").unwrap();
-            let (mut store, note) = Store::open(&state).unwrap();
-            assert!(note.unwrap().contains("set aside"));
-            assert_eq!(store.load("a").unwrap(), []);
-        }
-        assert_eq!(fs::read(scratch.path().join("state.redb.unusable-2")).unwrap(), b"this is no database");
-    }
-
-    #[test]
-    fn a_later_version_is_set_aside() {
-        let (scratch, state) = state();
-        drop(Store::open(&state).unwrap());
-        let database = Database::create(scratch.path().join(FILE)).unwrap();
-        let write = database.begin_write().unwrap();
-        write.open_table(META).unwrap().insert("version", 9u64.to_be_bytes().as_slice()).unwrap();
-        write.commit().unwrap();
-        drop(database);
-        let (_, note) = Store::open(&state).unwrap();
-        let note = note.unwrap().replace(&state.path().display().to_string(), "STATE");
-        insta::assert_snapshot!(note, @"the state in STATE/state.redb cannot be used: it is of version 9, and this agent knows 1; it was set aside as STATE/state.redb.unusable-1 and the agent goes on without it");
-    }
-
-    #[test]
-    fn a_wall_clock_that_steps_back_reopens_no_window() {
-        const HOUR: u64 = 3_600_000_000_000;
-        let clock = |boot: &str, now, wall_hours: i64| Clock {
-            boot: boot.to_owned(),
-            now: BootNs(now * HOUR),
-            wall_ms: wall_hours * 3_600_000,
-            base: 0,
-        };
-        let saved = clock("b1", 100, 1000);
-        let at = saved.line(BootNs(99 * HOUR));
-        let age = |now: Clock| (now.line(now.now) - at) / HOUR;
-        // The same boot: the wall clock does not matter.
-        assert_eq!(age(clock("b1", 101, 5).following(Some(&saved))), 2);
-        // A reboot: five hours passed, of which the new boot has lasted four.
-        let next = clock("b2", 4, 1005).following(Some(&saved));
-        assert_eq!((age(next.clone()), next.boot_time(at)), (6, BootNs(0)));
-        assert_eq!(next.boot_time(next.line(BootNs(3 * HOUR))), BootNs(3 * HOUR));
-        // Set back over the reboot: as if no more time had passed than the new boot has lasted.
-        assert_eq!(age(clock("b2", 4, 10).following(Some(&saved))), 5);
-        // And once more: the time line goes on.
-        assert_eq!(age(clock("b3", 1, 1010).following(Some(&next))), 11);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn damage_anywhere_is_survived(damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40), cut in any::<prop::sample::Index>()) {
-            let (scratch, state) = state();
-            let (mut store, _) = Store::open(&state).unwrap();
-            store.save(vec![rows("a", (0..50).map(|n| row(&n.to_string(), "value")).collect())], &Clock::default()).unwrap();
-            drop(store);
-            let path = scratch.path().join(FILE);
-            let mut bytes = fs::read(&path).unwrap();
-            for (at, value) in damage {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            if cut.index(4) == 0 {
-                bytes.truncate(cut.index(bytes.len()));
-            }
-            fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
-            let (mut store, _) = Store::open(&state).unwrap();
-            let _ = store.load("a");
-            let _ = store.save(vec![rows("a", vec![row("n", "v")])], &Clock::default());
-        }
-    }
 }
