@@ -1,73 +1,43 @@
 //! What the agent counts of itself, for Prometheus: one registry that is passed down, and typed doors to it.
 //!
-//! All metric code is here and in `http`, so that the client library can be swapped. A child is created as soon as its
+//! All metric code is in this folder, so that the client library can be swapped. A child is created as soon as its
 //! labels are known, with 0: a counter that first appears already large contributes nothing to `increase()`, which would
 //! hide exactly the bulk copy. Label values are bounded; paths, pids, users and addresses are never among them.
 
 mod assets;
 pub mod http;
+mod make;
 mod process;
 mod ring;
+mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant};
 
 use agent_ebpf::LOSSES;
-use jiff::{civil::Date, tz::TimeZone};
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use self::{assets::AssetSeries, process::ProcessMetrics, ring::RingFill};
+pub use self::rules::Outcome;
+use self::{
+    assets::AssetSeries,
+    make::{Maker, count, gauge, now, raise, raise_seconds, set},
+    process::ProcessMetrics,
+    ring::RingFill,
+    rules::RuleMetrics,
+};
 use crate::{
-    alerts::Alert,
     event::{Asset, Control, Loss, Record, RecordKind},
     ledger::HostEgress,
-    rules::{Mode, RuleSet, Severity},
     sinks::{Counts, Sinks},
 };
-
-/// Rules beyond this many are counted together as `other`.
-const MOST_RULES: usize = 200;
-
-/// Exceptions that have series of their own.
-const MOST_EXCEPTIONS: usize = 200;
 
 /// Stages of user space; those of the kernel are [`LOSSES`]. All exist from the start, for `increase()` does not see the first
 /// value of a series. Any other that reports a loss is added.
 const STAGES: [&str; 6] =
     ["fact_malformed", "told_full", "aggregate_evicted", "ledger_evicted", "copies_unkept", "sink"];
-
-/// What became of a set of rules that was read while the agent ran; label `outcome`.
-const RELOADS: [&str; 2] = ["accepted", "refused"];
-
-/// What became of a rule's match; label `outcome`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Alert,
-    Shadow,
-    Excepted,
-    Suppressed,
-}
-
-impl Outcome {
-    const ALL: [Self; 4] = [Self::Alert, Self::Shadow, Self::Excepted, Self::Suppressed];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Alert => "alert",
-            Self::Shadow => "shadow",
-            Self::Excepted => "excepted",
-            Self::Suppressed => "suppressed",
-        }
-    }
-}
 
 /// What `build_info` says.
 #[derive(Clone, Debug)]
@@ -82,21 +52,10 @@ pub struct BuildInfo<'a> {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    rules_info: IntGaugeVec,
     probe_attached: IntGaugeVec,
     events: IntCounterVec,
     events_lost: IntCounterVec,
     event_latency: Histogram,
-    rule_matches: IntCounterVec,
-    rule_seconds: CounterVec,
-    alerts: IntCounterVec,
-    alerts_active: IntGaugeVec,
-    rules_loaded: IntGaugeVec,
-    rules_reloads: IntCounterVec,
-    rules_reload_successful: IntGauge,
-    rules_reload_timestamp: Gauge,
-    exception_expiry: IntGaugeVec,
-    exception_matches: IntCounterVec,
     assets: IntGauge,
     asset_files: IntGauge,
     of_assets: AssetSeries,
@@ -123,14 +82,7 @@ pub struct Metrics {
     scan_timestamp: Gauge,
     carriers_unsettled: IntGauge,
     process: ProcessMetrics,
-    known: Mutex<Known>,
-}
-
-/// Label values that have children.
-#[derive(Debug, Default)]
-struct Known {
-    rules: BTreeSet<String>,
-    exceptions: BTreeSet<String>,
+    rules: RuleMetrics,
 }
 
 impl Metrics {
@@ -154,11 +106,6 @@ impl Metrics {
         start_time.set(started);
 
         let metrics = Self {
-            rules_info: make.gauges(
-                "rules_info",
-                "Always 1; the labels say which rule set is loaded.",
-                &["digest", "pack"],
-            )?,
             probe_attached: make.gauges(
                 "probe_attached",
                 "1 while the hook is attached, as re-checked and not as remembered.",
@@ -176,46 +123,6 @@ impl Metrics {
                 vec![
                     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0,
                 ],
-            )?,
-            rule_matches: make.counters(
-                "rule_matches_total",
-                "Matches of rules, by what became of them.",
-                &["rule_id", "outcome"],
-            )?,
-            rule_seconds: make.seconds(
-                "rule_seconds_total",
-                "Time that a rule took, estimated from samples.",
-                &["rule_id"],
-            )?,
-            alerts: make.counters(
-                "alerts_total",
-                "Findings that reached a severity; each counts once at every severity it reached.",
-                &["rule_id", "severity"],
-            )?,
-            alerts_active: make.gauges("alerts_active", "Findings that are open.", &["severity"])?,
-            rules_loaded: make.gauges("rules_loaded", "Rules of the loaded set.", &["mode"])?,
-            rules_reloads: make.counters(
-                "rules_reloads_total",
-                "Times that rules were read anew, by outcome: those that were refused changed nothing.",
-                &["outcome"],
-            )?,
-            rules_reload_successful: make.gauge(
-                "rules_last_reload_successful",
-                "0 when the last set that was read was wrong and an older one is in force.",
-            )?,
-            rules_reload_timestamp: make.float(
-                "rules_last_reload_timestamp_seconds",
-                "When the rules in force were read, seconds since 1970.",
-            )?,
-            exception_expiry: make.gauges(
-                "exception_expiry_timestamp_seconds",
-                "When an exception ends to hold, seconds since 1970.",
-                &["exception_id"],
-            )?,
-            exception_matches: make.counters(
-                "exception_matches_total",
-                "Matches that an exception kept from being sent; one that is never used stays at 0.",
-                &["exception_id"],
             )?,
             assets: make.gauge("assets", "Registered assets.")?,
             asset_files: make.gauge("asset_files", "Files of all registered assets.")?,
@@ -314,16 +221,12 @@ impl Metrics {
                 "1 while the reads of every process are looked up, because a carrier came and nobody looked yet who has it open.",
             )?,
             process: ProcessMetrics::new(&registry, started)?,
-            known: Mutex::default(),
+            rules: RuleMetrics::new(&make)?,
             registry,
         };
         for stage in LOSSES.iter().map(|(stage, _)| *stage).chain(STAGES) {
             count(&metrics.events_lost, &[stage], 0);
         }
-        for outcome in RELOADS {
-            count(&metrics.rules_reloads, &[outcome], 0);
-        }
-        metrics.rules_reload_successful.set(1);
         for probe in [
             "canary",
             "sys_exit",
@@ -335,80 +238,8 @@ impl Metrics {
             count(&metrics.selftest_failed, &[probe], 0);
         }
         metrics.set_host_egress(Control::ALL.map(|control| (control, HostEgress::default())));
-        for severity in Severity::ALL {
-            set(&metrics.alerts_active, &[severity.as_str()], 0);
-        }
-        for mode in Mode::ALL {
-            set(&metrics.rules_loaded, &[mode.as_str()], 0);
-        }
         metrics.set_sinks(&Sinks::NAMES.map(|name| (name, Counts::default())));
         Ok(metrics)
-    }
-
-    /// The loaded rule set: hex digest, packs, and each rule's id and mode.
-    pub fn set_rules<'a>(
-        &self,
-        digest: &str,
-        packs: impl IntoIterator<Item = &'a str>,
-        rules: impl IntoIterator<Item = (&'a str, Mode)>,
-    ) {
-        self.rules_info.reset();
-        for pack in packs {
-            set(&self.rules_info, &[digest, pack], 1);
-        }
-        let mut loaded = BTreeMap::from(Mode::ALL.map(|mode| (mode, 0)));
-        for (id, mode) in rules {
-            *loaded.entry(mode).or_insert(0) += 1;
-            self.know_rule(id);
-        }
-        for (mode, count) in loaded {
-            set(&self.rules_loaded, &[mode.as_str()], count);
-        }
-    }
-
-    /// The same, from the set itself.
-    pub fn set_rule_set(&self, rules: &RuleSet) {
-        let ids = rules.rules().iter().map(|rule| (rule.facts.id.as_str(), rule.facts.mode));
-        self.set_rules(rules.digest(), rules.packs().iter().map(String::as_str), ids);
-        self.exception_expiry.reset();
-        let ids = &mut self.known().exceptions;
-        for exception in rules.exceptions().iter().take(MOST_EXCEPTIONS) {
-            let id = exception.facts.id.as_str();
-            set(&self.exception_expiry, &[id], end_of(exception.facts.expires));
-            count(&self.exception_matches, &[id], 0);
-            ids.insert(id.to_owned());
-        }
-        self.rules_reload_timestamp.set(now());
-    }
-
-    /// An exception kept a match from being sent.
-    pub fn add_excepted(&self, exception: &str) {
-        if self.known().exceptions.contains(exception) {
-            count(&self.exception_matches, &[exception], 1);
-        }
-    }
-
-    /// Rules were read anew, and taken or not.
-    pub fn add_reload(&self, accepted: bool) {
-        count(&self.rules_reloads, &[RELOADS[usize::from(!accepted)]], 1);
-        self.rules_reload_successful.set(i64::from(accepted));
-    }
-
-    /// Creates the children of a rule, of the set or of the agent itself.
-    pub fn know_rule(&self, id: &str) {
-        let id = self.rule_label(id);
-        for outcome in Outcome::ALL {
-            count(&self.rule_matches, &[&id, outcome.as_str()], 0);
-        }
-        for severity in Severity::ALL {
-            count(&self.alerts, &[&id, severity.as_str()], 0);
-        }
-        spend(&self.rule_seconds, &[&id], Duration::ZERO);
-    }
-
-    /// A rule took so much longer, see [`crate::rules::Engine::take_costs`].
-    pub fn add_rule_time(&self, rule: &str, took: Duration) {
-        spend(&self.rule_seconds, &[&self.rule_label(rule)], took);
     }
 
     /// An asset was registered, or its size changed.
@@ -424,7 +255,7 @@ impl Metrics {
 
     /// The canary came through.
     pub fn set_selftest(&self) {
-        self.selftest.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.selftest.set(now());
     }
 
     /// The canary did not come through.
@@ -460,8 +291,7 @@ impl Metrics {
     /// A scan for assets that has just ended took this long.
     pub fn set_scan(&self, duration: Duration) {
         self.scan_duration.set(duration.as_secs_f64());
-        self.scan_timestamp
-            .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.scan_timestamp.set(now());
     }
 
     /// Sums of what of an asset left, by window.
@@ -515,26 +345,6 @@ impl Metrics {
         self.of_assets.add(&record.asset.name, sink.control, record.bytes, sink.leaves_the_host());
     }
 
-    /// A rule matched.
-    pub fn add_match(&self, rule: &str, outcome: Outcome) {
-        count(&self.rule_matches, &[&self.rule_label(rule), outcome.as_str()], 1);
-    }
-
-    /// An alert was made. Lines that only renew a finding, and shadow findings, are not counted.
-    pub fn add_alert(&self, alert: &Alert) {
-        if alert.raised && alert.matched.mode == Mode::Alert {
-            let rule = self.rule_label(&alert.matched.rule.id);
-            count(&self.alerts, &[&rule, alert.matched.severity.as_str()], 1);
-        }
-    }
-
-    /// Open findings by severity, see [`crate::alerts::Alerts::active`].
-    pub fn set_active(&self, active: &BTreeMap<Severity, u64>) {
-        for (severity, &findings) in active {
-            set(&self.alerts_active, &[severity.as_str()], findings);
-        }
-    }
-
     /// What sinks have done, see [`Sinks::counts`].
     pub fn set_sinks(&self, sinks: &[(&'static str, Counts)]) {
         let mut dropped = 0;
@@ -578,129 +388,4 @@ impl Metrics {
         self.of_assets.write(&mut text);
         Ok(text.into_bytes())
     }
-
-    /// The label of a rule: its id, while there is room.
-    fn rule_label(&self, id: &str) -> String {
-        let mut known = self.known();
-        if known.rules.contains(id) {
-            return id.to_owned();
-        }
-        if known.rules.len() >= MOST_RULES {
-            return "other".to_owned();
-        }
-        known.rules.insert(id.to_owned());
-        id.to_owned()
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// Seconds since 1970 until the end of a day in UTC; 0 for a day that has none.
-fn end_of(day: Date) -> u64 {
-    let end = day.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
-    end.map_or(0, |end| u64::try_from(end.timestamp().as_second()).unwrap_or(0))
-}
-
-/// Makes metrics with our prefix and registers them.
-struct Maker<'a> {
-    registry: &'a Registry,
-}
-
-impl Maker<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        let metric = IntCounterVec::new(options(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
-        let metric = CounterVec::new(options(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let metric = IntCounter::with_opts(options(name, help))?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        let metric = IntGaugeVec::new(options(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        let metric = IntGauge::with_opts(options(name, help))?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        let metric = Gauge::with_opts(options(name, help))?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
-        let metric = Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets))?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-}
-
-fn options(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("weighbridge")
-}
-
-// The library's `with_label_values` panics on a wrong number of labels. These log instead: that is a mistake in this
-// file, and no reason to stop weighing.
-
-fn count(family: &IntCounterVec, labels: &[&str], by: u64) {
-    match family.get_metric_with_label_values(labels) {
-        Ok(child) => child.inc_by(by),
-        Err(error) => tracing::error!("a metric was not counted: {error}"),
-    }
-}
-
-fn spend(family: &CounterVec, labels: &[&str], took: Duration) {
-    match family.get_metric_with_label_values(labels) {
-        Ok(child) => child.inc_by(took.as_secs_f64()),
-        Err(error) => tracing::error!("a metric was not counted: {error}"),
-    }
-}
-
-/// Brings a counter up to a sum that somebody else keeps.
-fn raise(family: &IntCounterVec, labels: &[&str], total: u64) {
-    match family.get_metric_with_label_values(labels) {
-        Ok(child) => child.inc_by(total.saturating_sub(child.get())),
-        Err(error) => tracing::error!("a metric was not counted: {error}"),
-    }
-}
-
-fn raise_seconds(family: &CounterVec, labels: &[&str], total: Duration) {
-    match family.get_metric_with_label_values(labels) {
-        // The library panics on a negative step.
-        Ok(child) => child.inc_by((total.as_secs_f64() - child.get()).max(0.0)),
-        Err(error) => tracing::error!("a metric was not counted: {error}"),
-    }
-}
-
-fn set(family: &IntGaugeVec, labels: &[&str], value: u64) {
-    match family.get_metric_with_label_values(labels) {
-        Ok(child) => child.set(gauge(value)),
-        Err(error) => tracing::error!("a metric was not set: {error}"),
-    }
-}
-
-fn gauge(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::gauge;
+use super::make::gauge;
 
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {

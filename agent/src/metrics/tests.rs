@@ -1,9 +1,13 @@
 //! What a scrape contains, parsed line by line.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::*;
+use super::{rules::MOST_RULES, *};
 use crate::event::{AssetId, AssetKind, BootNs, HolderId, Process, Sink, SinkKind};
+use crate::rules::{Mode, Severity};
 
 fn metrics() -> Metrics {
     Metrics::new(&BuildInfo { version: "0.1.0", commit: "abc", kernel_release: "6.12.0" }).unwrap()
@@ -184,8 +188,8 @@ fn the_table_in_the_documents_is_what_is_served() {
     metrics.add_events("take", 0);
     metrics.set_egress_windows([("llm-70b", "24h", 0)]);
     // Exceptions have children when there are some.
-    set(&metrics.exception_expiry, &["EX-1"], 0);
-    count(&metrics.exception_matches, &["EX-1"], 0);
+    set(&metrics.rules.exception_expiry, &["EX-1"], 0);
+    count(&metrics.rules.exception_matches, &["EX-1"], 0);
     let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
     let mut served: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     for line in text.lines() {
