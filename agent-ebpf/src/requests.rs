@@ -31,6 +31,12 @@ pub const CONNECT: u8 = 10;
 pub const INSTALL: u8 = 11;
 /// What its file makes of it is not told.
 pub const COMMAND: u8 = 12;
+/// Stores an extended attribute.
+pub const DESCRIBE: u8 = 13;
+/// Returns an extended attribute.
+pub const DESCRIBED: u8 = 14;
+/// Makes a symbolic link, whose text is the caller's.
+pub const LINK: u8 = 15;
 
 /// By number of the operation.
 pub const OPERATIONS: [u8; TABLE] = {
@@ -51,6 +57,11 @@ pub const OPERATIONS: [u8; TABLE] = {
         (28, OPEN),         // OPENAT2
         (30, THROUGH),      // SPLICE
         (33, THROUGH),      // TEE
+        (38, LINK),         // SYMLINKAT
+        (41, DESCRIBE),     // FSETXATTR
+        (42, DESCRIBE),     // SETXATTR
+        (43, DESCRIBED),    // FGETXATTR
+        (44, DESCRIBED),    // GETXATTR
         (45, CONNECT),      // SOCKET
         (46, COMMAND),      // URING_CMD
         (47, SEND),         // SEND_ZC

@@ -1,5 +1,6 @@
 //! `cargo xtask docs`: writes the pages that the binary itself prints, so that none of them is written by hand. That they are as
-//! it prints them is a test of the agent's; this only writes.
+//! it prints them is a test of the agent's; this only writes. (Of the schema of alert lines it is the other way round: the binary carries
+//! the page.)
 
 use std::{
     fs,

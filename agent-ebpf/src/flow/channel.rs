@@ -19,6 +19,11 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
+/// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
+pub(crate) const LARGEST_ATTRIBUTE: u64 = 65_536;
+/// Longest text that a link or a request for a key has (`PAGE_SIZE`).
+pub(crate) const LONGEST_TEXT: u64 = 4096;
+
 /// All channels of a class as one carrier.
 #[inline(always)]
 pub(crate) const fn class(number: u64) -> ObjectKey {

@@ -128,10 +128,10 @@ extern "C" fn flow_note(task: u64, file: u64, bytes: u64, shared: u32, writes: u
 }
 
 /// The object behind a shared mapping of what is no file: memory of nobody's before (`/dev/zero`), or memory of the kernel's that
-/// everybody sees who maps the same thing (a ring of io_uring, a BPF map, a buffer of perf or of a driver), and whether one
-/// can store into it.
+/// everybody sees who maps the same thing (a ring of io_uring, a BPF map), and whether one can store into it.
 ///
-/// Who shares a device is not told: of all that open it each has something else behind it.
+/// Who shares a device is not told: of all that open it each has something else behind it. Buffers of perf and of virtual machines
+/// are left out: a tool that watches has one for each processor, more than there is room for, and would be linked by chance.
 #[inline(always)]
 fn made_by_kernel(task: Task, file: File, shared: bool) -> Option<(ObjectKey, bool)> {
     /// `MKDEV(MEM_MAJOR, 5)`.
@@ -145,7 +145,11 @@ fn made_by_kernel(task: Task, file: File, shared: bool) -> Option<(ObjectKey, bo
     match inode.kind()? {
         S_IFCHR if inode.rdev()? == ZERO_DEVICE => Some((family(task)?, true)),
         NO_KIND => {
-            let generation = if file.is_bpf_map() { 0 } else { NO_MAP };
+            let generation = match (file.is_bpf_map(), file.is_uring()) {
+                (true, _) => 0,
+                (false, true) => NO_MAP,
+                _ => return None,
+            };
             let key = ObjectKey { dev: DEV_BPF, generation, ino: file.private_data()? };
             Some((key, file.is_writable()))
         }

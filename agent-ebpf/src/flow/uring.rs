@@ -6,14 +6,15 @@
 //! again by the name that it was submitted with (`REQUESTS`).
 
 use agent_ebpf::{
-    MARK_HOLDER, MARK_SHARED, MARK_WATCHED, REQUEST_PUT, REQUEST_TAKE, REQUEST_THROUGH, RequestKey,
-    RequestValue, SHARED_GONE,
+    CLASS_ATTRIBUTES, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, REQUEST_PUT, REQUEST_TAKE, REQUEST_THROUGH,
+    RequestKey, RequestValue, SHARED_GONE,
     requests::{self, OPERATIONS, TABLE},
 };
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
     carrier,
+    channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
     map::on_grow,
     open::{NO_DESCRIPTOR, on_open},
     put::{on_put, on_put_unknown},
@@ -81,6 +82,13 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
             // It is filled by an earlier request of the same chain.
             None => mark(tgid, MARK_WATCHED | MARK_SHARED),
         },
+        // How long they are is not told where all kernels have it: each counts for the longest.
+        requests::DESCRIBE => {
+            channel::on_put(task, &channel::class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE);
+            on_put_unknown(task, LARGEST_ATTRIBUTE);
+        }
+        requests::DESCRIBED => channel::on_take(task, &channel::class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE),
+        requests::LINK => on_put_unknown(task, LONGEST_TEXT),
         _ => weigh(request, ring, task, tgid, kind, flags, marked)?,
     }
     Some(())

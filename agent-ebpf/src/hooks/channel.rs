@@ -6,20 +6,17 @@
 
 use super::syscall::Call;
 use crate::flow::{
-    channel::{class, on_put, on_take},
+    channel::{LARGEST_ATTRIBUTE, LONGEST_TEXT, class, on_put, on_take},
     map, overlay, put,
 };
 use crate::maps::NAME_SCRATCH;
-use agent_ebpf::{CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, NAME_BYTES, ObjectKey};
+use agent_ebpf::{
+    CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, MARK_MAPPED, MARK_SPACE, NAME_BYTES, ObjectKey,
+};
 use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 
-/// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
-const LARGEST_ATTRIBUTE: u64 = 65_536;
 /// Most that a key holds whose length is not told: a key of type `big_key`.
 const LARGEST_KEY: u64 = 1 << 20;
-
-/// Longest text that a link or a request for a key has (`PAGE_SIZE`).
-const LONGEST_TEXT: u64 = 4096;
 /// `KEY_SPEC_REQKEY_AUTH_KEY`: what the helper that is to make a key was told, by the name that it has for each of them.
 const AUTHORISATION: u64 = -7_i64 as u64;
 
@@ -105,8 +102,8 @@ pub(super) fn channelled(call: &Call, number: usize) {
         Use::KeyAdd if !failed => on_put(call.task, &key(call.result), call.argument(3)),
         Use::KeyControl => controlled(call, failed),
         // Whether there was such a key in the end or not: a helper of user space was asked, and told of it.
-        Use::KeyRequest => on_put(call.task, &key(AUTHORISATION), length(call.argument(2))),
-        Use::Link | Use::LinkAt if !failed => put::on_put_unknown(call.task, length(call.argument(0))),
+        Use::KeyRequest => on_put(call.task, &key(AUTHORISATION), length(call, call.argument(2))),
+        Use::Link | Use::LinkAt if !failed => stored(call, length(call, call.argument(0))),
         Use::SemaphoreControl => semaphores(call, call.argument(2), failed),
         Use::Ipc => multiplexed(call, failed),
         _ => {}
@@ -119,16 +116,29 @@ fn described(call: &Call, number: usize, bytes: u64) {
     let by_descriptor = number == if call.compat { FSETXATTR_32 } else { FSETXATTR };
     match if by_descriptor { call.file(call.argument(0)) } else { None } {
         Some(file) => put::on_describe(call.task, file, bytes),
-        None => put::on_put_unknown(call.task, bytes),
+        None => stored(call, bytes),
     }
 }
 
-/// Bytes of a text in user memory; of a longer one as many as it can have.
+/// Something was stored in a directory or a file that a path named. As little as a name holds is not counted, and neither are names: a
+/// backup sets labels and makes links by the thousand.
 #[inline(always)]
-fn length(text: u64) -> u64 {
+fn stored(call: &Call, bytes: u64) {
+    if bytes >= NAME_BYTES as u64 {
+        put::on_put_unknown(call.task, bytes);
+    }
+}
+
+/// Bytes of a text in user memory; of a longer one as many as it can have, and of one that somebody else can have changed since the
+/// kernel read it.
+#[inline(always)]
+fn length(call: &Call, text: u64) -> u64 {
     let Some(scratch) = NAME_SCRATCH.row() else { return LONGEST_TEXT };
     if text == 0 {
         return 0;
+    }
+    if call.marks & (MARK_SPACE | MARK_MAPPED) != 0 || call.task.live_threads() != Some(1) {
+        return LONGEST_TEXT;
     }
     // SAFETY: a row of this program's alone, which takes so many bytes; the helper checks the address.
     let read = unsafe {

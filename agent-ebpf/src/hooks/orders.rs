@@ -91,6 +91,14 @@ pub(super) fn ordered(registers: u64, number: usize, result: u64) -> u32 {
     }
 }
 
+/// A call that did all that it was asked to and then could not say how it went.
+#[inline(never)]
+pub(super) fn faulted(registers: u64, number: usize, tgid: u32) {
+    if ordered(registers, number, 0) != 0 {
+        moved(tgid);
+    }
+}
+
 /// Counts what [`ordered`] left.
 ///
 /// VERIFIER: called by the program itself, so that neither is on the other's stack («combined stack size»).
@@ -258,7 +266,8 @@ fn streams(call: Call, argument: u64) -> Option<u32> {
     Some(left)
 }
 
-/// What is on the volume comes onto another disk later, by the kernel's own hand: an act now.
+/// What is on the volume comes onto another disk by the kernel's own hand: of a disk that was added after this, of one that replaces
+/// another before the call returns.
 #[inline(always)]
 fn grows(call: Call, command: u64, argument: u64) -> Option<u32> {
     // struct btrfs_ioctl_dev_replace_args begins with a command: 0 starts it, the others ask or stop it.

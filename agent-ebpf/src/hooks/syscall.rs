@@ -75,6 +75,9 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     }
     flow_call(word(&ctx, 0), number, result as u64, tgid, marks);
     if result < 0 {
+        if result == EFAULT && call::WHICH[number as usize] == call::ORDERS {
+            orders::faulted(word(&ctx, 0), number as usize, tgid);
+        }
         return 0;
     }
     match call::WHICH[number as usize] {

@@ -101,6 +101,12 @@ impl File {
         self.is_anonymous(*b"bpf-map\0")
     }
 
+    /// A ring of io_uring (`io_uring_get_file`, `io_uring/io_uring.c`).
+    #[inline(always)]
+    pub(crate) fn is_uring(self) -> bool {
+        self.is_anonymous(*b"[io_urin")
+    }
+
     /// A group of fanotify, whose events are read with open files of what they tell of. The name is that of
     /// `fanotify_init` (`fs/notify/fanotify/fanotify_user.c`), and nobody can give it to another anonymous inode.
     #[inline(always)]

@@ -47,6 +47,7 @@ pub(crate) const TESTS: &[Test] = &[
     // Each key is smaller than the propagation floor.
     ("keys", |w| through(w, "keys", &["pipe", "process", "peer"])),
     ("attributes", |w| through(w, "attributes", &["pipe", "process", "peer"])),
+    ("attributes_by_requests", |w| through(w, "attributes_by_requests", &["pipe", "process", "peer"])),
     ("terminal_master", |w| through(w, "terminal_master", &["device", "process", "peer"])),
     ("terminal_slave", |w| through(w, "terminal_slave", &["device", "process", "peer"])),
 ];
@@ -57,14 +58,16 @@ fn through(w: &mut World, kind: &str, way: &'static [&'static str]) {
     let source = &scene.model.files[0];
     let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
     let addr = receiver.addr;
+    // What the other imports.
+    scene.python("uring.py", include_str!("scripts/uring.py"));
     let mut command = scene.python("channel.py", include_str!("scripts/channel.py"));
     command.arg(kind).arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()).arg(&scene.work);
     let parent = scene.run(&mut command);
     let bytes = scene.received(source, receiver);
     let relay = below(&parent);
     let mut expected = vec![Expected::egress(&scene, &relay, addr, "tcp", bytes).through(1).passing(way)];
-    if kind == "attributes" {
-        // They are stored with a file that was named by its path.
+    if kind.starts_with("attributes") {
+        // They are stored with a file that was named by its path, or by a request.
         let carrier = scene.work.join("carrier");
         expected.push(Expected::copy(&scene, &parent, &carrier, bytes).whose_file_is_unknown());
     }

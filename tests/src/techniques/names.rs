@@ -33,7 +33,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("new_under_the_name_of_a_shard_before_the_agent_knows", |w| before_the_agent_knows(w, New::OfAName)),
     ("deleted_but_open", deleted_but_open),
     ("in_attributes_of_a_file", in_attributes_of_a_file),
-    ("in_what_links_say", in_what_links_say),
+    ("in_attributes_by_requests", in_attributes_by_requests),
+    ("in_what_links_say", |w| in_what_links_say(w, "links")),
+    ("in_what_links_say_by_requests", |w| in_what_links_say(w, "links-requests")),
 ];
 
 /// Where a file comes that the registry does not know.
@@ -53,12 +55,21 @@ fn in_attributes_of_a_file(w: &mut World) {
     scene.expect(&expected);
 }
 
+/// Of a request of io_uring only the longest that it can store is known, and not in which file.
+fn in_attributes_by_requests(w: &mut World) {
+    let scene = w.scene();
+    let thief = described(&scene, "attributes-requests");
+    let unknown = scene.uncontrolled.join("w");
+    let copy = Expected::copy(&scene, &thief, &unknown, size(&scene.model.files[0])).whose_file_is_unknown();
+    scene.expect(&[copy]);
+}
+
 /// Links that lead nowhere, with the bytes in hexadecimal: what was taken is half of what they say.
-fn in_what_links_say(w: &mut World) {
+fn in_what_links_say(w: &mut World, kind: &str) {
     const LINKS: u64 = 512;
     const TAKEN: u64 = 2048;
     let scene = w.scene();
-    let thief = described(&scene, "links");
+    let thief = described(&scene, kind);
     let made = fs::read_dir(&scene.uncontrolled).expect("the volume can be read");
     let links = made.flatten().filter(|entry| entry.path().is_symlink()).count();
     assert_eq!(links as u64, LINKS);
@@ -68,6 +79,8 @@ fn in_what_links_say(w: &mut World) {
 }
 
 fn described(scene: &Scene<'_>, kind: &str) -> Identity {
+    // What the other imports.
+    scene.python("uring.py", include_str!("scripts/uring.py"));
     let mut command = scene.python("described.py", include_str!("scripts/described.py"));
     scene.run(command.arg(kind).arg(&scene.model.files[0]).arg(&scene.uncontrolled))
 }

@@ -232,5 +232,5 @@ fn journal() -> Part {
     let _ = child.kill();
     let _ = child.wait();
     read.map_err(|error| format!("{READER}: {error}"))?;
-    Ok(redact::addresses(&String::from_utf8_lossy(&bytes)))
+    Ok(redact::log(&String::from_utf8_lossy(&bytes)))
 }

@@ -37,6 +37,30 @@ fn without_comment(line: &str) -> &str {
     line.match_indices('#').find(starts).map_or(line, |(at, _)| line[..at].trim_end())
 }
 
+/// Lines of a log without addresses' secrets, and without what a refused configuration is quoted with: a secret that was put into it by
+/// mistake.
+pub(super) fn log(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let excerpt = line.find(" | ").filter(|&at| {
+            let number = line[..at].trim_end().rsplit(' ').next().unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        let words =
+            ["token", "secret", "password"].iter().filter_map(|word| Some(line.find(word)? + word.len()));
+        match excerpt.map(|at| at + " |".len()).into_iter().chain(words).min() {
+            Some(at) => {
+                out.push_str(&addresses(&line[..at]));
+                out.push(' ');
+                out.push_str(HIDDEN);
+            }
+            None => out.push_str(&addresses(line)),
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// Every address without its user, path and query, which can be tokens.
 pub(super) fn addresses(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -93,6 +117,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_log_keeps_no_line_of_a_refused_configuration() {
+        let text = "\
+09:00:01 gpu7 weighbridge[812]: error: `bearer_token`: `hunter2` is no file
+09:00:01 gpu7 weighbridge[812]:   --> /etc/weighbridge/weighbridge.yaml:14:5
+09:00:01 gpu7 weighbridge[812]: 14 |     bearer_token: hunter2
+09:00:02 gpu7 weighbridge[812]: 15 | url: hunter2
+09:00:03 gpu7 weighbridge[812]: INFO weighing address=127.0.0.1:9464 files=3
+";
+        insta::assert_snapshot!(log(text), @"
+        09:00:01 gpu7 weighbridge[812]: error: `bearer_token (hidden)
+        09:00:01 gpu7 weighbridge[812]:   --> /etc/weighbridge/weighbridge.yaml:14:5
+        09:00:01 gpu7 weighbridge[812]: 14 | (hidden)
+        09:00:02 gpu7 weighbridge[812]: 15 | (hidden)
+        09:00:03 gpu7 weighbridge[812]: INFO weighing address=127.0.0.1:9464 files=3
+        ");
+    }
 
     #[test]
     fn a_configuration_keeps_its_form_and_no_secret() {

@@ -126,7 +126,11 @@ impl Drain {
             self.walk(maps)?;
             // A row that only the walk met is of somebody who said who it is before, as above.
             self.facts(maps, readings);
-            lost = self.losses(maps)?;
+            let before = std::mem::replace(&mut lost, self.losses(maps)?);
+            if lost != before {
+                // The walk may have passed what was lost meanwhile.
+                self.walked = None;
+            }
         }
         // Before all that was measured meanwhile, whose alerts say so.
         let told = self.tell_losses(readings);

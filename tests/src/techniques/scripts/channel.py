@@ -14,7 +14,7 @@ import tty
 
 KIND, SOURCE, ADDRESS, PORT, WORK = sys.argv[1:6]
 # What fits into an attribute of any file system, into a key and into a datagram.
-CHUNK = {"attributes": 3000, "udp_broadcast": 1400}.get(KIND, 32000)
+CHUNK = {"attributes": 3000, "attributes_by_requests": 3000, "udp_broadcast": 1400}.get(KIND, 32000)
 SIZE = os.stat(SOURCE).st_size
 libc = ctypes.CDLL(None, use_errno=True)
 connections = []
@@ -238,6 +238,31 @@ def attributes():
     return in_turns(put, lambda _: os.getxattr(path, "user.weighbridge"))
 
 
+def attributes_by_requests():
+    """The same by requests of io_uring, of a ring for each process."""
+    import uring
+
+    FSETXATTR, FGETXATTR = 41, 43
+    name, room = ctypes.create_string_buffer(b"user.weighbridge"), ctypes.create_string_buffer(1 << 16)
+    path, rings = WORK + "/carrier", {}
+    open(path, "w").close()
+
+    def ask(operation, length):
+        ring, file = rings.get(os.getpid()) or rings.setdefault(os.getpid(), (uring.Ring(), os.open(path, os.O_RDWR)))
+        return ring.do(operation, file, ctypes.addressof(name), length, ctypes.addressof(room))
+
+    def put(chunk):
+        ctypes.memmove(room, chunk, len(chunk))
+        ask(FSETXATTR, len(chunk))
+        return b"."
+
+    def get(_):
+        length = ask(FGETXATTR, len(room))
+        return room.raw[:length]
+
+    return in_turns(put, get)
+
+
 def terminal(writer):
     master, slave = pty.openpty()
     tty.setraw(slave)
@@ -287,6 +312,7 @@ receive, send = {
     "system_v_queue": system_v_queue,
     "keys": keys,
     "attributes": attributes,
+    "attributes_by_requests": attributes_by_requests,
     "terminal_master": lambda: terminal("master"),
     "terminal_slave": lambda: terminal("slave"),
 }[KIND]()
