@@ -1,16 +1,22 @@
 //! One statement to the ledger as bytes: the same as [`Event`], in types whose form only changes with the format's number.
 //!
 //! Kept apart from `event` on purpose: a field that is added there must not silently change what old recordings mean. This
-//! file must not know how statements lie in a file.
+//! file must not know how statements lie in a file. `holders` and `sinks` are what statements are made of.
+
+mod holders;
+mod sinks;
 
 use std::{net::IpAddr, sync::Arc};
 
 use agent_ebpf as abi;
 use serde::{Deserialize, Serialize};
 
+use self::{
+    holders::{Holder, Origin, Who, from_holder, to_holder},
+    sinks::{Key, Where, number_of},
+};
 use crate::event::{
-    Act, ActKind, Ancestor, Asset, AssetId, AssetKind, AssetList, AssetSet, BootNs, Control, Dev, Event,
-    HolderId, Loss, Mark, ObjectId, Process, Proto, Remote, Sink, SinkKey, SinkKind, Source,
+    Act, ActKind, Asset, AssetId, AssetKind, AssetList, AssetSet, BootNs, Control, Event, Loss, Remote,
 };
 
 /// What the first block of a recording says.
@@ -35,9 +41,6 @@ pub struct Statement {
     pub at: BootNs,
     pub event: Event,
 }
-
-type Holder = (u32, u32, u64);
-type Object = (u32, u64, u32);
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -115,72 +118,6 @@ enum Far {
     Unread,
     Unattributed,
 }
-
-#[derive(Serialize, Deserialize)]
-enum Origin {
-    // Numbers of one byte are the same bytes as when there were no larger ones.
-    Asset(u16),
-    Carrier(Object),
-    Parent(Holder),
-    Reached(Holder),
-    Mark(u8),
-    Grown(u8),
-}
-
-#[derive(Serialize, Deserialize)]
-enum Key {
-    File(Object),
-    Block(u32),
-    Char(u32),
-    Terminal(u32),
-    Peer(IpAddr, u16, u16),
-    Process(Object),
-    Unmetered,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Where {
-    kind: u8,
-    control: u8,
-    path: Option<String>,
-    device: Option<String>,
-    fstype: Option<String>,
-    mount: Option<String>,
-    removable: Option<bool>,
-    device_serial: Option<String>,
-    registered: Option<bool>,
-    peer: Option<String>,
-    channel: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Who {
-    pid: u32,
-    start: u64,
-    exe: String,
-    exe_sha256: Option<String>,
-    cmdline: String,
-    uid: u32,
-    auid: Option<u32>,
-    cgroup: Option<String>,
-    container: Option<String>,
-    unit: Option<String>,
-    ancestry: Vec<(u32, String, String)>,
-}
-
-/// Protocols by number; [`Proto::Other`] is its own value above these.
-const PROTOS: [Proto; 8] = [
-    Proto::Tcp,
-    Proto::Udp,
-    Proto::Icmp,
-    Proto::Raw,
-    Proto::Sctp,
-    Proto::Vsock,
-    Proto::Packet,
-    Proto::Netlink,
-];
-/// First number of [`Proto::Other`].
-const OTHER: u16 = 0x100;
 
 impl Entry {
     pub(super) fn of(at: BootNs, event: &Event) -> Self {
@@ -299,31 +236,6 @@ impl Said {
     }
 }
 
-impl Origin {
-    const fn of(source: Source) -> Self {
-        match source {
-            Source::Asset(asset) => Self::Asset(asset.0),
-            Source::Carrier(object) => Self::Carrier(from_object(object)),
-            Source::Parent(parent) => Self::Parent(from_holder(parent)),
-            Source::Reached(victim) => Self::Reached(from_holder(victim)),
-            Source::Mark(mark) => Self::Mark(mark.0),
-            Source::Grown(mark) => Self::Grown(mark.0),
-        }
-    }
-
-    fn into_source(self) -> Option<Source> {
-        let mark = |mark: u8| (mark < 64).then_some(Mark(mark));
-        Some(match self {
-            Self::Asset(asset) => Source::Asset(AssetId(asset)),
-            Self::Carrier(object) => Source::Carrier(to_object(object)),
-            Self::Parent(parent) => Source::Parent(to_holder(parent)),
-            Self::Reached(victim) => Source::Reached(to_holder(victim)),
-            Self::Mark(number) => Source::Mark(mark(number)?),
-            Self::Grown(number) => Source::Grown(mark(number)?),
-        })
-    }
-}
-
 fn to_take(holder: Holder, source: Origin, bytes: u64, listed: AssetList, at: u64) -> Option<Event> {
     let (holder, source, at) = (to_holder(holder), source.into_source()?, BootNs(at));
     Some(Event::Take { holder, source, bytes, listed, at })
@@ -358,139 +270,6 @@ fn of_numbers(assets: Vec<u16>) -> AssetList {
     assets.into_iter().map(AssetId).collect()
 }
 
-impl Key {
-    fn of(key: SinkKey) -> Self {
-        match key {
-            SinkKey::File(object) => Self::File(from_object(object)),
-            SinkKey::BlockDevice(dev) => Self::Block(dev.0),
-            SinkKey::CharDevice(dev) => Self::Char(dev.0),
-            SinkKey::Terminal(dev) => Self::Terminal(dev.0),
-            SinkKey::Peer { ip, port, proto } => Self::Peer(ip, port, from_proto(proto)),
-            SinkKey::Process(object) => Self::Process(from_object(object)),
-            SinkKey::Unmetered => Self::Unmetered,
-        }
-    }
-
-    fn into_key(self) -> Option<SinkKey> {
-        Some(match self {
-            Self::File(object) => SinkKey::File(to_object(object)),
-            Self::Block(dev) => SinkKey::BlockDevice(Dev(dev)),
-            Self::Char(dev) => SinkKey::CharDevice(Dev(dev)),
-            Self::Terminal(dev) => SinkKey::Terminal(Dev(dev)),
-            Self::Peer(ip, port, proto) => SinkKey::Peer { ip, port, proto: to_proto(proto)? },
-            Self::Process(object) => SinkKey::Process(to_object(object)),
-            Self::Unmetered => SinkKey::Unmetered,
-        })
-    }
-}
-
-impl Where {
-    fn of(sink: &Sink) -> Self {
-        Self {
-            kind: number_of(&SinkKind::ALL, &sink.kind),
-            control: number_of(&Control::ALL, &sink.control),
-            path: sink.path.clone(),
-            device: sink.device.clone(),
-            fstype: sink.fstype.clone(),
-            mount: sink.mount.clone(),
-            removable: sink.removable,
-            device_serial: sink.device_serial.clone(),
-            registered: sink.registered,
-            peer: sink.peer.clone(),
-            channel: sink.channel.clone(),
-        }
-    }
-
-    fn into_sink(self) -> Option<Sink> {
-        Some(Sink {
-            kind: *SinkKind::ALL.get(usize::from(self.kind))?,
-            control: *Control::ALL.get(usize::from(self.control))?,
-            path: self.path,
-            device: self.device,
-            fstype: self.fstype,
-            mount: self.mount,
-            removable: self.removable,
-            device_serial: self.device_serial,
-            registered: self.registered,
-            peer: self.peer,
-            channel: self.channel,
-        })
-    }
-}
-
-impl Who {
-    fn of(process: &Process) -> Self {
-        let above = |one: &Ancestor| (one.pid, one.exe.clone(), one.cmdline.clone());
-        Self {
-            pid: process.pid,
-            start: process.start,
-            exe: process.exe.clone(),
-            exe_sha256: process.exe_sha256.clone(),
-            cmdline: process.cmdline.clone(),
-            uid: process.uid,
-            auid: process.auid,
-            cgroup: process.cgroup.clone(),
-            container: process.container.clone(),
-            unit: process.unit.clone(),
-            ancestry: process.ancestry.iter().map(above).collect(),
-        }
-    }
-
-    fn into_process(self) -> Process {
-        let above = |(pid, exe, cmdline)| Ancestor { pid, exe, cmdline };
-        Process {
-            pid: self.pid,
-            start: self.start,
-            exe: self.exe,
-            exe_sha256: self.exe_sha256,
-            cmdline: self.cmdline,
-            uid: self.uid,
-            auid: self.auid,
-            cgroup: self.cgroup,
-            container: self.container,
-            unit: self.unit,
-            ancestry: self.ancestry.into_iter().map(above).collect(),
-        }
-    }
-}
-
-const fn from_holder(holder: HolderId) -> Holder {
-    (holder.tgid, holder.exec, holder.start.0)
-}
-
-const fn to_holder((tgid, exec, start): Holder) -> HolderId {
-    HolderId { tgid, exec, start: BootNs(start) }
-}
-
-const fn from_object(object: ObjectId) -> Object {
-    (object.dev.0, object.ino, object.generation)
-}
-
-const fn to_object((dev, ino, generation): Object) -> ObjectId {
-    ObjectId { dev: Dev(dev), ino, generation }
-}
-
-fn from_proto(proto: Proto) -> u16 {
-    match proto {
-        // An address family or protocol below the offset cannot be told from one above it; none is that large.
-        Proto::Other(number) => number.saturating_add(OTHER),
-        known => number_of(&PROTOS, &known).into(),
-    }
-}
-
-fn to_proto(number: u16) -> Option<Proto> {
-    if number >= OTHER {
-        Some(Proto::Other(number - OTHER))
-    } else {
-        PROTOS.get(usize::from(number)).copied()
-    }
-}
-
-/// The place of a value in the list of all of them, which is its number in a recording.
-fn number_of<T: PartialEq>(all: &[T], value: &T) -> u8 {
-    all.iter().position(|one| one == value).and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
-}
-
 /// Stages that this version does not know are added up under one name.
 fn to_loss(stages: Vec<(String, u64)>) -> Loss {
     let known = |stage: &str| abi::LOSSES.iter().map(|(name, _)| *name).find(|name| *name == stage);
@@ -505,6 +284,7 @@ fn to_loss(stages: Vec<(String, u64)>) -> Loss {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{HolderId, Mark, Source};
 
     const HOLDER: HolderId = HolderId { tgid: 7, exec: 1, start: BootNs(5) };
 
