@@ -24,6 +24,7 @@ mod forget;
 mod lineage;
 mod past;
 mod recall;
+mod remembered;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use foldhash::HashMap;
 use self::{
     domain::Domain,
     past::Journal,
+    remembered::{Carrier, Flow, Holder, Intake, Kept, KnownSink, Reach, Taken, carrier_of},
     spread::{Grown, Pull},
 };
 pub use self::{
@@ -49,8 +51,8 @@ pub use self::{
     view::{FlowView, HolderView},
 };
 use crate::event::{
-    Asset, AssetId, AssetList, AssetSet, BootNs, Edge, Event, HolderId, Loss, Mark, ObjectId, Process,
-    Record, RecordKind, Sink, SinkKey, Source,
+    Asset, AssetId, AssetList, AssetSet, BootNs, Event, HolderId, Loss, Mark, ObjectId, Process, Record,
+    RecordKind, Sink, SinkKey, Source,
 };
 
 /// So many floors may be in carriers that hold less than one each, of one asset and since the agent started. What comes after
@@ -91,102 +93,6 @@ pub struct Ledger {
     journal: Option<Journal>,
     /// What an earlier ledger was told is told again: conclusions that are known already do not grow by it.
     restoring: bool,
-}
-
-/// A process that took bytes, or that something refers to.
-#[derive(Debug, Default)]
-struct Holder {
-    /// `None` when its identity was never told.
-    process: Option<Arc<Process>>,
-    /// The assets on whose reader list it is, as its last take said.
-    listed: AssetList,
-    sources: BTreeMap<Source, Intake>,
-    taken: BTreeMap<AssetId, Taken>,
-    flows: BTreeMap<SinkKey, Flow>,
-    reach: BTreeMap<(Mark, Domain), Reach>,
-    /// What can have reached a domain; none where nothing can.
-    bounds: BTreeMap<(AssetId, Domain), u64>,
-    children: BTreeSet<HolderId>,
-    exited: Option<BootNs>,
-}
-
-/// One source of one holder.
-#[derive(Debug, Default)]
-struct Intake {
-    /// All that was read from it, of whatever asset.
-    bytes: u64,
-    at: BootNs,
-    /// What it contributes to `taken`, by asset.
-    gives: BTreeMap<AssetId, u64>,
-    /// The way from the asset to the source, kept when the source itself was forgotten.
-    origin: BTreeMap<AssetId, Arc<Vec<Edge>>>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Taken {
-    /// Unclamped sums of what sources give: the asset's files and carriers; parents.
-    fresh_sum: u64,
-    inherited_sum: u64,
-    /// Clamped to the asset's size, and never falling.
-    fresh: u64,
-    total: u64,
-}
-
-/// What one holder put into one sink.
-#[derive(Debug, Default)]
-struct Flow {
-    sets: BTreeMap<AssetSet, u64>,
-    at: BootNs,
-}
-
-impl Flow {
-    /// Bytes that moved while `asset` was held.
-    fn of(&self, asset: AssetId) -> u64 {
-        self.sets
-            .iter()
-            .filter(|(set, _)| set.contains(asset))
-            .fold(0, |sum: u64, (_, &bytes)| sum.saturating_add(bytes))
-    }
-}
-
-/// What one holder put into one domain while it held some asset of one mark.
-#[derive(Debug)]
-struct Reach {
-    flow: u64,
-    /// The sink of this domain that grew last.
-    sink: SinkKey,
-}
-
-#[derive(Debug, Default)]
-struct Carrier {
-    /// How it is named as a sink; `None` while it was only read from.
-    key: Option<SinkKey>,
-    /// `min(flow, taken)` of each holder that feeds it, by asset.
-    writers: BTreeMap<HolderId, BTreeMap<AssetId, u64>>,
-    /// The same, summed over holders that were forgotten.
-    kept: BTreeMap<AssetId, Kept>,
-    /// The sum of both.
-    caps: BTreeMap<AssetId, u64>,
-    readers: BTreeSet<HolderId>,
-    /// All bytes that went in and that came out: a pipe with as much out as in is empty.
-    put: u64,
-    read: u64,
-}
-
-/// What forgotten holders had put into a carrier.
-#[derive(Debug)]
-struct Kept {
-    bytes: u64,
-    /// The largest single contribution and the way it took, to the carrier.
-    largest: u64,
-    path: Arc<Vec<Edge>>,
-}
-
-#[derive(Debug)]
-struct KnownSink {
-    sink: Arc<Sink>,
-    /// When it was told; the oldest go first.
-    since: BootNs,
 }
 
 impl Ledger {
@@ -466,13 +372,5 @@ impl Ledger {
             Some(known) => Arc::clone(&known.sink),
             None => Arc::new(domain::unknown_sink(key)),
         }
-    }
-}
-
-/// The carrier that a sink is, when others can read from it.
-const fn carrier_of(key: SinkKey) -> Option<ObjectId> {
-    match key {
-        SinkKey::File(object) | SinkKey::Process(object) => Some(object),
-        _ => None,
     }
 }
