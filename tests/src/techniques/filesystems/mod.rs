@@ -1,4 +1,7 @@
-//! Kinds of filesystems (TECHNIQUES 1B S09, 1C, 1G E16): clones without a copy, layers, images, and filesystems that a process serves.
+//! Kinds of filesystems (TECHNIQUES 1B S09, 1C, 1G E16): clones without a copy, images, and filesystems that a process serves;
+//! layers (overlays) have a file of their own.
+
+mod overlays;
 
 use std::{ffi::OsStr, fs, path::Path, process::Command};
 
@@ -34,17 +37,17 @@ pub(crate) const TESTS: &[Test] = &[
     ("bindfs_over_the_target", bindfs_over_the_target),
     ("bindfs_over_the_model", bindfs_over_the_model),
     ("bindfs_over_the_model_mapped", bindfs_over_the_model_mapped),
-    ("overlay_copies_up", overlay_copies_up),
-    ("overlay_copies_up_for_its_mode", |w| overlay_copies_up_for_its_mode(w, false)),
+    ("overlay_copies_up", overlays::overlay_copies_up),
+    ("overlay_copies_up_for_its_mode", |w| overlays::overlay_copies_up_for_its_mode(w, false)),
     ("overlay_copies_up_by_path", |w| {
         hole(w, "who has an overlay copy a file by a call that names its path", |w| {
-            overlay_copies_up_for_its_mode(w, true);
+            overlays::overlay_copies_up_for_its_mode(w, true);
         })
     }),
-    ("overlay_copy_of_before", overlay_copy_of_before),
-    ("overlay_copy_taken_from_the_upper_layer", overlay_copy_taken_from_the_upper_layer),
-    ("overlay_on_an_overlay", overlay_on_an_overlay),
-    ("fifo_on_an_overlay", fifo_on_an_overlay),
+    ("overlay_copy_of_before", overlays::overlay_copy_of_before),
+    ("overlay_copy_taken_from_the_upper_layer", overlays::overlay_copy_taken_from_the_upper_layer),
+    ("overlay_on_an_overlay", overlays::overlay_on_an_overlay),
+    ("fifo_on_an_overlay", overlays::fifo_on_an_overlay),
     ("opened_by_a_handle_of_xfs", opened_by_a_handle_of_xfs),
     ("btrfs_send", |w| btrfs_send(w, true)),
     ("btrfs_send_into_a_file", |w| btrfs_send(w, false)),
@@ -94,7 +97,7 @@ fn staged(w: &mut World, fstype: &'static str, how: Clone) {
     match how {
         Clone::Whole => scene.run(Command::new("cp").arg("--reflink=always").arg(source).arg(&stage)),
         Clone::Range => {
-            let script = include_str!("scripts/clone_range.py");
+            let script = include_str!("../scripts/clone_range.py");
             scene.run(scene.python("clone_range.py", script).arg(source).arg(&stage))
         }
         Clone::CopyRange => {
@@ -176,113 +179,6 @@ fn bindfs(scene: &Scene<'_>, folder: &Path) -> (Running, std::path::PathBuf) {
     (server, place)
 }
 
-/// Opening the upper name for writing makes the kernel copy the whole file into the upper layer: no process reads it.
-fn overlay_copies_up(w: &mut World) {
-    let mut scene = w.scene();
-    let place = overlay(&mut scene, "uncontrolled");
-    let source = &scene.model.files[0];
-    let name = source.file_name().expect("a name");
-    let shell = scene.shell(&format!(
-        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
-        place.join(name).display()
-    ));
-    let dd = descendant(&shell, "dd");
-    let copy = scene.uncontrolled.join("upper").join(name);
-    let bytes = scene.arrived(source, &copy);
-    let expected = [Expected::copy(&scene, &dd, &copy, bytes).or_at(&place.join(name), &place)];
-    scene.expect(&expected);
-}
-
-/// Nobody opens it for writing: its mode is set, by a descriptor that is read through or by its path.
-fn overlay_copies_up_for_its_mode(w: &mut World, by_path: bool) {
-    let mut scene = w.scene();
-    let place = overlay(&mut scene, "uncontrolled");
-    let source = &scene.model.files[0];
-    let name = source.file_name().expect("a name");
-    let file = place.join(name);
-    let text = if by_path {
-        format!("import os; os.chmod({file:?}, 0o600)")
-    } else {
-        format!("import os; os.fchmod(os.open({file:?}, os.O_RDONLY), 0o600)")
-    };
-    let thief = scene.run(Command::new(World::python()).args(["-c", &text]));
-    let copy = scene.uncontrolled.join("upper").join(name);
-    let bytes = scene.arrived(source, &copy);
-    let expected = [Expected::copy(&scene, &thief, &copy, bytes).or_at(&place.join(name), &place)];
-    scene.expect(&expected);
-}
-
-/// Whoever made the copy: who opens its name to read is a holder, and what he writes is weighed.
-fn overlay_copy_of_before(w: &mut World) {
-    let mut scene = w.scene();
-    let place = overlay(&mut scene, "controlled");
-    let source = &scene.model.files[0];
-    let file = place.join(source.file_name().expect("a name"));
-    let text = format!("import os; os.chmod({file:?}, 0o600)");
-    scene.run(Command::new(World::python()).args(["-c", &text]));
-    let copy = scene.uncontrolled.join("w");
-    let cp = scene.run(Command::new("cp").arg(&file).arg(&copy));
-    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
-    scene.expect_beside_copies(&expected);
-}
-
-/// The kernel's copy carries, whoever reads it where the overlay keeps it.
-fn overlay_copy_taken_from_the_upper_layer(w: &mut World) {
-    let mut scene = w.scene();
-    let place = overlay(&mut scene, "controlled");
-    let source = &scene.model.files[0];
-    let name = source.file_name().expect("a name");
-    scene.shell(&format!(
-        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
-        place.join(name).display()
-    ));
-    let copy = scene.uncontrolled.join("w");
-    let cp = scene.run(Command::new("cp").arg(scene.controlled.join("upper").join(name)).arg(&copy));
-    let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
-    scene.expect_beside_copies(&expected);
-}
-
-/// What a second overlay copies up is a file of the first, which has it from the model.
-fn overlay_on_an_overlay(w: &mut World) {
-    let mut scene = w.scene();
-    let below = overlay(&mut scene, "controlled");
-    let [upper, scratch, place] =
-        [scene.uncontrolled.join("second"), scene.uncontrolled.join("work"), scene.work.join("second")];
-    for folder in [&upper, &scratch] {
-        fs::create_dir(folder).expect("a folder can be made");
-    }
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", below.display(), upper.display(), scratch.display());
-    ok(scene.mount(&["-t", "overlay", "overlay", "-o", &options].map(OsStr::new), &place));
-    let source = &scene.model.files[0];
-    let name = source.file_name().expect("a name");
-    let shell = scene.shell(&format!(
-        "exec dd if=/dev/null of={} conv=notrunc oflag=append status=none",
-        place.join(name).display()
-    ));
-    let (dd, copy) = (descendant(&shell, "dd"), upper.join(name));
-    let bytes = scene.arrived(source, &copy);
-    let expected = [Expected::copy(&scene, &dd, &copy, bytes).or_at(&place.join(name), &place)];
-    scene.expect(&expected);
-}
-
-/// Both of its ends are of the overlay; no layer stores what is in it.
-fn fifo_on_an_overlay(w: &mut World) {
-    let mut scene = w.scene();
-    let place = overlay(&mut scene, "controlled");
-    let (source, copy, pipe) = (&scene.model.files[0], scene.uncontrolled.join("w"), place.join("pipe"));
-    scene.run(Command::new("mkfifo").arg(&pipe));
-    let text = format!(
-        "cat {} > {pipe} & cat {pipe} > {}; wait",
-        source.display(),
-        copy.display(),
-        pipe = pipe.display()
-    );
-    let cat = descendant(&scene.shell(&text), "cat");
-    let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(1)];
-    scene.expect(&expected);
-}
-
 /// A volume of this kind with the model on it.
 fn on_a<'w>(w: &'w mut World, fstype: &'static str, before: impl FnOnce(&Volume)) -> (Volume, Scene<'w>) {
     let volume = w.volume(fstype);
@@ -299,7 +195,7 @@ fn on_a<'w>(w: &'w mut World, fstype: &'static str, before: impl FnOnce(&Volume)
 fn opened_by_a_handle_of_xfs(w: &mut World) {
     let (volume, scene) = on_a(w, "xfs", |_| {});
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
-    let mut command = scene.python("xfs_handle.py", include_str!("scripts/xfs_handle.py"));
+    let mut command = scene.python("xfs_handle.py", include_str!("../scripts/xfs_handle.py"));
     let thief = run_on(&scene, command.arg(volume.path()).arg(source).arg(&copy));
     let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy))];
     scene.expect(&expected);
@@ -318,7 +214,7 @@ fn btrfs_send(w: &mut World, by_tool: bool) {
     let sender = if by_tool {
         scene.run(Command::new("btrfs").args(["-q", "send", "-f"]).arg(&copy).arg(&snapshot))
     } else {
-        let mut command = scene.python("btrfs_send.py", include_str!("scripts/btrfs_send.py"));
+        let mut command = scene.python("btrfs_send.py", include_str!("../scripts/btrfs_send.py"));
         run_on(&scene, command.arg(&snapshot).arg(&copy))
     };
     assert!(size(&copy) > scene.model.bytes, "the stream has {} bytes", size(&copy));
@@ -360,27 +256,6 @@ fn image_mounted_without_a_device(w: &mut World) {
     let cp = scene.run(Command::new("cp").arg(place.join(name)).arg(&copy));
     let expected = [Expected::copy(&scene, &cp, &copy, scene.arrived(source, &copy))];
     scene.expect_beside_copies(&expected);
-}
-
-/// An overlay with the model as its lower layer, and its upper one below `upper`.
-fn overlay(scene: &mut Scene<'_>, volume: &str) -> std::path::PathBuf {
-    let base = if volume == "uncontrolled" { scene.uncontrolled.clone() } else { scene.controlled.clone() };
-    let [upper, scratch] = ["upper", "scratch"].map(|name| base.join(name));
-    for folder in [&upper, &scratch] {
-        fs::create_dir(folder).expect("a folder can be made");
-    }
-    let place = scene.work.join("merged");
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        scene.model.dir.display(),
-        upper.display(),
-        scratch.display()
-    );
-    let words = ["-t", "overlay", "overlay", "-o", &options].map(OsStr::new);
-    if let Err(error) = scene.mount(&words, &place) {
-        skip(format_args!("no overlay here: {error:#}"));
-    }
-    place
 }
 
 /// What a container runtime does: namespaces, a root of its own from a static program, the model bound into it.
