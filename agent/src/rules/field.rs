@@ -21,10 +21,15 @@ pub struct Field {
     /// One line for people.
     pub doc: &'static str,
     /// `None` when it does not apply or is not known.
-    pub get: fn(&Record) -> Option<FieldValue<'_>>,
+    pub get: Get,
     /// Writes it into the event of a rule's test; `None` for what follows from another field.
-    pub(crate) set: Option<fn(&mut Draft, FieldValue<'_>)>,
+    pub(crate) set: Option<Set>,
 }
+
+/// Reads a field from a record.
+pub(super) type Get = fn(&Record) -> Option<FieldValue<'_>>;
+/// Writes a field into the event of a rule's test.
+pub(super) type Set = fn(&mut Draft, FieldValue<'_>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldType {
