@@ -3,6 +3,7 @@
 //! One task of a current-thread runtime does it all; sinks have their own threads. While bytes move it looks every few
 //! milliseconds; when none did for a while it sleeps, and the next byte wakes it.
 
+mod closed;
 mod files;
 mod start;
 
@@ -19,7 +20,10 @@ use tokio::{
     time,
 };
 
-use self::files::Files;
+use self::{
+    closed::{keep_descriptors, keep_memory},
+    files::Files,
+};
 use super::{
     Failure, Pipeline, Prepared, RecordTo, Unfit,
     checkpoint::Checkpoint,
@@ -78,24 +82,6 @@ pub fn run(prepared: Prepared, options: Options) -> Result<(), Failure> {
         .build()
         .map_err(|error| Unfit::System("start the runtime", error))?;
     runtime.block_on(Agent::serve(prepared, options))
-}
-
-/// Its memory holds the key of the log's seal and tokens: no core dump has it, and who runs as the agent's user cannot look into
-/// it or stop it by `ptrace`. Who may do that to any process still can.
-fn keep_memory() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "others of the agent's user can read its memory");
-    }
-}
-
-/// Whatever was left open by who started us is not for our children: the canary's would make carriers of it.
-fn keep_descriptors() {
-    // SAFETY: changes a flag of descriptors from 3 on, and touches no memory.
-    let changed = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-    if changed != 0 {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "inherited descriptors stay inheritable");
-    }
 }
 
 struct Agent {
