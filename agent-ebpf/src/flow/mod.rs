@@ -14,6 +14,7 @@ pub(crate) mod hold;
 pub(crate) mod looped;
 pub(crate) mod map;
 pub(crate) mod memory;
+pub(crate) mod noted;
 pub(crate) mod object;
 pub(crate) mod open;
 pub(crate) mod overlay;

@@ -7,7 +7,7 @@
 
 use agent_ebpf::{
     CLASS_ATTRIBUTES, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, REQUEST_PUT, REQUEST_TAKE, REQUEST_THROUGH,
-    RequestKey, RequestValue, SHARED_GONE,
+    RequestKey, SHARED_GONE,
     requests::{self, OPERATIONS, TABLE},
 };
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -16,6 +16,7 @@ use super::{
     carrier,
     channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
     map::on_grow,
+    noted::{flow_request_name, flow_request_note, flow_request_release},
     open::{NO_DESCRIPTOR, on_open},
     put::{on_put, on_put_unknown},
     space, store,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     kernel::{File, S_IFBLK, S_IFCHR, S_IFREG, Task, UringRequest, UringRing},
-    maps::{FILES_NAMED, RECEIVES_COUNTED, REQUESTS, SOCKETS_COUNTED, add, mark, marks, shared},
+    maps::{FILES_NAMED, RECEIVES_COUNTED, REQUESTS, SOCKETS_COUNTED, mark, marks, shared},
 };
 
 // IOSQE_….
@@ -360,61 +361,4 @@ fn asked(request: UringRequest, kind: u8, flags: u32) -> u64 {
         },
     };
     if bytes > MOST { MOST } else { bytes }
-}
-
-/// Notes a request of the running task until it completes; 0 when there is no room.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_request_note(ring: u64, user_data: u64, kind: u64, file: u64, input: u64) -> u64 {
-    let key = RequestKey { ring, user_data };
-    if let Some(row) = REQUESTS.get_ptr_mut(&key) {
-        // SAFETY: the row stays valid until the program ends.
-        unsafe {
-            add(&raw mut (*row).count, 1);
-            (*row).kind |= kind;
-            if (*row).file != file {
-                (*row).file = 0;
-            }
-            if (*row).input != input {
-                (*row).input = 0;
-            }
-        }
-        return 1;
-    }
-    let value = RequestValue { count: 1, kind, file, input, task: Task::current().0 };
-    u64::from(REQUESTS.insert(&key, &value, 0).is_ok())
-}
-
-/// The file of a noted request is known.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_request_name(ring: u64, user_data: u64, file: u64, is_input: u64) -> u64 {
-    if let Some(row) = REQUESTS.get_ptr_mut(&RequestKey { ring, user_data }) {
-        // SAFETY: the row stays valid until the program ends.
-        unsafe {
-            let several = (*row).count > 1;
-            let named = if is_input != 0 { &raw mut (*row).input } else { &raw mut (*row).file };
-            if *named != file {
-                *named = if several { 0 } else { file };
-            }
-        }
-    }
-    0
-}
-
-/// A noted request is over. Returns the file that a splice took from; 0 when it is not known.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_request_release(ring: u64, user_data: u64) -> u64 {
-    let key = RequestKey { ring, user_data };
-    let Some(row) = REQUESTS.get_ptr_mut(&key) else { return 0 };
-    // SAFETY: the row stays valid until the program ends. Adding all ones subtracts one.
-    let (left, input) = unsafe {
-        add(&raw mut (*row).count, u64::MAX);
-        (core::ptr::read_volatile(&raw const (*row).count), (*row).input)
-    };
-    if left == 0 || left > u64::from(u32::MAX) {
-        let _ = REQUESTS.remove(&key);
-    }
-    input
 }
