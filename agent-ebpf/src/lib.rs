@@ -22,6 +22,11 @@ pub use self::{facts::*, losses::*, memory::*, shared::*};
 
 /// Bits of a set of assets. Each stands for all assets that have it as their mark, and the last for the canary alone.
 pub const ASSET_MARKS: u32 = 63;
+/// All bits of a set: the marks of assets, and the canary's.
+pub const SET_BITS: u32 = ASSET_MARKS + 1;
+/// The set that holds the canary alone. It proves what its own process puts, and goes no further: else everybody who happens to get a
+/// socket where one of its own was would hold it.
+pub const CANARY_SET: u64 = 1 << ASSET_MARKS;
 /// Most assets that one agent can protect. The first 63 have a mark each; of more than that up to 16 share one.
 pub const MAX_ASSETS: usize = 16 * ASSET_MARKS as usize;
 /// The asset that the canary file stands for: bytes that are moved to prove that the hooks fire. Its mark is the last bit, and no
@@ -38,7 +43,7 @@ pub const GROWN_ASSET: u32 = 2048;
 #[must_use]
 pub const fn asset_mark(asset: u32) -> u32 {
     // Of ids from `MAX_ASSETS` on, which are ours, the low bits are the mark.
-    if asset < MAX_ASSETS as u32 { asset % ASSET_MARKS } else { asset & 63 }
+    if asset < MAX_ASSETS as u32 { asset % ASSET_MARKS } else { asset % SET_BITS }
 }
 
 /// Bytes of a path buffer: components leaf first, each ended by a NUL.

@@ -8,7 +8,7 @@ use crate::{
 use agent_ebpf::{
     ALL_ASSETS, ANY_ASSET, CLASS_PACKETS, DEV_BPF, DEV_FAMILY, DEV_SEGMENT, FlowKey, GROWN_ASSET,
     MARK_HOLDER, MARK_MAPPED, MARK_SPACE, NO_MAP, OBJECT_CARRIER, OBJECT_STREAM, OVERFLOW, ObjectKey,
-    SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
+    SET_BITS, SHARED_MAPPINGS, SINK_FILE, UNCOUNTED,
 };
 
 /// `task` mapped `bytes` of `file`.
@@ -315,7 +315,7 @@ fn grow(task: Task, among: u64, which: u32, bytes: u64) -> u64 {
     if taken == 0 || is_agent(task, task.tgid().unwrap_or(0)) {
         return 0;
     }
-    for mark in 0..64u32 {
+    for mark in 0..SET_BITS {
         // VERIFIER: one function a turn: with the body in both loops they were two fifths of what there was to verify of `sys_exit`.
         if assets & 1 == 1 {
             spreads |= store::flow_take_mark(task.0, which, mark, bytes);

@@ -5,7 +5,9 @@ use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, OBJECTS, add, mark},
 };
-use agent_ebpf::{ALL_OF_IT, IDENTITIES, Identity, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE};
+use agent_ebpf::{
+    ALL_OF_IT, CANARY_SET, IDENTITIES, Identity, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE,
+};
 
 /// Of a file that is not told to the agent: it asks by descriptors of its own.
 pub(crate) const NO_DESCRIPTOR: u32 = u32::MAX;
@@ -80,7 +82,7 @@ fn open(task: Task, tgid: u32, descriptor: u32, file: File) -> u64 {
         store::open(task, inode, device, assets);
     }
     // Of a carrier only as much comes out as was put in, so that the floor decides.
-    if kind < OBJECT_CARRIER { hold::spread_of(task, assets & !take::CANARY) } else { 0 }
+    if kind < OBJECT_CARRIER { hold::spread_of(task, assets & !CANARY_SET) } else { 0 }
 }
 
 /// Tells the agent what it opened.

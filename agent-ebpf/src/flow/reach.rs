@@ -4,7 +4,8 @@
 //! user space to apply, which knows how that grows later.
 
 use agent_ebpf::{
-    LOSS_REACHED_FULL, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS, TakeValue,
+    CANARY_SET, LOSS_REACHED_FULL, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS,
+    TakeValue,
     acts::{ACT_PROC_MEM, ReachKey},
 };
 
@@ -84,7 +85,7 @@ extern "C" fn flow_hold_gone(actor: u64, kind: u32) -> u64 {
 pub(crate) fn on_end(assets: u64) {
     if let Some(word) = SHARED.get_ptr_mut(SHARED_GONE) {
         // SAFETY: a word of an array map.
-        unsafe { join(word, assets & !take::CANARY) };
+        unsafe { join(word, assets & !CANARY_SET) };
     }
 }
 
@@ -195,7 +196,7 @@ fn give(to: Task, from: Task, bytes: u64) -> Option<u64> {
     // SAFETY: the row stays valid until the program ends.
     let spreads = unsafe {
         add(&raw mut (*row).taken, bytes);
-        if (*row).taken >= PROPAGATION_FLOOR.load() { hold::spread(row, assets & !take::CANARY) } else { 0 }
+        if (*row).taken >= PROPAGATION_FLOOR.load() { hold::spread(row, assets & !CANARY_SET) } else { 0 }
     };
     wake();
     Some(spreads)

@@ -4,7 +4,7 @@
 
 use agent_ebpf::{
     ANY_ASSET, DEV_ASSET, DEV_STORE, LOSS_HOLDERS_FULL, LOSS_OBJECTS_FULL, OBJECT_STORE, ObjectKey,
-    ObjectValue, SHARED_MIRRORS, TakeKey,
+    ObjectValue, SET_BITS, SHARED_MIRRORS, TakeKey,
     acts::{
         ACT_LOOP, ACT_MAPPER, ACT_NBD, ACT_RAW_BLOCK, ACT_RAW_CHAR, ACT_RAW_IMAGE, STORE_MIRROR, StoreValue,
         store_of_block, store_of_char,
@@ -189,7 +189,7 @@ pub(crate) extern "C" fn flow_stream(task: u64, assets: u64, bytes: u64) -> u64 
 #[inline(never)]
 pub(crate) extern "C" fn flow_take_store(task: u64, assets: u64, bytes: u64) -> u64 {
     let mut spreads = 0;
-    for mark in 0..64u32 {
+    for mark in 0..SET_BITS {
         if assets >> mark & 1 == 1 {
             spreads |= flow_take_mark(task, ANY_ASSET, mark, bytes);
         }
@@ -207,7 +207,7 @@ pub(super) extern "C" fn flow_take_mark(task: u64, which: u32, mark: u32, bytes:
     };
     let source = ObjectKey { dev: DEV_ASSET, generation: 0, ino: u64::from(which + mark) };
     // SAFETY: the row stays valid until the program ends.
-    unsafe { take::taken(&TakeKey { holder, source }, row, 1 << (mark & 63), bytes, true) }
+    unsafe { take::taken(&TakeKey { holder, source }, row, 1 << (mark % SET_BITS), bytes, true) }
 }
 
 /// `task` made the block device behind `device` show the file `backing`.

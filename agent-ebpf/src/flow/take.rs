@@ -6,17 +6,13 @@ use crate::{
     maps::{PROPAGATION_FLOOR, STORED_SCRATCH, TAKES, add, add_shared, lose, mark, shared},
 };
 use agent_ebpf::{
-    ASSET_MARKS, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER,
+    CANARY_SET, DEV_ASSET, FLOORS, HolderKey, HolderValue, LOSS_HOLDERS_FULL, LOSS_TAKES_FULL, MARK_HOLDER,
     MARK_WATCHED, OBJECT_FILE, OBJECT_STORE, OVERFLOW, ObjectKey, ObjectValue, SHARED_SMALL, TakeKey,
     TakeValue,
 };
 
-/// The canary proves what its own process puts. It goes no further: else everybody who happens to get a socket where one of its own
-/// was would hold it.
-pub(super) const CANARY: u64 = 1 << ASSET_MARKS;
-
 /// What [`flow_take`] answers when the process is no holder of what it took from: nobody spreads the canary.
-const NOT_HOLDING: u64 = CANARY;
+const NOT_HOLDING: u64 = CANARY_SET;
 
 /// Sums beyond this say no more, and must not wrap.
 const ENOUGH: u64 = 1 << 62;
@@ -211,7 +207,7 @@ pub(crate) unsafe fn taken(
             add(&raw mut (*row).taken, bytes);
         }
         if is_asset || (*row).taken >= PROPAGATION_FLOOR.load() || is_too_much(bytes) {
-            hold::spread(row, assets & !CANARY)
+            hold::spread(row, assets & !CANARY_SET)
         } else {
             0
         }

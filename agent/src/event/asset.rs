@@ -10,6 +10,9 @@ use serde::Serialize;
 pub struct AssetId(pub u16);
 
 impl AssetId {
+    /// What the canary file stands for.
+    pub const CANARY: Self = Self(abi::CANARY_ASSET as u16);
+
     /// Its bit in the kernel's sets, which it shares with others where more than [`abi::ASSET_MARKS`] are configured.
     #[must_use]
     pub const fn mark(self) -> Mark {
@@ -27,6 +30,9 @@ pub struct Mark(pub u8);
 pub struct AssetSet(pub u64);
 
 impl AssetSet {
+    /// The canary alone.
+    pub const CANARY: Self = Self(abi::CANARY_SET);
+
     /// Whether `asset` can be in it.
     #[must_use]
     pub const fn contains(self, asset: AssetId) -> bool {
@@ -35,17 +41,17 @@ impl AssetSet {
 
     #[must_use]
     pub const fn has(self, mark: Mark) -> bool {
-        self.0 >> (mark.0 as u32 & 63) & 1 == 1
+        self.0 >> (mark.0 as u32 % abi::SET_BITS) & 1 == 1
     }
 
     /// This set with the mark of `asset`.
     #[must_use]
     pub const fn with(self, asset: AssetId) -> Self {
-        Self(self.0 | 1 << (asset.mark().0 as u32 & 63))
+        Self(self.0 | 1 << (asset.mark().0 as u32 % abi::SET_BITS))
     }
 
     pub fn marks(self) -> impl Iterator<Item = Mark> {
-        (0..64).map(Mark).filter(move |&mark| self.has(mark))
+        (0..abi::SET_BITS as u8).map(Mark).filter(move |&mark| self.has(mark))
     }
 }
 
@@ -144,7 +150,7 @@ mod tests {
         assert_eq!(marks(63..126), (0..63).collect::<Vec<_>>());
         assert_eq!(marks(1007..1008), [62]);
         // The canary's is nobody else's, and what stands where no asset does is no asset's either.
-        assert_eq!(AssetId(abi::CANARY_ASSET as u16).mark(), Mark(63));
+        assert_eq!(AssetId::CANARY.mark(), Mark(63));
         assert!((0..abi::MAX_ASSETS as u16).all(|id| AssetId(id).mark() != Mark(63)));
         assert_eq!(Asset::host().id.mark(), Mark(63));
         for which in [abi::ANY_ASSET, abi::GROWN_ASSET] {

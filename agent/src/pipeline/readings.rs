@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_set_that_holds_the_canary_too_is_no_other_set() {
-        let (known, canary) = (AssetSet(0b11), 1 << 63);
+        let (known, canary) = (AssetSet(0b11), AssetSet::CANARY.0);
         assert_eq!(ours(AssetSet(1 | canary), known), Some(AssetSet(1 | canary)));
         assert_eq!(ours(AssetSet(1), known), Some(AssetSet(1)));
         assert_eq!(ours(AssetSet(canary), known), None);

@@ -75,11 +75,13 @@ impl Seen {
         let ours = |holder: &HolderId| holder.tgid == pid;
         match reading {
             Reading::Process(process) if ours(&process.holder) => self.exec |= !process.cmdline.is_empty(),
-            Reading::Take { holder, source: Source::Asset(CANARY), bytes: BYTES.., .. } if ours(holder) => {
+            Reading::Take { holder, source: Source::Asset(AssetId::CANARY), bytes: BYTES.., .. }
+                if ours(holder) =>
+            {
                 self.take = true;
             }
             Reading::Flow { holder, sink, assets, bytes: BYTES.., .. }
-                if ours(holder) && assets.contains(CANARY) =>
+                if ours(holder) && assets.contains(AssetId::CANARY) =>
             {
                 match sink {
                     SinkKey::File(_) => self.file = true,
@@ -92,8 +94,6 @@ impl Seen {
         }
     }
 }
-
-const CANARY: AssetId = AssetId(abi::CANARY_ASSET as u16);
 
 impl Canary {
     /// Looks for it in what was read.
@@ -191,7 +191,7 @@ impl Sensor {
             OpenOptions::new().write(true).create_new(true).open(path).map_err(SensorError::Canary)?;
         file.write_all(&[0x5a; BYTES as usize]).map_err(SensorError::Canary)?;
         let identity = self.read_identity(&file, path)?;
-        self.insert(&identity, CANARY, abi::OBJECT_FILE)?;
+        self.insert(&identity, AssetId::CANARY, abi::OBJECT_FILE)?;
         Ok(identity.key)
     }
 
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn flow(tgid: u32, sink: SinkKey, bytes: u64) -> Reading {
-        let assets = AssetSet::default().with(CANARY);
+        let assets = AssetSet::CANARY;
         Reading::Flow { holder: holder(tgid), sink, magic: 0, assets, bytes, at: BootNs(1) }
     }
 
@@ -335,15 +335,15 @@ mod tests {
         assert_eq!(seen.missing(), Some("sys_exit"));
         // Of another process, another asset, and too few.
         for not in [
-            take(8, CANARY, BYTES),
+            take(8, AssetId::CANARY, BYTES),
             take(PID, AssetId(63), BYTES),
-            take(PID, CANARY, 4095),
+            take(PID, AssetId::CANARY, 4095),
             flow(8, SinkKey::File(object), BYTES),
         ] {
             seen.see(&not, PID);
         }
         assert_eq!(seen, Seen { exec: true, ..Seen::default() });
-        seen.see(&take(PID, CANARY, BYTES), PID);
+        seen.see(&take(PID, AssetId::CANARY, BYTES), PID);
         seen.see(&flow(PID, SinkKey::File(object), BYTES), PID);
         assert_eq!(seen.missing(), Some("sock_send_length"));
         seen.see(&flow(PID, SinkKey::Process(object), BYTES), PID);

@@ -198,7 +198,7 @@ pub(super) const fn object_key(object: &ObjectId) -> abi::ObjectKey {
 pub(super) fn source(key: &abi::ObjectKey) -> Source {
     const ANY: u16 = abi::ANY_ASSET as u16;
     const GROWN: u16 = abi::GROWN_ASSET as u16;
-    const MARKS: u16 = 64;
+    const MARKS: u16 = abi::SET_BITS as u16;
     match (key.dev, u16::try_from(key.ino)) {
         (abi::DEV_ASSET, Ok(asset @ 0..ANY)) => Source::Asset(AssetId(asset)),
         (abi::DEV_ASSET, Ok(any)) if any - ANY < MARKS => Source::Mark(Mark((any - ANY) as u8)),

@@ -45,7 +45,7 @@ fn flow_before_take_is_recorded_when_the_take_arrives() {
 fn sets_that_differ_in_what_nobody_registered_are_sums_of_their_own() {
     let mut s = scene();
     let ssh = s.exec(100, "/usr/bin/ssh");
-    let with_canary = AssetSet(ONLY_A.0 | 1 << 63);
+    let with_canary = AssetSet(ONLY_A.0 | AssetSet::CANARY.0);
     s.read(ssh, A, 5 * MB);
     s.put(ssh, peer(22), ONLY_A, MB);
     let records = s.put(ssh, peer(22), with_canary, 3 * MB);

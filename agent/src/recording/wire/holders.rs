@@ -2,6 +2,7 @@
 //!
 //! The form is part of the format, as all of `wire` is. This file must not know in which statements they stand.
 
+use agent_ebpf as abi;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Ancestor, AssetId, BootNs, Dev, HolderId, Mark, ObjectId, Process, Source};
@@ -48,7 +49,7 @@ impl Origin {
     }
 
     pub(super) fn into_source(self) -> Option<Source> {
-        let mark = |mark: u8| (mark < 64).then_some(Mark(mark));
+        let mark = |mark: u8| (u32::from(mark) < abi::SET_BITS).then_some(Mark(mark));
         Some(match self {
             Self::Asset(asset) => Source::Asset(AssetId(asset)),
             Self::Carrier(object) => Source::Carrier(to_object(object)),

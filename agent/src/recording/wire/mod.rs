@@ -253,13 +253,16 @@ fn to_act(
     Some(Event::Act { holder: to_holder(holder), act, assets, at: BootNs(at) })
 }
 
-/// As a set of bits, which is how recordings had them when there were no more than 63; `None` when one has no bit.
+/// Assets that a set of bits in a recording can hold. Of the format, and not of what sets the kernel side has today.
+const IN_BITS: u16 = 63;
+
+/// As a set of bits, which is how recordings had them when there were no more; `None` when one has no bit.
 fn bits(assets: &AssetList) -> Option<u64> {
-    assets.iter().try_fold(0, |set, AssetId(id)| (id < 63).then(|| set | 1 << id))
+    assets.iter().try_fold(0, |set, AssetId(id)| (id < IN_BITS).then(|| set | 1 << id))
 }
 
 fn of_bits(set: u64) -> AssetList {
-    (0..64).filter(|id| set >> id & 1 == 1).map(AssetId).collect()
+    (0..=IN_BITS).filter(|id| set >> id & 1 == 1).map(AssetId).collect()
 }
 
 fn numbers(assets: &AssetList) -> Vec<u16> {
