@@ -52,9 +52,6 @@ pub const FCNTL: u8 = 18;
 pub const CLOSE: u8 = 19;
 /// (old, new, …) → new, which stood for something else perhaps.
 pub const REPLACE: u8 = 20;
-/// Puts into or takes out of something that has no descriptor: a message queue, a key, an extended attribute. Which way
-/// and how much is up to the number.
-pub const CHANNEL: u8 = 21;
 /// shmat(id, address, flags) → address.
 pub const ATTACH: u8 = 22;
 /// ptrace(request, pid, address, data).
@@ -79,6 +76,36 @@ pub const CHANGE: u8 = 32;
 
 /// vmsplice(pipe, …): pages go into a pipe, by reference.
 pub const GIVE: u8 = 33;
+
+// What has no descriptor of its own, one after the other: see `is_channel`.
+
+/// (queue, message, length, …): puts a message.
+pub const MESSAGE_SEND: u8 = 34;
+/// (queue, message, room, …) → bytes of a message.
+pub const MESSAGE_RECEIVE: u8 = 35;
+/// (descriptor of a queue, message, length, …).
+pub const QUEUE_SEND: u8 = 36;
+/// (path, name, value, length, …).
+pub const ATTRIBUTE_SET: u8 = 37;
+/// (fd, name, value, length, …).
+pub const ATTRIBUTE_SET_OPEN: u8 = 38;
+/// (path or fd, name, value, room) → bytes.
+pub const ATTRIBUTE_GET: u8 = 39;
+/// The same where the length lies in user memory.
+pub const ATTRIBUTE_SET_AT: u8 = 40;
+pub const ATTRIBUTE_GET_AT: u8 = 41;
+/// (type, description, payload, length, …) → serial.
+pub const KEY_ADD: u8 = 42;
+/// keyctl(operation, key, …).
+pub const KEY_CONTROL: u8 = 43;
+/// request_key(type, description, what the helper is told, …): asks a program of user space.
+pub const KEY_REQUEST: u8 = 44;
+/// (target, …): a symbolic link.
+pub const LINK: u8 = 45;
+/// semctl(id, number, command, …).
+pub const SEMAPHORES: u8 = 46;
+/// ipc(call, first, second, third, pointer): 32-bit only.
+pub const IPC: u8 = 47;
 
 /// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
 pub const SIGNAL: u8 = 31;
@@ -140,156 +167,156 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (285, SHIFT),        // fallocate
     (55, OPTION),        // getsockopt
     // Of the x32 ABI only.
-    (521, TRACE),        // ptrace
-    (542, OPTION),       // getsockopt
-    (539, VM_READ),      // process_vm_readv
-    (540, VM_WRITE),     // process_vm_writev
-    (524, SIGNAL),       // rt_sigqueueinfo
-    (536, SIGNAL),       // rt_tgsigqueueinfo
-    (514, IOCTL),        // ioctl
-    (515, READ),         // readv
-    (516, WRITE),        // writev
-    (517, READ),         // recvfrom
-    (518, SEND),         // sendmsg
-    (519, RECEIVE),      // recvmsg
-    (532, GIVE),         // vmsplice
-    (534, READ),         // preadv
-    (535, WRITE),        // pwritev
-    (537, RECEIVE_MANY), // recvmmsg
-    (538, SENDMMSG),     // sendmmsg
-    (546, READ),         // preadv2
-    (547, WRITE),        // pwritev2
-    (22, CONNECT),       // pipe
-    (41, OPEN),          // socket
-    (42, CONNECT),       // connect
-    (43, OPEN),          // accept
-    (53, CONNECT),       // socketpair
-    (209, SUBMIT),       // io_submit
-    (288, OPEN),         // accept4
-    (293, CONNECT),      // pipe2
-    (319, OPEN),         // memfd_create
-    (30, ATTACH),        // shmat
-    (69, CHANNEL),       // msgsnd
-    (70, CHANNEL),       // msgrcv
-    (66, CHANNEL),       // semctl
-    (188, CHANNEL),      // setxattr
-    (189, CHANNEL),      // lsetxattr
-    (190, CHANNEL),      // fsetxattr
-    (191, CHANNEL),      // getxattr
-    (192, CHANNEL),      // lgetxattr
-    (193, CHANNEL),      // fgetxattr
-    (240, OPEN),         // mq_open
-    (242, CHANNEL),      // mq_timedsend
-    (243, READ),         // mq_timedreceive
-    (88, CHANNEL),       // symlink
-    (266, CHANNEL),      // symlinkat
-    (248, CHANNEL),      // add_key
-    (249, CHANNEL),      // request_key
-    (250, CHANNEL),      // keyctl
-    (463, CHANNEL),      // setxattrat
-    (464, CHANNEL),      // getxattrat
-    (91, CHANGE),        // fchmod
-    (93, CHANGE),        // fchown
-    (199, CHANGE),       // fremovexattr
-    (280, CHANGE),       // utimensat, of a descriptor
-    (164, TAMPER),       // settimeofday
-    (227, TAMPER),       // clock_settime
-    (305, TAMPER),       // clock_adjtime
-    (159, TAMPER),       // adjtimex
+    (521, TRACE),              // ptrace
+    (542, OPTION),             // getsockopt
+    (539, VM_READ),            // process_vm_readv
+    (540, VM_WRITE),           // process_vm_writev
+    (524, SIGNAL),             // rt_sigqueueinfo
+    (536, SIGNAL),             // rt_tgsigqueueinfo
+    (514, IOCTL),              // ioctl
+    (515, READ),               // readv
+    (516, WRITE),              // writev
+    (517, READ),               // recvfrom
+    (518, SEND),               // sendmsg
+    (519, RECEIVE),            // recvmsg
+    (532, GIVE),               // vmsplice
+    (534, READ),               // preadv
+    (535, WRITE),              // pwritev
+    (537, RECEIVE_MANY),       // recvmmsg
+    (538, SENDMMSG),           // sendmmsg
+    (546, READ),               // preadv2
+    (547, WRITE),              // pwritev2
+    (22, CONNECT),             // pipe
+    (41, OPEN),                // socket
+    (42, CONNECT),             // connect
+    (43, OPEN),                // accept
+    (53, CONNECT),             // socketpair
+    (209, SUBMIT),             // io_submit
+    (288, OPEN),               // accept4
+    (293, CONNECT),            // pipe2
+    (319, OPEN),               // memfd_create
+    (30, ATTACH),              // shmat
+    (69, MESSAGE_SEND),        // msgsnd
+    (70, MESSAGE_RECEIVE),     // msgrcv
+    (66, SEMAPHORES),          // semctl
+    (188, ATTRIBUTE_SET),      // setxattr
+    (189, ATTRIBUTE_SET),      // lsetxattr
+    (190, ATTRIBUTE_SET_OPEN), // fsetxattr
+    (191, ATTRIBUTE_GET),      // getxattr
+    (192, ATTRIBUTE_GET),      // lgetxattr
+    (193, ATTRIBUTE_GET),      // fgetxattr
+    (240, OPEN),               // mq_open
+    (242, QUEUE_SEND),         // mq_timedsend
+    (243, READ),               // mq_timedreceive
+    (88, LINK),                // symlink
+    (266, LINK),               // symlinkat
+    (248, KEY_ADD),            // add_key
+    (249, KEY_REQUEST),        // request_key
+    (250, KEY_CONTROL),        // keyctl
+    (463, ATTRIBUTE_SET_AT),   // setxattrat
+    (464, ATTRIBUTE_GET_AT),   // getxattrat
+    (91, CHANGE),              // fchmod
+    (93, CHANGE),              // fchown
+    (199, CHANGE),             // fremovexattr
+    (280, CHANGE),             // utimensat, of a descriptor
+    (164, TAMPER),             // settimeofday
+    (227, TAMPER),             // clock_settime
+    (305, TAMPER),             // clock_adjtime
+    (159, TAMPER),             // adjtimex
     (PRLIMIT, TAMPER),
     (BPF, TAMPER),
 ]);
 
 /// The 32-bit ABI.
 pub const CALLS_32: [u8; TABLE] = table(&[
-    (3, READ),           // read
-    (4, WRITE),          // write
-    (5, OPEN),           // open
-    (6, CLOSE),          // close
-    (8, OPEN),           // creat
-    (41, OPEN),          // dup
-    (54, IOCTL),         // ioctl
-    (55, FCNTL),         // fcntl
-    (63, REPLACE),       // dup2
-    (90, MAP_OLD),       // mmap
-    (102, SOCKETCALL),   // socketcall
-    (145, READ),         // readv
-    (146, WRITE),        // writev
-    (163, REMAP),        // mremap
-    (180, READ),         // pread64
-    (181, WRITE),        // pwrite64
-    (187, SENDFILE),     // sendfile
-    (192, MAP),          // mmap2
-    (221, FCNTL),        // fcntl64
-    (239, SENDFILE),     // sendfile64
-    (295, OPEN),         // openat
-    (313, SPLICE),       // splice
-    (315, TEE),          // tee
-    (316, GIVE),         // vmsplice
-    (330, REPLACE),      // dup3
-    (333, READ),         // preadv
-    (334, WRITE),        // pwritev
-    (338, OPEN),         // fanotify_init
-    (337, RECEIVE_MANY), // recvmmsg
-    (342, OPEN),         // open_by_handle_at
-    (345, SENDMMSG),     // sendmmsg
-    (369, SEND),         // sendto
-    (370, SEND),         // sendmsg
-    (371, READ),         // recvfrom
-    (372, RECEIVE),      // recvmsg
-    (377, SPLICE),       // copy_file_range
-    (378, READ),         // preadv2
-    (379, WRITE),        // pwritev2
-    (437, OPEN),         // openat2
-    (438, GETFD),        // pidfd_getfd
-    (26, TRACE),         // ptrace
-    (347, VM_READ),      // process_vm_readv
-    (348, VM_WRITE),     // process_vm_writev
-    (178, SIGNAL),       // rt_sigqueueinfo
-    (335, SIGNAL),       // rt_tgsigqueueinfo
-    (424, SIGNAL),       // pidfd_send_signal
-    (350, LOAD),         // finit_module
-    (257, SLIDE),        // remap_file_pages
-    (324, SHIFT),        // fallocate
-    (365, OPTION),       // getsockopt
-    (359, OPEN),         // socket
-    (42, CONNECT),       // pipe
-    (248, SUBMIT),       // io_submit
-    (331, CONNECT),      // pipe2
-    (356, OPEN),         // memfd_create
-    (360, CONNECT),      // socketpair
-    (362, CONNECT),      // connect
-    (364, OPEN),         // accept4
-    (417, RECEIVE_MANY), // recvmmsg_time64
-    (117, CHANNEL),      // ipc
-    (226, CHANNEL),      // setxattr
-    (227, CHANNEL),      // lsetxattr
-    (228, CHANNEL),      // fsetxattr
-    (229, CHANNEL),      // getxattr
-    (230, CHANNEL),      // lgetxattr
-    (231, CHANNEL),      // fgetxattr
-    (277, OPEN),         // mq_open
-    (279, CHANNEL),      // mq_timedsend
-    (280, READ),         // mq_timedreceive
-    (83, CHANNEL),       // symlink
-    (304, CHANNEL),      // symlinkat
-    (286, CHANNEL),      // add_key
-    (287, CHANNEL),      // request_key
-    (288, CHANNEL),      // keyctl
-    (94, CHANGE),        // fchmod
-    (95, CHANGE),        // fchown
-    (207, CHANGE),       // fchown32
-    (237, CHANGE),       // fremovexattr
-    (320, CHANGE),       // utimensat, of a descriptor
-    (412, CHANGE),       // utimensat_time64
-    (397, ATTACH),       // shmat
-    (400, CHANNEL),      // msgsnd
-    (401, CHANNEL),      // msgrcv
-    (394, CHANNEL),      // semctl
-    (418, CHANNEL),      // mq_timedsend_time64
-    (419, READ),         // mq_timedreceive_time64
-    (463, CHANNEL),      // setxattrat
-    (464, CHANNEL),      // getxattrat
+    (3, READ),                 // read
+    (4, WRITE),                // write
+    (5, OPEN),                 // open
+    (6, CLOSE),                // close
+    (8, OPEN),                 // creat
+    (41, OPEN),                // dup
+    (54, IOCTL),               // ioctl
+    (55, FCNTL),               // fcntl
+    (63, REPLACE),             // dup2
+    (90, MAP_OLD),             // mmap
+    (102, SOCKETCALL),         // socketcall
+    (145, READ),               // readv
+    (146, WRITE),              // writev
+    (163, REMAP),              // mremap
+    (180, READ),               // pread64
+    (181, WRITE),              // pwrite64
+    (187, SENDFILE),           // sendfile
+    (192, MAP),                // mmap2
+    (221, FCNTL),              // fcntl64
+    (239, SENDFILE),           // sendfile64
+    (295, OPEN),               // openat
+    (313, SPLICE),             // splice
+    (315, TEE),                // tee
+    (316, GIVE),               // vmsplice
+    (330, REPLACE),            // dup3
+    (333, READ),               // preadv
+    (334, WRITE),              // pwritev
+    (338, OPEN),               // fanotify_init
+    (337, RECEIVE_MANY),       // recvmmsg
+    (342, OPEN),               // open_by_handle_at
+    (345, SENDMMSG),           // sendmmsg
+    (369, SEND),               // sendto
+    (370, SEND),               // sendmsg
+    (371, READ),               // recvfrom
+    (372, RECEIVE),            // recvmsg
+    (377, SPLICE),             // copy_file_range
+    (378, READ),               // preadv2
+    (379, WRITE),              // pwritev2
+    (437, OPEN),               // openat2
+    (438, GETFD),              // pidfd_getfd
+    (26, TRACE),               // ptrace
+    (347, VM_READ),            // process_vm_readv
+    (348, VM_WRITE),           // process_vm_writev
+    (178, SIGNAL),             // rt_sigqueueinfo
+    (335, SIGNAL),             // rt_tgsigqueueinfo
+    (424, SIGNAL),             // pidfd_send_signal
+    (350, LOAD),               // finit_module
+    (257, SLIDE),              // remap_file_pages
+    (324, SHIFT),              // fallocate
+    (365, OPTION),             // getsockopt
+    (359, OPEN),               // socket
+    (42, CONNECT),             // pipe
+    (248, SUBMIT),             // io_submit
+    (331, CONNECT),            // pipe2
+    (356, OPEN),               // memfd_create
+    (360, CONNECT),            // socketpair
+    (362, CONNECT),            // connect
+    (364, OPEN),               // accept4
+    (417, RECEIVE_MANY),       // recvmmsg_time64
+    (117, IPC),                // ipc
+    (226, ATTRIBUTE_SET),      // setxattr
+    (227, ATTRIBUTE_SET),      // lsetxattr
+    (228, ATTRIBUTE_SET_OPEN), // fsetxattr
+    (229, ATTRIBUTE_GET),      // getxattr
+    (230, ATTRIBUTE_GET),      // lgetxattr
+    (231, ATTRIBUTE_GET),      // fgetxattr
+    (277, OPEN),               // mq_open
+    (279, QUEUE_SEND),         // mq_timedsend
+    (280, READ),               // mq_timedreceive
+    (83, LINK),                // symlink
+    (304, LINK),               // symlinkat
+    (286, KEY_ADD),            // add_key
+    (287, KEY_REQUEST),        // request_key
+    (288, KEY_CONTROL),        // keyctl
+    (94, CHANGE),              // fchmod
+    (95, CHANGE),              // fchown
+    (207, CHANGE),             // fchown32
+    (237, CHANGE),             // fremovexattr
+    (320, CHANGE),             // utimensat, of a descriptor
+    (412, CHANGE),             // utimensat_time64
+    (397, ATTACH),             // shmat
+    (400, MESSAGE_SEND),       // msgsnd
+    (401, MESSAGE_RECEIVE),    // msgrcv
+    (394, SEMAPHORES),         // semctl
+    (418, QUEUE_SEND),         // mq_timedsend_time64
+    (419, READ),               // mq_timedreceive_time64
+    (463, ATTRIBUTE_SET_AT),   // setxattrat
+    (464, ATTRIBUTE_GET_AT),   // getxattrat
 ]);
 
 /// Whether a call of this kind works on descriptors among its arguments.
@@ -310,6 +337,13 @@ pub const fn moves(kind: u8) -> bool {
             | MAP_OLD
             | IOCTL
     )
+}
+
+/// Whether a call of this kind puts into or takes out of something that has no descriptor: a message queue, a key, an extended attribute.
+#[inline(always)]
+#[must_use]
+pub const fn is_channel(kind: u8) -> bool {
+    MESSAGE_SEND <= kind && kind <= IPC
 }
 
 /// Not 0 where either ABI has something to move: the first look, before it is known which one made the call.
@@ -351,5 +385,7 @@ mod tests {
         assert_eq!(CALLS_64[40], SENDFILE);
         assert_eq!(CALLS_32[239], SENDFILE, "sendfile64");
         assert_eq!(CALLS_32[3], READ);
+        assert_eq!((CALLS_64[190], CALLS_32[228]), (ATTRIBUTE_SET_OPEN, ATTRIBUTE_SET_OPEN), "fsetxattr");
+        assert_eq!((CALLS_64[249], CALLS_32[287]), (KEY_REQUEST, KEY_REQUEST), "request_key");
     }
 }

@@ -1,8 +1,7 @@
 //! System calls that use a channel without a descriptor: System V messages and semaphores, kernel keys, extended attributes, symbolic
 //! links, the lengths of POSIX messages.
 //!
-//! Numbers are those of `arch/x86/entry/syscalls/syscall_{64,32}.tbl`. Misses: descriptions of keys as `/proc/keys` shows
-//! them, and names of attributes.
+//! Misses: descriptions of keys as `/proc/keys` shows them, and names of attributes.
 
 use super::syscall::Call;
 use crate::flow::{
@@ -11,7 +10,8 @@ use crate::flow::{
 };
 use crate::maps::NAME_SCRATCH;
 use agent_ebpf::{
-    CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, MARK_MAPPED, MARK_SPACE, NAME_BYTES, ObjectKey,
+    CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, MARK_MAPPED, MARK_SPACE, NAME_BYTES,
+    ObjectKey, syscalls,
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 
@@ -20,101 +20,59 @@ const LARGEST_KEY: u64 = 1 << 20;
 /// `KEY_SPEC_REQKEY_AUTH_KEY`: what the helper that is to make a key was told, by the name that it has for each of them.
 const AUTHORISATION: u64 = -7_i64 as u64;
 
-const FSETXATTR: usize = 190;
-const FSETXATTR_32: usize = 228;
-
 const SHM_RDONLY: u64 = 0o10_000;
 
-/// What the numbers of either ABI mean.
-#[derive(Clone, Copy)]
-enum Use {
-    MessageSend,
-    MessageReceive,
-    QueueSend,
-    AttributeSet,
-    AttributeGet,
-    AttributeSetAt,
-    AttributeGetAt,
-    KeyAdd,
-    KeyControl,
-    KeyRequest,
-    Link,
-    LinkAt,
-    SemaphoreControl,
-    /// ipc(call, first, second, third, pointer): 32-bit only.
-    Ipc,
-}
-
-#[inline(always)]
-fn meaning(number: usize, compat: bool) -> Option<Use> {
-    Some(match (compat, number) {
-        (false, 69) | (true, 400) => Use::MessageSend,
-        (false, 70) | (true, 401) => Use::MessageReceive,
-        (false, 242) | (true, 279 | 418) => Use::QueueSend,
-        (false, 188..=190) | (true, 226..=228) => Use::AttributeSet,
-        (false, 191..=193) | (true, 229..=231) => Use::AttributeGet,
-        (_, 463) => Use::AttributeSetAt,
-        (_, 464) => Use::AttributeGetAt,
-        (false, 248) | (true, 286) => Use::KeyAdd,
-        (false, 250) | (true, 288) => Use::KeyControl,
-        (false, 249) | (true, 287) => Use::KeyRequest,
-        (false, 88) | (true, 83) => Use::Link,
-        (false, 266) | (true, 304) => Use::LinkAt,
-        (false, 66) | (true, 394) => Use::SemaphoreControl,
-        (true, 117) => Use::Ipc,
-        _ => return None,
-    })
-}
-
-/// A call of kind `CHANNEL` returned. One that failed while it copied can have moved all that it was asked to.
+/// A call returned whose kind [is a channel's](syscalls::is_channel). One that failed while it copied can have moved all that it was
+/// asked to.
 #[inline(never)]
-pub(super) fn channelled(call: &Call, number: usize) {
-    let Some(meaning) = meaning(number, call.compat) else { return };
+pub(super) fn channelled(call: &Call, kind: u8) {
     let failed = (call.result as i64) < 0;
     let moved = |asked: u64| if failed || call.result > asked { asked } else { call.result };
-    if let Use::AttributeSet = meaning
+    if kind == syscalls::ATTRIBUTE_SET_OPEN
         && !failed
-        && number == if call.compat { FSETXATTR_32 } else { FSETXATTR }
         && let Some(file) = call.task.file(call.argument(0) as u32)
     {
         overlay::on_change(call.task, file);
     }
-    match meaning {
-        Use::MessageSend if !failed => on_put(call.task, &messages(call, call.argument(0)), call.argument(2)),
-        Use::MessageReceive => on_take(call.task, &messages(call, call.argument(0)), moved(call.argument(2))),
-        Use::QueueSend if !failed => {
+    match kind {
+        syscalls::MESSAGE_SEND if !failed => {
+            on_put(call.task, &messages(call, call.argument(0)), call.argument(2));
+        }
+        syscalls::MESSAGE_RECEIVE => {
+            on_take(call.task, &messages(call, call.argument(0)), moved(call.argument(2)));
+        }
+        syscalls::QUEUE_SEND if !failed => {
             if let Some(file) = call.file(call.argument(0)) {
                 put::on_put(call.task, file, call.argument(2));
             }
         }
-        Use::AttributeSet if !failed => {
+        syscalls::ATTRIBUTE_SET | syscalls::ATTRIBUTE_SET_OPEN if !failed => {
             let bytes = call.argument(3);
             on_put(call.task, &class(CLASS_ATTRIBUTES), bytes);
-            described(call, number, bytes);
+            described(call, kind, bytes);
         }
-        Use::AttributeGet => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(call.argument(3))),
+        syscalls::ATTRIBUTE_GET => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(call.argument(3))),
         // The length lies in user memory.
-        Use::AttributeSetAt if !failed => {
+        syscalls::ATTRIBUTE_SET_AT if !failed => {
             on_put(call.task, &class(CLASS_ATTRIBUTES), LARGEST_ATTRIBUTE);
             put::on_put_unknown(call.task, LARGEST_ATTRIBUTE);
         }
-        Use::AttributeGetAt => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(LARGEST_ATTRIBUTE)),
-        Use::KeyAdd if !failed => on_put(call.task, &key(call.result), call.argument(3)),
-        Use::KeyControl => controlled(call, failed),
+        syscalls::ATTRIBUTE_GET_AT => on_take(call.task, &class(CLASS_ATTRIBUTES), moved(LARGEST_ATTRIBUTE)),
+        syscalls::KEY_ADD if !failed => on_put(call.task, &key(call.result), call.argument(3)),
+        syscalls::KEY_CONTROL => controlled(call, failed),
         // Whether there was such a key in the end or not: a helper of user space was asked, and told of it.
-        Use::KeyRequest => on_put(call.task, &key(AUTHORISATION), length(call, call.argument(2))),
-        Use::Link | Use::LinkAt if !failed => stored(call, length(call, call.argument(0))),
-        Use::SemaphoreControl => semaphores(call, call.argument(2), failed),
-        Use::Ipc => multiplexed(call, failed),
+        syscalls::KEY_REQUEST => on_put(call.task, &key(AUTHORISATION), length(call, call.argument(2))),
+        syscalls::LINK if !failed => stored(call, length(call, call.argument(0))),
+        syscalls::SEMAPHORES => semaphores(call, call.argument(2), failed),
+        syscalls::IPC => multiplexed(call, failed),
         _ => {}
     }
 }
 
 /// An attribute is stored where its file is, and goes where that goes. Which file a path named is not told.
 #[inline(always)]
-fn described(call: &Call, number: usize, bytes: u64) {
-    let by_descriptor = number == if call.compat { FSETXATTR_32 } else { FSETXATTR };
-    match if by_descriptor { call.file(call.argument(0)) } else { None } {
+fn described(call: &Call, kind: u8, bytes: u64) {
+    match if kind == syscalls::ATTRIBUTE_SET_OPEN { call.file(call.argument(0)) } else { None } {
         Some(file) => put::on_describe(call.task, file, bytes),
         None => stored(call, bytes),
     }

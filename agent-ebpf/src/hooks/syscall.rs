@@ -141,8 +141,7 @@ const GLANCE: [u8; TABLE] = {
         if FLAGS_OF_SEND[number] != 0 {
             glance[number] |= LENDS;
         }
-        // request_key of either ABI.
-        if number == 249 || number == 287 {
+        if CALLS_64[number] == syscalls::KEY_REQUEST || CALLS_32[number] == syscalls::KEY_REQUEST {
             glance[number] |= ASKS;
         }
         number += 1;
@@ -151,7 +150,7 @@ const GLANCE: [u8; TABLE] = {
 };
 
 const fn begins_with(call: u8) -> bool {
-    matches!(
+    let begins = matches!(
         call,
         syscalls::OPEN
             | syscalls::RECEIVE
@@ -161,7 +160,6 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::REPLACE
             | syscalls::MAP
             | syscalls::MAP_OLD
-            | syscalls::CHANNEL
             | syscalls::ATTACH
             | syscalls::TRACE
             | syscalls::VM_READ
@@ -171,7 +169,8 @@ const fn begins_with(call: u8) -> bool {
             | syscalls::TAMPER
             | syscalls::CHANGE
             | syscalls::GIVE
-    )
+    );
+    begins || syscalls::is_channel(call)
 }
 
 /// A call that returned: who made it, with which arguments, by which ABI, and what came of it.
@@ -296,7 +295,7 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
             }
         }
         syscalls::CONNECT => carrier::reach(task),
-        syscalls::CHANNEL => channelled(&call, number),
+        kind if syscalls::is_channel(kind) => channelled(&call, kind),
         syscalls::ATTACH => attached(&call),
         syscalls::CHANGE => changed(&call),
         syscalls::TAMPER => tamper::called(&call, number),
@@ -326,7 +325,7 @@ fn failed(call: &Call, kind: u8, number: usize) {
         syscalls::SENDFILE => through(call, call.argument(1), call.argument(0), at_most(call.argument(3))),
         syscalls::SPLICE => through(call, call.argument(0), call.argument(2), at_most(call.argument(4))),
         syscalls::TEE => through(call, call.argument(0), call.argument(1), at_most(call.argument(2))),
-        syscalls::CHANNEL => channelled(call, number),
+        kind if syscalls::is_channel(kind) => channelled(call, kind),
         _ => {}
     }
 }
