@@ -60,7 +60,6 @@ impl AssetSeries {
         let all = self.all();
         let names: Vec<(String, &Numbers)> =
             all.iter().map(|(name, numbers)| (escaped(name), numbers)).collect();
-        let controls = || Control::ALL.iter().map(|control| control.as_str());
         head(text, "asset_bytes", "gauge", "Total size of an asset: what shares are shares of.");
         for (name, bytes) in names.iter().filter_map(|(name, numbers)| Some((name, numbers.bytes?))) {
             line(text, format_args!("asset_bytes{{asset=\"{name}\"}} {bytes}"));
@@ -71,28 +70,14 @@ impl AssetSeries {
             "counter",
             "Growth of bounds: bytes of an asset that can have moved, by control of where to.",
         );
-        for (name, numbers) in &names {
-            for (control, bytes) in controls().zip(numbers.flow) {
-                line(
-                    text,
-                    format_args!("flow_bytes_total{{asset=\"{name}\",control=\"{control}\"}} {bytes}"),
-                );
-            }
-        }
+        by_control(text, "flow_bytes_total", names.iter().map(|(name, numbers)| (name, &numbers.flow)));
         head(
             text,
             "egress_bytes_total",
             "counter",
             "The part of flow_bytes_total that left the host: to a peer, a removable medium or an unmetered channel.",
         );
-        for (name, numbers) in &names {
-            for (control, bytes) in controls().zip(numbers.egress) {
-                line(
-                    text,
-                    format_args!("egress_bytes_total{{asset=\"{name}\",control=\"{control}\"}} {bytes}"),
-                );
-            }
-        }
+        by_control(text, "egress_bytes_total", names.iter().map(|(name, numbers)| (name, &numbers.egress)));
         head(
             text,
             "egress_window_bytes",
@@ -122,6 +107,20 @@ fn entry<'a>(all: &'a mut BTreeMap<String, Numbers>, asset: &str) -> &'a mut Num
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     // Writing to a String cannot fail.
     let _ = write!(text, "# HELP weighbridge_{name} {help}\n# TYPE weighbridge_{name} {kind}\n");
+}
+
+/// One line for each control of each asset.
+fn by_control<'a>(
+    text: &mut String,
+    series: &str,
+    assets: impl Iterator<Item = (&'a String, &'a [u64; CONTROLS])>,
+) {
+    for (name, sums) in assets {
+        for (control, bytes) in Control::ALL.iter().zip(sums) {
+            let control = control.as_str();
+            line(text, format_args!("{series}{{asset=\"{name}\",control=\"{control}\"}} {bytes}"));
+        }
+    }
 }
 
 fn line(text: &mut String, series: std::fmt::Arguments<'_>) {

@@ -98,7 +98,8 @@ pub enum SensorError {
     )]
     Layout { mismatch: Mismatch, path: PathBuf },
     #[error(
-        "the paths of the assets take {0} bytes, and pins have room for 262144: name directories, or set pin: false"
+        "the paths of the assets take {0} bytes, and pins have room for {room}: name directories, or set pin: false",
+        room = layout::TEXT_BYTES
     )]
     TooManyPaths(usize),
     #[error("a scan failed: {0}")]
