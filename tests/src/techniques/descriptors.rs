@@ -8,7 +8,7 @@ use tests::lab::{
     which,
 };
 
-use super::tooling::ok;
+use super::tooling::{descendant_as, ok};
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, skip},
@@ -270,14 +270,7 @@ fn tool_of_64_mib(w: &mut World) {
 fn child(parent: &Identity, program: &str, cmdline: &str) -> Identity {
     let mut ancestry = parent.ancestry.clone();
     ancestry.splice(0..0, parent.pid);
-    Identity {
-        pid: None,
-        exe: which(program).unwrap_or_else(|| skip(format_args!("needs {program}"))),
-        cmdline: Some(cmdline.to_owned()),
-        started: None,
-        ancestry,
-        ..parent.clone()
-    }
+    Identity { ancestry, ..descendant_as(parent, program, cmdline) }
 }
 
 /// Runs a script with the first shard and a destination on the uncontrolled volume.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use tests::lab::{KIB, MIB, weights::Weights, which};
 
-use super::{relays::descendant, tooling::ok};
+use super::tooling::{descendant_as, ok};
 use crate::{
     expect::Expected,
     world::{Scene, Test, World, size},
@@ -79,7 +79,7 @@ fn relay_of_one_of_two(w: &mut World) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let shell =
         scene.shell(&format!("cat {} | dd bs=64K of={} status=none", source.display(), copy.display()));
-    let dd = descendant(&shell, "dd", &format!("dd bs=64K of={} status=none", copy.display()));
+    let dd = descendant_as(&shell, "dd", &format!("dd bs=64K of={} status=none", copy.display()));
     let expected = [Expected::copy(&scene, &dd, &copy, scene.arrived(source, &copy)).through(1)];
     scene.expect(&expected);
 }

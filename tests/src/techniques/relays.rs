@@ -11,9 +11,9 @@ use tests::lab::{
     KIB,
     outside::UNCONTROLLED,
     process::{Finished, Identity},
-    which,
 };
 
+use super::tooling::descendant_as;
 use crate::{
     expect::Expected,
     world::{PATIENCE, Scene, Test, World, size},
@@ -49,7 +49,7 @@ fn pipe_to_a_file(w: &mut World) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let shell =
         scene.shell(&format!("cat {} | dd bs=64K of={} status=none", source.display(), copy.display()));
-    let dd = descendant(&shell, "dd", &format!("dd bs=64K of={} status=none", copy.display()));
+    let dd = descendant_as(&shell, "dd", &format!("dd bs=64K of={} status=none", copy.display()));
     let expected = [Expected::copy(&scene, &dd, &copy, scene.arrived(source, &copy)).through(1)];
     scene.expect(&expected);
 }
@@ -58,7 +58,7 @@ fn pipe_through_gzip(w: &mut World) {
     let scene = w.scene();
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w.gz"));
     let shell = scene.shell(&format!("cat {} | gzip -1 > {}", source.display(), copy.display()));
-    let gzip = descendant(&shell, "gzip", "gzip -1");
+    let gzip = descendant_as(&shell, "gzip", "gzip -1");
     assert!(size(&copy) < size(source));
     let expected = [Expected::copy(&scene, &gzip, &copy, size(&copy)).through(1)];
     scene.expect(&expected);
@@ -68,7 +68,7 @@ fn pipe_of_three(w: &mut World) {
     let scene = w.scene();
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let shell = scene.shell(&format!("cat {} | cat | cat > {}; true", source.display(), copy.display()));
-    let cat = descendant(&shell, "cat", "cat");
+    let cat = descendant_as(&shell, "cat", "cat");
     let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(2)];
     scene.expect(&expected);
 }
@@ -85,7 +85,7 @@ fn fifo(w: &mut World) {
         copy.display(),
         pipe = pipe.display()
     ));
-    let cat = descendant(&shell, "cat", &format!("cat {}", pipe.display()));
+    let cat = descendant_as(&shell, "cat", &format!("cat {}", pipe.display()));
     let expected = [Expected::copy(&scene, &cat, &copy, scene.arrived(source, &copy)).through(1)];
     scene.expect(&expected);
 }
@@ -100,7 +100,7 @@ fn pipe_to_a_peer(w: &mut World) {
     World::needs("bash");
     let shell = scene.run(Command::new("bash").args(["-c", &script]));
     let bytes = scene.received(source, receiver);
-    let cat = descendant(&shell, "cat", "cat");
+    let cat = descendant_as(&shell, "cat", "cat");
     let expected = [Expected::egress(&scene, &cat, addr, "tcp", bytes).through(1)];
     scene.expect(&expected);
 }
@@ -252,7 +252,7 @@ fn derived(w: &mut World, steps: &str) {
     let program = steps.split("&& ").last().and_then(|step| step.split(' ').next()).expect("a last step");
     let cmdline =
         steps.split("&& ").last().map(|step| step.split([';', '<', '>']).next().unwrap_or(step).trim());
-    let by = descendant(&shell, program, cmdline.expect("a last step"));
+    let by = descendant_as(&shell, program, cmdline.expect("a last step"));
     let expected = [Expected::copy(&scene, &by, &copy, scene.arrived(source, &copy))];
     scene.expect(&expected);
 }
@@ -264,7 +264,7 @@ fn compressed_on_the_way(w: &mut World) {
     let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
     let [from, to, through] = [source, &copy, &packed].map(|path| path.display());
     let shell = scene.shell(&format!("gzip -1 < {from} > {through} && gzip -dc {through} > {to}; true"));
-    let gzip = descendant(&shell, "gzip", &format!("gzip -dc {through}"));
+    let gzip = descendant_as(&shell, "gzip", &format!("gzip -dc {through}"));
     assert_eq!(scene.arrived(source, &copy), size(source));
     assert!(size(&packed) < size(source));
     let expected = [Expected::copy(&scene, &gzip, &copy, size(&packed))];
@@ -303,17 +303,6 @@ fn inode_of_new(path: &Path) -> u64 {
 fn inode(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).expect("the file is there").ino()
-}
-
-/// A child of the shell, or the shell itself once it has become the program.
-pub(super) fn descendant(shell: &Identity, program: &str, cmdline: &str) -> Identity {
-    Identity {
-        pid: None,
-        exe: which(program).unwrap_or_else(|| crate::world::skip(format_args!("needs {program}"))),
-        cmdline: Some(cmdline.to_owned()),
-        started: None,
-        ..shell.clone()
-    }
 }
 
 fn below(parent: &Identity) -> Vec<u32> {

@@ -27,6 +27,11 @@ pub(crate) fn descendant(of: &Identity, program: &str) -> Identity {
     Identity { pid: None, exe, cmdline: None, started: None, ..of.clone() }
 }
 
+/// The same, with the command line that it had.
+pub(crate) fn descendant_as(of: &Identity, program: &str, cmdline: &str) -> Identity {
+    Identity { cmdline: Some(cmdline.to_owned()), ..descendant(of, program) }
+}
+
 /// A port of the loopback interface that nobody uses; the lab has the interface to itself.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
