@@ -24,5 +24,7 @@ pub mod recording;
 pub mod rules;
 pub mod sensor;
 pub mod sinks;
+#[cfg(test)]
+mod skipping;
 pub mod status;
 pub mod yaml;

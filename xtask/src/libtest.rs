@@ -1,6 +1,6 @@
 //! Adds up what Rust's test harness prints. Knows nothing of cargo, and counts a binary that died without its result line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Outcomes of tests, whoever ran them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,24 @@ pub(crate) struct Tally {
     pub(crate) skipped: Vec<(String, String)>,
     /// Passed, but not the first time: (name, what it failed with)
     pub(crate) repeated: Vec<(String, String)>,
+}
+
+impl Tally {
+    /// Takes what tests said themselves that cannot run here: a line each with a test, a tab and a reason. The harness counted them as
+    /// passed, unless they failed at what they could run.
+    pub(crate) fn say_skipped(&mut self, text: &str) {
+        let mut reasons: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (name, reason) in text.lines().filter_map(|line| line.split_once('\t')) {
+            reasons.entry(name).or_default().insert(reason);
+        }
+        for (name, reasons) in reasons {
+            if self.failed.iter().all(|failed| failed != name) {
+                self.passed = self.passed.saturating_sub(1);
+                let reasons: Vec<&str> = reasons.into_iter().collect();
+                self.skipped.push((name.to_owned(), reasons.join("; ")));
+            }
+        }
+    }
 }
 
 /// Reads the standard output of `cargo test`, line by line.
@@ -127,6 +145,17 @@ mod tests {
         assert_eq!(
             tally,
             Tally { passed: 2, failed: vec!["a::two".to_owned()], skipped, ..Tally::default() }
+        );
+    }
+
+    #[test]
+    fn what_says_that_it_cannot_run_has_not_passed() {
+        let mut tally = Tally { passed: 3, failed: vec!["a::broken".to_owned()], ..Tally::default() };
+        tally.say_skipped("a::loops\tneeds mkfs.xfs\na::broken\tneeds root\na::loops\tneeds mkfs.btrfs\n");
+        let skipped = vec![("a::loops".to_owned(), "needs mkfs.btrfs; needs mkfs.xfs".to_owned())];
+        assert_eq!(
+            tally,
+            Tally { passed: 2, failed: vec!["a::broken".to_owned()], skipped, ..Tally::default() }
         );
     }
 

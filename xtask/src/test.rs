@@ -6,12 +6,12 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, ErrorKind},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     UNFIT, build, dist,
@@ -54,6 +54,10 @@ fn unit(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
 pub(crate) fn cargo_test<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Tally> {
     let mut command = shell::cargo();
     command.args(["test", "--locked"]).args(arguments).stdout(Stdio::piped());
+    // What an earlier run skipped must never count.
+    let skipped = shell::target_dir()?.join("skipped");
+    remove(&skipped)?;
+    command.env("WEIGHBRIDGE_SKIPPED", &skipped);
     eprintln!("$ {}", shell::line(&command));
     let mut child = command.spawn().context("cannot start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
@@ -66,6 +70,11 @@ pub(crate) fn cargo_test<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Re
     }
     let status = child.wait().context("cannot wait for cargo test")?;
     let mut tally = reader.finish();
+    match fs::read_to_string(&skipped) {
+        Ok(text) => tally.say_skipped(&text),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot read {}: {error}", skipped.display()),
+    }
     // A crate that does not compile has no result line.
     if !status.success() && tally.failed.is_empty() {
         tally.failed.push(format!("cargo test, with {status}"));
@@ -147,9 +156,7 @@ pub(crate) struct Live {
 pub(crate) fn live(binary: &Path, filters: &[&str]) -> Result<Live> {
     let report = shell::target_dir()?.join("e2e-report.ndjson");
     // The report of an earlier run must never count.
-    if let Err(error) = fs::remove_file(&report) {
-        ensure!(error.kind() == std::io::ErrorKind::NotFound, "cannot remove {}: {error}", report.display());
-    }
+    remove(&report)?;
     let mut command = shell::cargo();
     command.args(["run", "--release", "--locked", "--quiet", "-p", "tests", "--bin", "e2e", "--"]);
     command.arg("--agent").arg(binary).arg("--report").arg(&report);
@@ -163,6 +170,15 @@ pub(crate) fn live(binary: &Path, filters: &[&str]) -> Result<Live> {
     command.args(filters);
     let succeeded = shell::aloud(command)?;
     Ok(Live { succeeded, report: fs::read_to_string(&report).ok(), path: report })
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            bail!("cannot remove {}: {error}", file.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The live tests. Their runner knows what cannot run here and why, root or not.

@@ -216,11 +216,11 @@ mod tests {
     fn an_id_opens_its_cgroup() {
         let table = MountTable::read().unwrap();
         let Some(mut cgroups) = Cgroups::open(&table) else {
-            eprintln!("skipped: no cgroup2 mount");
+            crate::skipping::skipped("no cgroup2 mount");
             return;
         };
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs CAP_DAC_READ_SEARCH");
+            crate::skipping::skipped("needs CAP_DAC_READ_SEARCH");
             return;
         }
         let root = fs::metadata(cgroups.mount()).unwrap().ino();

@@ -235,7 +235,7 @@ mod tests {
             if !run(&format!("mkfs.{fstype}"), &["-q", image])
                 || !run("mount", &["-t", fstype, "-o", "loop", image, at])
             {
-                eprintln!("skipped: needs mkfs.{fstype}, root, and a loop device");
+                crate::skipping::skipped(format_args!("needs mkfs.{fstype}, root, and a loop device"));
                 continue;
             }
             let result = std::panic::catch_unwind(|| found_on(fstype, megabytes, &point));

@@ -158,7 +158,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(megabytes << 20).unwrap();
         let Ok(output) = Command::new(tool).args(arguments).arg(image.path()).output() else {
-            eprintln!("skipped: {tool} is not installed");
+            crate::skipping::skipped(format_args!("{tool} is not installed"));
             return None;
         };
         assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));

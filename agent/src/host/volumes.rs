@@ -121,7 +121,7 @@ mod tests {
     fn the_root_filesystem_of_this_host_is_known_until_its_number_is_anothers() {
         let table = Arc::new(MountTable::read().unwrap());
         let Some(root) = table.entries().iter().find(|mount| Devices::default().uuid(mount).is_some()) else {
-            eprintln!("skipped: no filesystem here has a UUID that can be read");
+            crate::skipping::skipped("no filesystem here has a UUID that can be read");
             return;
         };
         let mut volumes = Volumes::default();
@@ -154,7 +154,7 @@ mod tests {
             if !run(&format!("mkfs.{fstype}"), &["-q", disk])
                 || !run("mount", &["-t", fstype, "-o", "loop", disk, at])
             {
-                eprintln!("skipped: needs mkfs.{fstype}, root, and a loop device");
+                crate::skipping::skipped(format_args!("needs mkfs.{fstype}, root, and a loop device"));
                 continue;
             }
             let result = std::panic::catch_unwind(|| {

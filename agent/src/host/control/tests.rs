@@ -112,7 +112,7 @@ fn the_root_filesystem_of_this_host_is_found_by_its_uuid() {
     let table = Arc::new(MountTable::read().unwrap());
     let root = table.at(std::path::Path::new("/")).unwrap().clone();
     let Some(uuid) = Devices::default().uuid(&root) else {
-        eprintln!("skipped: the root filesystem has no UUID that can be read");
+        crate::skipping::skipped("the root filesystem has no UUID that can be read");
         return;
     };
     let selector = Placed { value: FilesystemSelector::Uuid(uuid), line: 1, column: 1 };

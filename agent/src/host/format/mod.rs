@@ -296,7 +296,7 @@ mod tests {
         for (tool, name) in [("gzip", "gzip"), ("xz", "xz"), ("bzip2", "bzip2"), ("zstd", "zstd")] {
             match Command::new(tool).arg("-c").arg(input.path()).output() {
                 Ok(output) => assert_eq!(of(&output.stdout), name),
-                Err(_) => eprintln!("skipped: {tool} is not installed"),
+                Err(_) => crate::skipping::skipped(format_args!("{tool} is not installed")),
             }
         }
     }

@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_watch_sees_a_mount() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root to mount");
+            crate::skipping::skipped("needs root to mount");
             return;
         }
         let directory = tempfile::tempdir().unwrap();

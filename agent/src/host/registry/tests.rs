@@ -258,7 +258,7 @@ fn subvolumes_with_the_same_inode_numbers_are_kept_apart() {
     fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
     let (image, point) = (image.to_str().unwrap(), point.to_str().unwrap());
     if !run("mkfs.btrfs", &["-q", image]) || !run("mount", &["-o", "loop", image, point]) {
-        eprintln!("skipped: needs btrfs-progs, root, and a loop device");
+        crate::skipping::skipped("needs btrfs-progs, root, and a loop device");
         return;
     }
     let made = ["a", "b"].map(|name| run("btrfs", &["subvolume", "create", &format!("{point}/{name}")]));

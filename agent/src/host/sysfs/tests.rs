@@ -133,7 +133,7 @@ fn mounted(tool: &str, arguments: &[&str], ask: impl FnOnce(&MountTable, &Path))
         Command::new(tool).args(arguments).args(paths).output().is_ok_and(|output| output.status.success())
     };
     if !run(tool, arguments, &[&image]) || !run("mount", &["-o", "loop"], &[&image, &point]) {
-        eprintln!("skipped: needs {tool}, root, and a loop device");
+        crate::skipping::skipped(format_args!("needs {tool}, root, and a loop device"));
         return;
     }
     let table = MountTable::read();

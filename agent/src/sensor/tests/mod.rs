@@ -100,7 +100,7 @@ fn offsets_are_those_of_the_kernel() {
 #[test]
 fn the_running_kernel_resolves() {
     let Ok(bytes) = fs::read(KERNEL_BTF) else {
-        eprintln!("skipped: needs {KERNEL_BTF}");
+        crate::skipping::skipped(format_args!("needs {KERNEL_BTF}"));
         return;
     };
     let btf = Btf::parse(&bytes).unwrap();
