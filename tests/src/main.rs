@@ -58,6 +58,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::network", techniques::network::TESTS),
     ("techniques::many", techniques::many::TESTS),
     ("techniques::names", techniques::names::TESTS),
+    ("techniques::named", techniques::named::TESTS),
     ("techniques::descriptors", techniques::descriptors::TESTS),
     ("techniques::relays", techniques::relays::TESTS),
     ("techniques::remade", techniques::remade::TESTS),

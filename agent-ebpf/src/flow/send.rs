@@ -94,7 +94,7 @@ fn feed_class(task: Task, sock: Sock, bytes: u64) {
 fn peer_of(sock: Sock) -> SinkKey {
     let unknown = SinkKey {
         kind: SINK_OTHER,
-        protocol: sock.protocol(),
+        protocol: protocol_of(sock),
         port: 0,
         dev: 0,
         generation: 0,
@@ -126,12 +126,27 @@ fn peer_of(sock: Sock) -> SinkKey {
     sink
 }
 
+/// The protocol of a socket's peer. What a raw socket sends can have a header of the sender's own making (`IP_HDRINCL`), which goes where
+/// that says: so it is none of those whose peers can be listed.
+#[inline(always)]
+fn protocol_of(sock: Sock) -> u8 {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    const SCTP: u8 = 132;
+    const UDP_LITE: u8 = 136;
+    const RAW: u8 = 255;
+    match sock.protocol() {
+        TCP | UDP | SCTP | UDP_LITE if sock.is_raw() => RAW,
+        protocol => protocol,
+    }
+}
+
 /// Messages of one `sendmmsg` whose addresses are compared.
 const MESSAGES: u64 = 32;
 /// `struct mmsghdr` of the 64-bit ABI: a `struct msghdr` of 56 bytes, then `msg_len`.
 const MESSAGE_BYTES: u64 = 64;
 
-/// Fills in the address that the call under way sends to: of a socket without a peer, and of a datagram socket whose call
+/// Fills in the address that the call under way sends to: of a socket without a peer, and of a datagram or raw socket whose call
 /// names another peer than the one that it is connected to.
 ///
 /// It lies in user memory, where another thread can change it: what it says is for people, and an address that cannot be
@@ -167,7 +182,8 @@ extern "C" fn flow_address(sock: u64) -> u32 {
             id: [0; 16],
         };
         let sock = Sock(sock);
-        if !has_peer(sock) || (sock.is_datagram() && channel::may_name_receiver()) {
+        let takes_names = sock.is_datagram() || sock.is_raw();
+        if !has_peer(sock) || (takes_names && channel::may_name_receiver()) {
             read_address(sink);
         }
     }

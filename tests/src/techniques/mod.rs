@@ -14,6 +14,7 @@ pub(crate) mod host_egress;
 pub(crate) mod i386;
 pub(crate) mod local_sockets;
 pub(crate) mod many;
+pub(crate) mod named;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod pace;

@@ -171,7 +171,9 @@ impl Classifier {
             return process("netlink");
         }
         // 0.0.0.0 is what a hook reports that could not see the peer, so a list that contains it must not match.
-        let routed = !matches!(proto, Proto::Vsock | Proto::Packet | Proto::Other(_));
+        // And what a raw socket sends goes where its own header says, which is not read.
+        let routed =
+            !matches!(proto, Proto::Vsock | Proto::Packet | Proto::Icmp | Proto::Raw | Proto::Other(_));
         let listed = routed
             && !ip.is_unspecified()
             && !ip.is_loopback()

@@ -138,6 +138,8 @@ fn peers_are_unmapped_and_nobody_lists_loopback() {
     assert_eq!(peer("::ffff:127.0.0.1", Proto::Udp), text(Control::Uncontrolled, "127.0.0.1:443/udp"));
     assert_eq!(peer("10.20.1.1", Proto::Vsock), text(Control::Uncontrolled, "10.20.1.1:443/vsock"));
     assert_eq!(peer("0.0.0.0", Proto::Udp), text(Control::Uncontrolled, "0.0.0.0:443/udp"));
+    assert_eq!(peer("10.20.1.1", Proto::Raw), text(Control::Uncontrolled, "10.20.1.1:443/raw"));
+    assert_eq!(peer("10.20.1.1", Proto::Icmp), text(Control::Uncontrolled, "10.20.1.1:443/icmp"));
     assert_eq!(peer("::", Proto::Raw), text(Control::Uncontrolled, "[::]:443/raw"));
 }
 
