@@ -39,6 +39,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("load_by_io_uring", load_by_io_uring),
     ("someone_else_uses_io_uring", someone_else_uses_io_uring),
     ("logger_over_datagrams", |w| neighbours(w, "logger", 0)),
+    ("datagrams_to_a_path", |w| within(w, "path")),
+    ("messages_of_netlink", |w| within(w, "netlink")),
+    ("datagrams_apart_from_a_holders", |w| within(w, "apart")),
     ("database_in_shared_memory", |w| neighbours(w, "database", 4)),
     ("loader_workers_in_shared_memory", |w| neighbours(w, "loader", 0)),
 ];
@@ -195,6 +198,16 @@ fn neighbours(w: &mut World, kind: &str, connections: usize) {
             assert_eq!(receiver.finish().unwrap_or_else(|error| panic!("{error:#}")).bytes, 6 * MIB);
         }
     }
+    scene.expect_silence();
+}
+
+/// More than any line, and all of it stays in processes of this host.
+fn within(w: &mut World, how: &str) {
+    let mut scene = w.prepare_sized(1, 40 * MIB);
+    scene.start();
+    let other = scene.uncontrolled.join("other");
+    let mut command = scene.python("within.py", include_str!("scripts/within.py"));
+    scene.run(command.arg(how).arg(&scene.model.files[0]).arg(&scene.work).arg(&other));
     scene.expect_silence();
 }
 

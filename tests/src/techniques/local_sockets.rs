@@ -2,11 +2,15 @@
 //! sockets of every local kind, queues, keys, attributes and terminals. The receiver is forked before anything is taken, so
 //! that only the channel links it to the bytes, and it sends them out.
 
-use tests::lab::{outside::UNCONTROLLED, process::Identity};
+use tests::lab::{
+    outside::UNCONTROLLED,
+    process::{Finished, Identity},
+};
 
+use super::tooling::ok;
 use crate::{
     expect::Expected,
-    world::{Test, World},
+    world::{PATIENCE, Test, World},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -49,8 +53,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("attributes", |w| through(w, "attributes", &["pipe", "process", "peer"])),
     ("attributes_by_requests", |w| through(w, "attributes_by_requests", &["pipe", "process", "peer"])),
     ("terminal_master", |w| through(w, "terminal_master", &["device", "process", "peer"])),
+    ("unix_read_late", unix_read_late),
     ("terminal_slave", |w| through(w, "terminal_slave", &["device", "process", "peer"])),
 ];
+
+/// After so many nothing is remembered that holds nothing.
+const SCANS: usize = 5;
 
 /// `way` are types of nodes that the lineage must lead through.
 fn through(w: &mut World, kind: &str, way: &'static [&'static str]) {
@@ -71,6 +79,29 @@ fn through(w: &mut World, kind: &str, way: &'static [&'static str]) {
         let carrier = scene.work.join("carrier");
         expected.push(Expected::copy(&scene, &parent, &carrier, bytes).whose_file_is_unknown());
     }
+    scene.expect(&expected);
+}
+
+/// Who put it in has ended, and who will take it out has not: scans for who has what open find nobody who could write into it, and may
+/// not forget it for that.
+fn unix_read_late(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = scene.world.outside.tcp(UNCONTROLLED).unwrap_or_else(|error| panic!("{error:#}"));
+    let addr = receiver.addr;
+    let mut command = scene.python("late.py", include_str!("scripts/late.py"));
+    let mut thief = scene.spawn(command.arg(source).arg(addr.ip().to_string()).arg(addr.port().to_string()));
+    assert_eq!(thief.line().expect("the socket is filled"), "filled");
+    for _ in 0..SCANS {
+        // A new carrier, for which the agent looks who has it open.
+        scene.shell(&format!("cat {} | cat > /dev/null", source.display()));
+        scene.settled();
+    }
+    thief.go().expect("it reads");
+    let thief = ok(thief.finish(PATIENCE).and_then(Finished::success));
+    let bytes = scene.received(source, receiver);
+    let way = &["unix", "process", "peer"];
+    let expected = [Expected::egress(&scene, &thief, addr, "tcp", bytes).through(1).passing(way)];
     scene.expect(&expected);
 }
 
