@@ -70,9 +70,11 @@ def in_a_child(action):
 
 
 if how == "apart":
-    in_a_child(lambda: pass_on(*pair("first", True), model(), lambda part: None))
+    # Open until the end, so that the second is not made where the first was in the kernel's memory.
+    first, second = pair("first", True), pair("second", True)
+    in_a_child(lambda: pass_on(*first, model(), lambda part: None))
     with open(sys.argv[4], "wb") as other:
-        pass_on(*pair("second", True), zeros(), lambda part: os.write(other.fileno(), part))
+        pass_on(*second, zeros(), lambda part: os.write(other.fileno(), part))
 else:
     receiver, send = netlink() if how == "netlink" else pair("first", False)
     pass_on(receiver, send, model(), lambda part: None)
