@@ -115,11 +115,10 @@ pub(crate) fn source_class(file: File) -> Option<(ObjectKey, ObjectValue)> {
         return carrying(channel::class_of(file.socket()?)?);
     }
     // What its server answers, where it is a carrier in its own right too.
-    let answers = carrying(carrier::FUSE)?;
     let (_, known) = file.backed()?;
-    carrier::served(known.magic)?;
+    let answers = carrier::served(known.magic)?;
     carrying(known.key()?)?;
-    Some(answers)
+    carrying(answers)
 }
 
 #[inline(always)]

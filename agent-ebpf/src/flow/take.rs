@@ -232,15 +232,15 @@ fn is_too_much(bytes: u64) -> bool {
 /// Whether there was room.
 #[inline(always)]
 fn count(key: &TakeKey, bytes: u64) -> bool {
-    if TAKES.get_ptr(key).is_none() {
-        if TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_ok() {
-            row::take(key);
-        } else if TAKES.get_ptr(key).is_none() {
-            lose(LOSS_TAKES_FULL, bytes);
-            return false;
-        }
+    let known = TAKES.get_ptr_mut(key);
+    let is_new = known.is_none() && TAKES.insert(key, &TakeValue { bytes: 0, last: 0 }, 1).is_ok();
+    if is_new {
+        row::take(key);
     }
-    let Some(row) = TAKES.get_ptr_mut(key) else { return false };
+    let Some(row) = known.or_else(|| TAKES.get_ptr_mut(key)) else {
+        lose(LOSS_TAKES_FULL, bytes);
+        return false;
+    };
     // SAFETY: the row stays valid until the program ends; `last` is a hint, torn by nobody on 64-bit machines.
     unsafe {
         if (*row).bytes < ENOUGH {
