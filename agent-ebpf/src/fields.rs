@@ -19,6 +19,13 @@ pub struct Field {
     pub required: bool,
 }
 
+/// The number of no helper: in the programs as they are built, a call of it stands for one of [`RDONLY_CAST_NAME`], which rustc
+/// cannot name. The loader puts the kernel's own number there.
+pub const RDONLY_CAST: i32 = 0x7767_0001;
+pub const RDONLY_CAST_NAME: &str = "bpf_rdonly_cast";
+/// An enum of kernels in which that casts to `void` too: its values came with what they stand for (6.17, `kernel/bpf/verifier.c`).
+pub const RDONLY_CAST_TO_VOID: &str = "bpf_features";
+
 /// Tracepoints that some kernels have with other arguments, with the prototype that our programs read: on a kernel with any
 /// other they are not attached. Written as in C, without names and qualifiers; the first parameter is the tracing's own.
 pub const PROTOTYPES: &[(&str, &str)] = &[

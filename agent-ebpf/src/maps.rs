@@ -37,6 +37,10 @@ pub(crate) static RECEIVES_COUNTED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FILES_NAMED: Global<u32> = Global::new(0);
 
+/// Not 0 when the kernel lets a program load from its memory (`kernel::read`).
+#[unsafe(no_mangle)]
+pub(crate) static READS_DIRECTLY: Global<u32> = Global::new(0);
+
 /// Where an overlayfs file keeps the real one when `OVL_FILE_REAL` is absent: 0 when `private_data` is the real file, as
 /// before 6.13; 1 when it points to a `struct ovl_file`, whose first member has been the real file since there is one.
 #[unsafe(no_mangle)]
@@ -287,6 +291,16 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
     unsafe {
         core::arch::asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount);
     }
+}
+
+/// 0, which the compiler does not know.
+// VERIFIER: zeros that it knows it has `memset` write, which takes 32 bytes of stack below every caller («combined stack size»).
+#[inline(always)]
+pub(crate) fn zero() -> u64 {
+    let zero;
+    // SAFETY: sets a register.
+    unsafe { core::arch::asm!("{zero} = 0", zero = out(reg) zero, options(pure, nomem, nostack)) };
+    zero
 }
 
 /// `*word |= bits`. Two CPUs that add different bits at once can lose one for that moment; each caller checks its bits at

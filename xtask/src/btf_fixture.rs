@@ -1,7 +1,7 @@
 //! `cargo xtask btf-fixture`: cuts a kernel's BTF down to what the agent looks for in it, for the tests of `sensor`.
 //!
-//! Kept are the structs of `FIELDS` with the members on the way to each field, the types of these, and the prototypes of
-//! `PROTOTYPES`. All numbers stay those of the kernel. It must not know what the agent makes of them.
+//! Kept are the structs of `FIELDS` with the members on the way to each field, the types of these, the prototypes of
+//! `PROTOTYPES`, and what tells whether the programs can read directly. All numbers stay those of the kernel. It must not know what the agent makes of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use std::{
     process::ExitCode,
 };
 
-use agent_ebpf::fields::{FIELDS, PROTOTYPES};
+use agent_ebpf::fields::{FIELDS, PROTOTYPES, RDONLY_CAST_NAME, RDONLY_CAST_TO_VOID};
 use anyhow::{Context as _, Result, ensure};
 
 #[path = "../../agent/src/sensor/btf.rs"]
@@ -52,6 +52,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (tracepoint, _) in PROTOTYPES {
         if !kept.keep_tracepoint(tracepoint) {
             eprintln!("not on this kernel: tracepoint {tracepoint}");
+        }
+    }
+    for (kind, name) in [(Kind::Function, RDONLY_CAST_NAME), (Kind::Enum, RDONLY_CAST_TO_VOID)] {
+        match btf.named(kind, name).next() {
+            Some(found) => drop(kept.keep_type(found.id, false)),
+            None => eprintln!("not on this kernel: {name}"),
         }
     }
     let fixture = kept.write()?;

@@ -10,7 +10,7 @@ use crate::{
         Sock, Task,
     },
     log,
-    maps::{OBJECTS, SHARED, add, join, lose, marks, shared},
+    maps::{OBJECTS, SHARED, add, join, lose, marks, shared, zero},
 };
 use agent_ebpf::{
     DEV_FUSE, DEV_TERMINAL, DEV_UNIX, LOSS_OBJECTS_FULL, MARK_MAPPED, OBJECT_CARRIER, OBJECT_PATHWAY,
@@ -233,7 +233,7 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
             is_new
         };
     }
-    let value = ObjectValue { assets, kind, asset: 0, seen: 0, held: 0, fed: 0 };
+    let value = ObjectValue { assets, kind, asset: 0, seen: 0, held: 0, fed: zero() };
     if OBJECTS.insert(object, &value, 1).is_err() && OBJECTS.get_ptr(object).is_none() {
         lose(LOSS_OBJECTS_FULL, 1);
         return false;
@@ -298,9 +298,8 @@ pub(crate) fn has_any(task: Task) -> bool {
 #[inline(never)]
 extern "C" fn flow_has_any(task: u64) -> u32 {
     let Some(size) = Task(task).descriptors() else { return 1 };
-    if size > DESCRIPTORS {
-        return 1;
-    }
+    // VERIFIER: a larger table is asked about last, or the compiler drops the bound of the loop, which it then knows of `size` and the
+    // verifier does not («The sequence of 8193 jumps is too complex»).
     for descriptor in 0..DESCRIPTORS {
         if descriptor >= size {
             break;
@@ -309,7 +308,7 @@ extern "C" fn flow_has_any(task: u64) -> u32 {
             return 1;
         }
     }
-    0
+    u32::from(size > DESCRIPTORS)
 }
 
 #[unsafe(no_mangle)]

@@ -7,17 +7,14 @@
 use super::{carrier, hold, memory, object, put, take};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
-    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, File, S_IFSOCK, Sock, Task},
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, File, S_IFSOCK, Sock, Task, read},
     maps::{set_shared, shared},
 };
 use agent_ebpf::{
     ALL_ASSETS, CLASS_NETLINK, CLASS_PACKETS, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL,
     ObjectKey, SHARED_PACKETS, SINK_PROCESS,
 };
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
-    generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`).
 pub(crate) const LARGEST_ATTRIBUTE: u64 = 65_536;
@@ -160,12 +157,9 @@ extern "C" fn flow_may_name() -> u32 {
     }
     // SAFETY: both helpers only return addresses; all reads through them are checked.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    // SAFETY: the helper checks the address.
-    let Ok(number) = (unsafe { bpf_probe_read_kernel((registers + ORIG_AX) as *const u64) }) else {
-        return 1;
-    };
+    let number: u64 = read(registers + ORIG_AX);
     if number == SENDTO {
-        return u32::from(argument_64(registers, 4) != Some(0));
+        return u32::from(argument_64(registers, 4) != 0);
     }
     let mut index = 0;
     while index < WRITES.len() {

@@ -215,7 +215,6 @@ extern "C" fn flow_fold_v6(sock: u64, outgoing: u32) -> u64 {
     // Where a sender made no carrier of it, a receiver finds none.
     let local = if outgoing == 0 { Some(true) } else { sock.stays_here() };
     let (from, to) = if outgoing == 0 { (peer, own) } else { (own, peer) };
-    let (from, to) = (u128::from_be_bytes(from), u128::from_be_bytes(to));
     if to >> 32 == 0xffff {
         return match loopback((from as u32).to_be_bytes(), (to as u32).to_be_bytes(), 0, 0, local) {
             Some(key) => key.ino,

@@ -6,11 +6,10 @@
 //! threads of another process that shares the table.
 
 use agent_ebpf::{LOSS_DESCRIPTOR_GONE, MARK_RACED, syscalls};
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use crate::{
     hooks::registers::{ORIG_AX, RESULT, argument_64},
-    kernel::{Task, ThreadLink},
+    kernel::{Task, ThreadLink, read},
     maps::{RACED, lose, mark},
 };
 
@@ -67,14 +66,11 @@ extern "C" fn flow_uses(thread: u64, registers: u64, descriptor: u32) -> u32 {
 #[inline(always)]
 fn uses(thread: Task, registers: u64, descriptor: u32) -> Option<bool> {
     let registers = thread.stack()? + registers;
-    let word = |offset: u64| -> Option<u64> {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel((registers + offset) as *const u64) }.ok()
-    };
-    if word(RESULT)? != UNDER_WAY {
+    let word = |offset: u64| read::<u64>(registers + offset);
+    if word(RESULT) != UNDER_WAY {
         return Some(false);
     }
-    let number = (word(ORIG_AX)? & !syscalls::X32_BIT) as usize;
+    let number = (word(ORIG_AX) & !syscalls::X32_BIT) as usize;
     if number >= syscalls::TABLE {
         return Some(false);
     }
@@ -83,7 +79,7 @@ fn uses(thread: Task, registers: u64, descriptor: u32) -> Option<bool> {
     if !syscalls::moves(kind) {
         return Some(false);
     }
-    let given = |index| argument_64(registers, index).unwrap_or(0) as u32 == descriptor;
+    let given = |index| argument_64(registers, index) as u32 == descriptor;
     // Numbers of a 32-bit call are not told apart: each of its calls under way counts.
     if !compat && !given(0) && !given(1) && !given(2) && !given(4) {
         return Some(false);

@@ -8,11 +8,10 @@ use agent_ebpf::{
     RowFact, TakeKey,
 };
 
-use crate::maps::{FACTS, lose};
+use crate::maps::{FACTS, lose, zero};
 
 /// `BPF_RB_NO_WAKEUP`: [`super::wake`] follows when there is something to look at.
 const NO_WAKEUP: u64 = 1;
-const NO_HOLDER: HolderKey = HolderKey { tgid: 0, exec: 0, start: 0 };
 
 #[inline(always)]
 pub(crate) fn holder(key: &HolderKey) {
@@ -36,8 +35,9 @@ pub(crate) fn flow(key: &FlowKey) {
 
 #[inline(always)]
 pub(crate) fn carrier(key: &ObjectKey) {
+    let nobody = HolderKey { tgid: 0, exec: 0, start: zero() };
     // SAFETY: of `tell`.
-    tell(ROW_CARRIER, &NO_HOLDER, |fact| unsafe { (*fact).object = *key });
+    tell(ROW_CARRIER, &nobody, |fact| unsafe { (*fact).object = *key });
 }
 
 /// Sends a row. What has no meaning for its map is not written: zeros would be a call of `memset`, and so 32 bytes of stack below

@@ -1,14 +1,14 @@
 //! A process sent bytes through a socket.
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_user,
+    bpf_probe_read_user,
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
 use super::{carrier, channel, hold, looped, put};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
-    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Sock, Task},
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Sock, Task, read},
     maps::{ADDRESS_SCRATCH, shared},
 };
 use agent_ebpf::{
@@ -111,7 +111,7 @@ fn peer_of(sock: Sock) -> SinkKey {
             address_of_call(&mut sink);
         }
         AF_INET6 => {
-            sink.id = sock.peer_v6().unwrap_or([0; 16]);
+            sink.id = sock.peer_v6().unwrap_or(0).to_be_bytes();
             address_of_call(&mut sink);
         }
         AF_VSOCK => {
@@ -195,7 +195,7 @@ extern "C" fn flow_address(sock: u64) -> u32 {
 fn has_peer(sock: Sock) -> bool {
     match sock.family() {
         Some(AF_INET) => sock.peer_v4().is_some_and(|peer| peer != [0; 4]),
-        Some(AF_INET6) => sock.peer_v6().is_some_and(|peer| u128::from_ne_bytes(peer) != 0),
+        Some(AF_INET6) => sock.peer_v6().is_some_and(|peer| peer != 0),
         _ => true,
     }
 }
@@ -210,19 +210,16 @@ fn read_address(sink: &mut SinkKey) {
     }
     // SAFETY: both helpers only return addresses; all reads through them are checked.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    // SAFETY: the helper checks the address.
-    let Ok(number) = (unsafe { bpf_probe_read_kernel((registers + ORIG_AX) as *const u64) }) else { return };
+    let number: u64 = read(registers + ORIG_AX);
     let (messages, count) = match number {
         SENDTO => {
-            let Some(name) = argument_64(registers, 4) else { return };
-            fill(sink, name);
+            fill(sink, argument_64(registers, 4));
             return;
         }
         SENDMSG => (argument_64(registers, 1), 1),
-        SENDMMSG => (argument_64(registers, 1), argument_64(registers, 2).unwrap_or(u64::MAX)),
+        SENDMMSG => (argument_64(registers, 1), argument_64(registers, 2)),
         _ => return,
     };
-    let Some(messages) = messages else { return };
     if count == 0 || count > MESSAGES {
         return;
     }

@@ -355,9 +355,9 @@ fn asked(request: UringRequest, kind: u8, flags: u32) -> u64 {
             None => MOST,
         },
         requests::THROUGH => request.splice_length().unwrap_or(MOST),
-        _ => match request.rw_count() {
-            None | Some(0) => MOST,
-            Some(count) => count,
+        _ => match request.rw_count().unwrap_or(0) {
+            0 => MOST,
+            count => count,
         },
     };
     if bytes > MOST { MOST } else { bytes }

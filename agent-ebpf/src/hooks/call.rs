@@ -68,10 +68,16 @@ impl Call {
 
     #[inline(always)]
     pub(super) fn file(self, descriptor: u64) -> Option<File> {
-        match flow_file(self.task.0, descriptor as u32) {
+        match self.address(descriptor) {
             0 => None,
             file => Some(File(file)),
         }
+    }
+
+    /// As [`Call::file`], its address; 0 when it is gone.
+    #[inline(always)]
+    pub(super) fn address(self, descriptor: u64) -> u64 {
+        flow_file(self.task.0, descriptor as u32)
     }
 }
 
@@ -83,7 +89,6 @@ extern "C" fn flow_argument(registers: u64, index: u32) -> u64 {
         return 0;
     }
     if Task::current().is_compat() { argument_32(registers, index) } else { argument_64(registers, index) }
-        .unwrap_or(0)
 }
 
 #[unsafe(no_mangle)]

@@ -1,6 +1,8 @@
 //! Attach points only: each translates its arguments into calls of `flow`.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
+use aya_ebpf::EbpfContext;
+
+use crate::kernel::read;
 
 pub(crate) mod acts;
 mod call;
@@ -23,6 +25,6 @@ pub(crate) mod uring;
 /// each call («BPF program is too large. Processed 1000001 insn»).
 #[inline(always)]
 fn word(context: &impl EbpfContext, index: usize) -> u64 {
-    // SAFETY: the helper checks the address; a context has as many words as its prototype has arguments.
-    unsafe { bpf_probe_read_kernel((context.as_ptr() as *const u64).add(index)) }.unwrap_or(0)
+    // A context has as many words as its prototype has arguments.
+    read(context.as_ptr() as u64 + 8 * index as u64)
 }

@@ -157,20 +157,11 @@ fn streamed() {
 }
 
 #[inline(always)]
-fn leave(one: Option<File>, two: Option<File>, taken: u64, put: u64) -> u32 {
+fn leave(one: u64, two: u64, taken: u64, put: u64) -> u32 {
     let Some(moved) = MOVED_SCRATCH.row() else { return 0 };
-    let address = |file: Option<File>| file.map_or(0, |file| file.0);
     // SAFETY: a row of this program's alone.
     unsafe {
-        *moved = Moved {
-            one: address(one),
-            two: address(two),
-            taken,
-            put,
-            is_renumbered: false,
-            streamed: 0,
-            is_passed_on: false,
-        }
+        *moved = Moved { one, two, taken, put, is_renumbered: false, streamed: 0, is_passed_on: false }
     };
     1
 }
@@ -212,18 +203,18 @@ fn ioctl(call: Call) -> Option<u32> {
             let swapped = unsafe { bpf_probe_read_user(argument as *const [u64; 3]) }.ok()?;
             let (one, two) = (call.file(swapped[1])?, call.file(swapped[2])?);
             let bytes = size(one) + size(two);
-            return Some(leave(Some(one), Some(two), bytes, bytes));
+            return Some(leave(one.0, two.0, bytes, bytes));
         }
         EXT4_IOC_SWAP_BOOT => return Some(renumber(call)),
         command if is_set_version(command) => return Some(renumber(call)),
         // What is moved is compressed; `len` is what it stands for.
         BTRFS_IOC_ENCODED_READ => {
-            return Some(leave(call.file(call.argument(0)), None, encoded(argument)? + call.result, 0));
+            return Some(leave(call.address(call.argument(0)), 0, encoded(argument)? + call.result, 0));
         }
         BTRFS_IOC_SEND | BTRFS_IOC_SEND_32 => return streams(call, argument),
         command @ (BTRFS_IOC_ADD_DEV | BTRFS_IOC_DEV_REPLACE) => return grows(call, command, argument),
         BTRFS_IOC_ENCODED_WRITE => {
-            return Some(leave(call.file(call.argument(0)), None, 0, encoded(argument)? + call.result));
+            return Some(leave(call.address(call.argument(0)), 0, 0, encoded(argument)? + call.result));
         }
         command @ (SG_IO
         | NVME_IOCTL_ADMIN_CMD
@@ -233,7 +224,7 @@ fn ioctl(call: Call) -> Option<u32> {
         | NVME_IOCTL_IO64_CMD_VEC
         | NVME_IOCTL_SUBMIT_IO) => {
             let bytes = commanded(command, argument)?;
-            return Some(leave(call.file(call.argument(0)), None, bytes, bytes));
+            return Some(leave(call.address(call.argument(0)), 0, bytes, bytes));
         }
         _ => {}
     }
@@ -254,13 +245,13 @@ fn streams(call: Call, argument: u64) -> Option<u32> {
     let assets = store::of_volume(call.file(call.argument(0))?)?;
     // SAFETY: the helper checks the address.
     let to = unsafe { bpf_probe_read_user(argument as *const u64) }.ok()?;
-    let to = call.file(to);
-    let left = leave(to, None, 0, MOST);
+    let to = call.address(to);
+    let left = leave(to, 0, 0, MOST);
     if let Some(moved) = MOVED_SCRATCH.row() {
         // SAFETY: a row of this program's alone.
         unsafe {
             (*moved).streamed = assets;
-            (*moved).is_passed_on = to.and_then(File::inode).and_then(Inode::kind) != Some(S_IFREG);
+            (*moved).is_passed_on = File(to).inode().and_then(Inode::kind) != Some(S_IFREG);
         }
     }
     Some(left)
@@ -276,7 +267,7 @@ fn grows(call: Call, command: u64, argument: u64) -> Option<u32> {
         return None;
     }
     let assets = store::of_volume(call.file(call.argument(0))?)?;
-    let left = leave(None, None, 0, 0);
+    let left = leave(0, 0, 0, 0);
     if let Some(moved) = MOVED_SCRATCH.row() {
         // SAFETY: a row of this program's alone.
         unsafe { (*moved).streamed = assets };
@@ -286,12 +277,12 @@ fn grows(call: Call, command: u64, argument: u64) -> Option<u32> {
 
 #[inline(always)]
 fn renumber(call: Call) -> u32 {
-    let file = call.file(call.argument(0));
-    let bytes = file.map_or(0, size);
-    let left = leave(file, None, bytes, bytes);
+    let file = call.address(call.argument(0));
+    let bytes = size(File(file));
+    let left = leave(file, 0, bytes, bytes);
     if let Some(moved) = MOVED_SCRATCH.row() {
         // SAFETY: a row of this program's alone.
-        unsafe { (*moved).is_renumbered = file.is_some() };
+        unsafe { (*moved).is_renumbered = file != 0 };
     }
     left
 }
@@ -331,18 +322,19 @@ fn backed(call: Call, backing: u64) {
 /// Two files changed some of their contents for each other's.
 #[inline(always)]
 fn exchanged(call: Call, other: u64, bytes: u64) -> u32 {
-    leave(call.file(call.argument(0)), call.file(other), bytes, bytes)
+    leave(call.address(call.argument(0)), call.address(other), bytes, bytes)
 }
 
 /// A module or a kernel to boot, and what that gets as its first file system.
 #[inline(always)]
 fn loaded(call: Call, number: usize) -> u32 {
     const KEXEC_FILE_LOAD: usize = 320;
-    let one = call.file(call.argument(0));
-    let two = if number == KEXEC_FILE_LOAD { call.file(call.argument(1)) } else { None };
-    leave(one, two, one.map_or(0, size) + two.map_or(0, size), 0)
+    let one = call.address(call.argument(0));
+    let two = if number == KEXEC_FILE_LOAD { call.address(call.argument(1)) } else { 0 };
+    leave(one, two, size(File(one)) + size(File(two)), 0)
 }
 
+/// Of no file 0.
 #[inline(always)]
 fn size(file: File) -> u64 {
     file.inode().map_or(0, |inode| inode.size())

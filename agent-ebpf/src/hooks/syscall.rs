@@ -187,7 +187,6 @@ impl Call {
     #[inline(always)]
     pub(super) fn argument(&self, index: usize) -> u64 {
         if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }
-            .unwrap_or(0)
     }
 
     /// The file behind a descriptor; `None` when another thread closed it meanwhile. The bytes of a holder count all the

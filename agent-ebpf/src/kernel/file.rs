@@ -1,11 +1,10 @@
 //! Open files, and what is behind those of special kinds.
 
 use agent_ebpf::fields::*;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use super::{
     Dentry, HUGETLBFS_MAGIC, Inode, Known, Mm, OVERLAYFS_MAGIC, S_IFREG, Sock, TMPFS_MAGIC, Task, field,
-    fold, pointer,
+    fold, pointer, read,
 };
 use crate::maps::OVERLAY_WRAPS;
 
@@ -78,8 +77,7 @@ impl File {
             pointer(private, &OVL_FILE_REAL)?
         } else if OVERLAY_WRAPS.load() != 0 {
             // The types of a module are not in the kernel's BTF.
-            // SAFETY: the helper checks the address.
-            unsafe { bpf_probe_read_kernel(private as *const u64) }.ok()?
+            read(private)
         } else {
             private
         };
@@ -122,11 +120,7 @@ impl File {
             _ => None,
         };
         let Some(name) = name else { return false };
-        // SAFETY: the helper checks the address.
-        match unsafe { bpf_probe_read_kernel(name as *const u64) } {
-            Ok(found) => found == u64::from_ne_bytes(start),
-            Err(_) => false,
-        }
+        read::<u64>(name) == u64::from_ne_bytes(start)
     }
 
     /// A task of the process whose page faults it answers; only for a userfaultfd (`fs/userfaultfd.c`).
@@ -162,9 +156,8 @@ impl File {
             return None;
         }
         let data = pointer(self.0, &FILE_PRIVATE_DATA)?;
-        // SAFETY: the helper checks the address.
-        let [id, namespace] = unsafe { bpf_probe_read_kernel(data as *const [u64; 2]) }.ok()?;
-        let id = id & 0xffff_ffff;
+        let id = read::<u64>(data) & 0xffff_ffff;
+        let namespace = read(data + 8);
         if id == inode.number()? & 0xffff_ffff { Some((id, fold(namespace))) } else { None }
     }
 

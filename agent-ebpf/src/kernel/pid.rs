@@ -5,9 +5,8 @@
 //! somebody asks.
 
 use agent_ebpf::fields::*;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 
-use super::{File, Inode, PROC_MAGIC, Task, field, pointer};
+use super::{File, Inode, PROC_MAGIC, Task, field, pointer, read};
 
 /// pidfds since 6.9; before they were anonymous inodes.
 const PIDFS_MAGIC: u64 = 0x5049_4446;
@@ -25,9 +24,8 @@ impl Pid {
     /// The thread that it is the number of.
     #[inline(always)]
     fn task(self) -> Option<Task> {
-        // SAFETY: the helper checks the address; the first list is PIDTYPE_PID's.
-        let first =
-            unsafe { bpf_probe_read_kernel((self.0 + u64::from(PID_TASKS.load())) as *const u64) }.ok()?;
+        // The first list is PIDTYPE_PID's.
+        let first: u64 = read(self.0 + u64::from(PID_TASKS.load()));
         if first == 0 { None } else { Some(Task(first - u64::from(TASK_PID_LINKS.load()))) }
     }
 }
@@ -78,10 +76,9 @@ impl Task {
 
 #[inline(always)]
 fn slot_of(node: u64, slot: u64) -> Option<u64> {
-    // SAFETY: the helper checks the address.
-    match unsafe { bpf_probe_read_kernel((node + u64::from(XA_SLOTS.load()) + slot * 8) as *const u64) } {
-        Ok(0) | Err(_) => None,
-        Ok(entry) => Some(entry),
+    match read(node + u64::from(XA_SLOTS.load()) + slot * 8) {
+        0 => None,
+        entry => Some(entry),
     }
 }
 
@@ -116,8 +113,8 @@ impl File {
         if inode.magic()? != PROC_MAGIC {
             return None;
         }
-        // SAFETY: the helper checks the address; short names are padded within the dentry.
-        let name = unsafe { bpf_probe_read_kernel(self.dentry()?.name()? as *const u32) }.ok()?;
+        // Short names are padded within the dentry.
+        let name: u32 = read(self.dentry()?.name()?);
         if name == u32::from_ne_bytes(*b"mem\0") { Some(inode) } else { None }
     }
 

@@ -1,9 +1,9 @@
 //! Sockets, and packets on their way.
 
 use agent_ebpf::fields::*;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::Global;
 
-use super::{field, pointer};
+use super::{field, pointer, read};
 
 pub(crate) const AF_UNIX: u16 = 1;
 pub(crate) const AF_INET: u16 = 2;
@@ -60,22 +60,23 @@ impl Sock {
 
     #[inline(always)]
     pub(crate) fn peer_v4(self) -> Option<[u8; 4]> {
-        field(self.0, &SOCK_DADDR)
+        field(self.0, &SOCK_DADDR).map(u32::to_ne_bytes)
     }
 
     #[inline(always)]
     pub(crate) fn own_v4(self) -> Option<[u8; 4]> {
-        field(self.0, &SOCK_SADDR)
+        field(self.0, &SOCK_SADDR).map(u32::to_ne_bytes)
+    }
+
+    /// The peer's address as a number, its first byte on top.
+    #[inline(always)]
+    pub(crate) fn peer_v6(self) -> Option<u128> {
+        v6(self.0, &SOCK_V6_DADDR)
     }
 
     #[inline(always)]
-    pub(crate) fn peer_v6(self) -> Option<[u8; 16]> {
-        field(self.0, &SOCK_V6_DADDR)
-    }
-
-    #[inline(always)]
-    pub(crate) fn own_v6(self) -> Option<[u8; 16]> {
-        field(self.0, &SOCK_V6_SADDR)
+    pub(crate) fn own_v6(self) -> Option<u128> {
+        v6(self.0, &SOCK_V6_SADDR)
     }
 
     #[inline(always)]
@@ -103,6 +104,18 @@ impl Sock {
     pub(crate) fn vsock_peer(self) -> Option<(u32, u32)> {
         Some((field(self.0, &VSOCK_CID)?, field(self.0, &VSOCK_PORT)?))
     }
+}
+
+/// In two words, which need no stack.
+#[inline(always)]
+fn v6(base: u64, offset: &Global<u32>) -> Option<u128> {
+    let offset = offset.load();
+    if offset == ABSENT {
+        return None;
+    }
+    let at = base + u64::from(offset);
+    let [high, low] = [read::<u64>(at), read(at + 8)].map(u64::from_be);
+    Some(u128::from(high) << 64 | u128::from(low))
 }
 
 /// A network device.
@@ -151,23 +164,21 @@ impl Packet {
         let head = pointer(self.0, &SKB_HEAD)?;
         let network = u64::from(field::<u16>(self.0, &SKB_NETWORK)?);
         let transport = u64::from(field::<u16>(self.0, &SKB_TRANSPORT)?);
-        // SAFETY: the helper checks the address; both headers are at least this long.
-        let ip = unsafe { bpf_probe_read_kernel((head + network) as *const [u8; 20]) }.ok()?;
-        let protocol = match ip[0] >> 4 {
+        let ip = head + network;
+        let protocol: u8 = match read::<u8>(ip) >> 4 {
             // No fragment, not even the first of some.
-            4 if ip[6] & 0x3f == 0 && ip[7] == 0 => ip[9],
-            6 => ip[6],
+            4 if u16::from_be(read(ip + 6)) & 0x3fff == 0 => read(ip + 9),
+            6 => read(ip + 6),
             _ => return None,
         };
         if protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE {
             return None;
         }
-        // SAFETY: the helper checks the address.
-        let ports = unsafe { bpf_probe_read_kernel((head + transport) as *const [u8; 4]) }.ok()?;
+        let ports = head + transport;
         let headers = transport.checked_sub(network)? + 8;
         Some(Datagram {
-            from_port: u16::from_be_bytes([ports[0], ports[1]]),
-            to_port: u16::from_be_bytes([ports[2], ports[3]]),
+            from_port: u16::from_be(read(ports)),
+            to_port: u16::from_be(read(ports + 2)),
             bytes: u64::from(field::<u32>(self.0, &SKB_LEN)?).checked_sub(headers)?,
         })
     }

@@ -1,9 +1,9 @@
 //! Tasks: a process, its threads and its table of descriptors.
 
 use agent_ebpf::{HolderKey, fields::*};
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
+use aya_ebpf::helpers::generated::bpf_get_current_task;
 
-use super::{File, Mm, field, fold, pointer};
+use super::{File, Mm, field, fold, pointer, read};
 
 /// `thread_info.status`: this system call came through the 32-bit entry.
 const TS_COMPAT: u32 = 2;
@@ -152,9 +152,7 @@ impl Task {
             return None;
         }
         let array = pointer(table, &FDTABLE_FD)?;
-        // SAFETY: the helper checks the address.
-        let file =
-            unsafe { bpf_probe_read_kernel((array + u64::from(descriptor) * 8) as *const u64) }.ok()?;
+        let file = read(array + u64::from(descriptor) * 8);
         if file == 0 { None } else { Some(File(file)) }
     }
 }
@@ -170,8 +168,8 @@ impl ThreadLink {
     /// The next thread; `None` at the end.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<Task> {
-        // SAFETY: the helper checks the address; `next` is the first member of a `struct list_head`.
-        self.at = unsafe { bpf_probe_read_kernel(self.at as *const u64) }.ok()?;
+        // `next` is the first member of a `struct list_head`.
+        self.at = read(self.at);
         if self.at == self.head || self.at == 0 {
             return None;
         }

@@ -1,9 +1,8 @@
 //! io_uring: requests and the rings that they come by.
 
 use agent_ebpf::fields::*;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 
-use super::{File, Mm, Task, field, pointer};
+use super::{File, Mm, Task, field, pointer, read};
 
 /// A request of io_uring (`struct io_kiocb`).
 #[derive(Clone, Copy)]
@@ -109,15 +108,13 @@ impl UringRing {
                 return None;
             }
             let table = pointer(self.0, &RING_OLD_TABLE)?;
-            // SAFETY: the helper checks the address.
-            unsafe { bpf_probe_read_kernel((table + u64::from(slot) * 8) as *const u64) }.ok()?
+            read(table + u64::from(slot) * 8)
         } else {
             if slot >= field::<u32>(self.0, &RING_FILES)? {
                 return None;
             }
             let table = pointer(self.0, &RING_NODES)?;
-            // SAFETY: the helper checks the address.
-            let node = unsafe { bpf_probe_read_kernel((table + u64::from(slot) * 8) as *const u64) }.ok()?;
+            let node = read(table + u64::from(slot) * 8);
             field::<u64>(node, &NODE_FILE)?
         };
         if found & ADDRESS == 0 { None } else { Some(File(found & ADDRESS)) }

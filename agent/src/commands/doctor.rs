@@ -37,13 +37,14 @@ pub(super) fn doctor(output: Output, colour: bool) -> u8 {
 fn hooks() -> Vec<Check> {
     const REMEDY: &str =
         "boot a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, and run as root";
-    let reports = match Sensor::probe() {
-        Ok(reports) => reports,
+    let probed = match Sensor::probe() {
+        Ok(probed) => probed,
         Err(error) => {
             return vec![Check::fail("sensor", format!("no sensor works here: {error}"), REMEDY)];
         }
     };
-    let mut checks: Vec<Check> = reports
+    let mut checks: Vec<Check> = probed
+        .hooks
         .iter()
         .map(|report| {
             let place = match report.hook.kind {
@@ -61,6 +62,14 @@ fn hooks() -> Vec<Check> {
             }
         })
         .collect();
+    checks.push(if probed.reads_directly {
+        Check::ok("reads", "the programs load from the kernel's memory themselves")
+    } else {
+        Check::info(
+            "reads",
+            "by a call for each word: with bpf_rdonly_cast to void (6.17) a holder's calls cost half",
+        )
+    });
     checks.push(Check::ok(
         "sensor",
         "syscall: the only one built so far, and every hook that it requires loads",

@@ -173,7 +173,7 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Where each type starts in `types`; the first is type 1.
     starts: Vec<u32>,
-    /// Structs and typedefs that have a name: the types that are looked for by it.
+    /// Structs, enums, typedefs and functions that have a name: the types that are looked for by it.
     named: Vec<u32>,
 }
 
@@ -240,7 +240,8 @@ impl<'a> Btf<'a> {
                 _ => {}
             }
         }
-        if matches!(layout.kind, Kind::Struct | Kind::Typedef) && word(words, 0) != 0 {
+        let is_looked_for = matches!(layout.kind, Kind::Struct | Kind::Enum | Kind::Typedef | Kind::Function);
+        if is_looked_for && word(words, 0) != 0 {
             self.named.push(id);
         }
         Ok(len)
@@ -275,7 +276,8 @@ impl<'a> Btf<'a> {
         self.named(Kind::Typedef, name)
     }
 
-    fn named(&self, kind: Kind, name: &str) -> impl Iterator<Item = Type<'a>> {
+    /// The types of one kind and name: structs, enums, typedefs and functions are found.
+    pub fn named(&self, kind: Kind, name: &str) -> impl Iterator<Item = Type<'a>> {
         self.named
             .iter()
             .map(|&id| self.get(id))

@@ -24,6 +24,7 @@ use super::{
     SensorError,
     adopt::{self, Adopted, Adoption, Keep},
     btf::{self, Btf},
+    direct::{self, Settled},
     hooks::{HOOKS, Hook, HookKind, HookReport, NAMES, RECEIVES, SENDS, fits, settle_alternatives},
     layout::{self, Layout},
     log::{self, KernelLog},
@@ -44,6 +45,8 @@ const MOST_THREADS: usize = 4;
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) hooks: Vec<HookReport>,
+    /// See [`super::Probed`].
+    pub(super) reads_directly: bool,
     /// What keeps the hooks attached while nothing is pinned.
     pub(super) links: Vec<FdLink>,
     /// `None` when nobody wants to see it.
@@ -104,14 +107,17 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
     let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
     let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
     let log_level: u8 = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
+    let cast = direct::function(&kernel);
+    let settled = Settled::new(OBJECT, cast).map_err(|error| SensorError::Refused(error.into()))?;
     let globals = [
+        ("READS_DIRECTLY", u32::from(cast.is_some())),
         ("SOCKETS_COUNTED", sockets_counted),
         ("RECEIVES_COUNTED", receives_counted),
         ("FILES_NAMED", files_named),
         ("OVERLAY_WRAPS", overlay_wraps),
     ];
     let mut patched = digest::Context::new(&digest::SHA256);
-    patched.update(OBJECT);
+    patched.update(settled.object());
     patched.update(&setup.propagation_floor.to_ne_bytes());
     for (name, value) in globals.iter().chain(&offsets) {
         patched.update(name.as_bytes());
@@ -140,7 +146,7 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
             loader.map_pin_path(name, keep.pins.place(name));
         }
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| SensorError::Refused(error.into()))?;
+    let mut ebpf = loader.load(settled.object()).map_err(|error| SensorError::Refused(error.into()))?;
     say_other_sizes(&ebpf, &sizes);
     let relied_on = [(SENDS, sockets_counted), (RECEIVES, receives_counted), (NAMES, files_named)];
     let mut running = Vec::new();
@@ -203,10 +209,11 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
             }
         }
     }
+    drop(settled);
     give_back(OBJECT);
     let log = if is_logging { Some(KernelLog::start(&mut ebpf)?) } else { None };
     let (adopted, layout) = adoption.map_or((None, None), |adoption| adoption.done(gaps));
-    Ok(Loaded { ebpf, hooks, links, log, adopted, layout })
+    Ok(Loaded { ebpf, hooks, reads_directly: cast.is_some(), links, log, adopted, layout })
 }
 
 /// What the kernel or one of its modules says about itself, up to [`btf::LARGEST`] and one byte more, which the parser

@@ -8,6 +8,7 @@ mod beyond;
 pub mod btf;
 mod canary;
 mod cost;
+mod direct;
 mod drain;
 mod egress;
 mod facts;
@@ -125,6 +126,13 @@ const NOTHING_HELD: abi::HolderValue = abi::HolderValue {
     mapped: 0,
 };
 
+/// What a kernel does with the programs.
+pub struct Probed {
+    pub hooks: Vec<HookReport>,
+    /// They load from the kernel's memory themselves, and need no call of a helper for each word.
+    pub reads_directly: bool,
+}
+
 /// A running sensor. Detached and gone when dropped, unless it is pinned.
 pub struct Sensor {
     /// Holds the programs.
@@ -160,7 +168,7 @@ impl Sensor {
     /// When the kernel has no BTF, lacks a field, or refuses a hook that is required; when what is pinned cannot be adopted.
     pub fn start(setup: Setup, keep: Option<Keep>) -> Result<Self, SensorError> {
         let born = born()?;
-        let load::Loaded { mut ebpf, hooks, links, log, adopted, layout } =
+        let load::Loaded { mut ebpf, hooks, links, log, adopted, layout, .. } =
             load::load(&setup, Purpose::Run(keep.as_ref()))?;
         let mut maps = Maps::take(&mut ebpf)?;
         make_overflow(&mut maps)?;
@@ -311,8 +319,9 @@ impl Sensor {
     /// # Errors
     ///
     /// As [`Sensor::start`].
-    pub fn probe() -> Result<Vec<HookReport>, SensorError> {
-        Ok(load::load(&Setup::default(), Purpose::Probe)?.hooks)
+    pub fn probe() -> Result<Probed, SensorError> {
+        let load::Loaded { hooks, reads_directly, .. } = load::load(&Setup::default(), Purpose::Probe)?;
+        Ok(Probed { hooks, reads_directly })
     }
 
     #[must_use]

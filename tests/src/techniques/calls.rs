@@ -1,10 +1,11 @@
 //! System calls (TECHNIQUES 1B), one by one: every call that takes with a plain write, every call that puts with a plain
 //! read, and those that do both.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use tests::lab::process::Finished;
 
+use super::tooling::descendant;
 use crate::{
     expect::Expected,
     world::{PATIENCE, Test, World, size, skip},
@@ -28,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("copy_file_range_across", copy_file_range_across),
     ("tiny_chunks", tiny_chunks),
     ("static_32_bit", static_32_bit),
+    ("on_a_kernel_of_before_direct_reads", on_a_kernel_of_before_direct_reads),
 ];
 
 fn exact(w: &mut World, take: &str, put: &str) {
@@ -94,7 +96,7 @@ fn static_32_bit(w: &mut World) {
     World::needs("gcc");
     let scene = w.scene();
     let (text, program) = (scene.work.join("copy32.c"), scene.work.join("copy32"));
-    std::fs::write(&text, include_str!("scripts/copy32.c")).expect("a source file can be written");
+    fs::write(&text, include_str!("scripts/copy32.c")).expect("a source file can be written");
     let built = Command::new("gcc")
         .args([
             "-m32",
@@ -125,5 +127,33 @@ fn static_32_bit(w: &mut World) {
     let mover = finished.success().unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(size(&copy), size(source));
     let expected = [Expected::copy(&scene, &mover, &copy, scene.arrived(source, &copy))];
+    scene.expect(&expected);
+}
+
+/// To an agent that does not find what came with `bpf_rdonly_cast` to `void`, this kernel is one of before 6.17: its programs read the
+/// kernel's memory by calls.
+fn on_a_kernel_of_before_direct_reads(w: &mut World) {
+    const TOLD_BY: &[u8] = b"\0bpf_features\0";
+    let mut scene = w.prepare();
+    let btf = Path::new("/sys/kernel/btf/vmlinux");
+    let mut types = fs::read(btf).expect("the kernel's types can be read");
+    let Some(at) = types.windows(TOLD_BY.len()).position(|name| name == TOLD_BY) else {
+        skip("this kernel is one of before 6.17: all tests are of such an agent");
+    };
+    types[at + 1] = b'B';
+    let older = scene.controlled.join("vmlinux");
+    fs::write(&older, types).expect("a file can be written");
+    scene.mount_over(&["--bind", &older.to_string_lossy()], btf).expect("a mount");
+    let doctor = Command::new(&scene.world.binary).args(["doctor", "-o", "json"]).output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("a report in JSON");
+    let checks = report["checks"].as_array().expect("a list of checks");
+    let reads = checks.iter().find(|check| check["name"] == "reads").expect("a line on reads");
+    assert_eq!(reads["status"], "info", "{reads}");
+
+    scene.start();
+    let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
+    let relay = scene.shell(&format!("cat {} | tee {} > /dev/null", source.display(), copy.display()));
+    let thief = descendant(&relay, "tee");
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(&source, &copy))];
     scene.expect(&expected);
 }

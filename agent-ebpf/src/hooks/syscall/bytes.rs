@@ -149,7 +149,7 @@ pub(super) fn lends(registers: u64, number: usize) -> bool {
     }
     let flags =
         if which & COMPAT == 0 { argument_64(registers, index) } else { argument_32(registers, index) };
-    flags.is_some_and(|flags| flags & MSG_ZEROCOPY != 0)
+    flags & MSG_ZEROCOPY != 0
 }
 
 #[inline(never)]

@@ -51,8 +51,9 @@ pub(super) fn mapped(call: &Call) {
 /// mmap of i386: its one argument points to the six.
 #[inline(never)]
 pub(super) fn mapped_old(call: &Call) {
+    // Without the first and the last, the address and the offset.
     // SAFETY: the helper checks the address.
-    let Ok([_, len, _, flags, fd, _]) = (unsafe { bpf_probe_read_user(call.argument(0) as *const [u32; 6]) })
+    let Ok([len, _, flags, fd]) = (unsafe { bpf_probe_read_user((call.argument(0) + 4) as *const [u32; 4]) })
     else {
         return;
     };

@@ -12,7 +12,7 @@ use agent_ebpf::fields::{ABSENT, FIELDS, PROTOTYPES};
 use super::{
     KERNEL_BTF,
     btf::Btf,
-    hooks, load,
+    direct, hooks, load,
     offsets::{self, OffsetError},
 };
 
@@ -33,6 +33,23 @@ const KERNELS: [(&str, &[u8]); 5] = [
 fn fixture(release: &str) -> Vec<u8> {
     let (_, bytes) = KERNELS.iter().find(|(name, _)| name.starts_with(release)).unwrap();
     bytes.to_vec()
+}
+
+#[test]
+fn programs_read_directly_where_the_kernel_casts_to_void() {
+    let reads =
+        KERNELS.map(|(release, bytes)| (release, direct::function(&Btf::parse(bytes).unwrap()).is_some()));
+    assert_eq!(
+        reads,
+        [
+            ("5.10.0-32-amd64", false),
+            ("6.1.0-56-amd64", false),
+            // It has the function, for structs only.
+            ("6.12.107+deb13-amd64", false),
+            ("6.18.44-fc-v657", true),
+            ("7.2.13+deb14-amd64", true),
+        ]
+    );
 }
 
 fn resolve(bytes: &[u8]) -> Result<Vec<(&'static str, u32)>, OffsetError> {
