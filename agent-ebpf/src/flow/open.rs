@@ -1,6 +1,6 @@
 //! A process got a descriptor: by any call that returns one.
 
-use super::{carrier, channel, gpu, hold, is_agent, object, overlay, reach, store, take, tamper, unmetered};
+use super::{carrier, channel, gpu, hold, is_agent, object, overlay, reach, store, tamper, unmetered};
 use crate::{
     kernel::{File, Inode, Task},
     maps::{IDENTITIES_OF, OBJECTS, add, mark},
