@@ -2,34 +2,20 @@
 
 use std::sync::Arc;
 
-use super::{Intake, Ledger, spread::Grown};
+use super::{
+    Intake, Ledger,
+    waiting::{ANCESTORS, Waiting},
+};
 use crate::event::{
     Act, ActClass, Asset, AssetId, AssetList, Dev, HolderId, ObjectId, Record, RecordKind, Source,
 };
 
 /// Acts that wait; one more is told at once.
 const WAITING: usize = 1024;
-/// Ancestors that are asked for where they have what they handed down.
-const ANCESTORS: u32 = 64;
 
 /// What listeners hear: all that holders send through the network stack.
 const HEARD: ObjectId =
     ObjectId { dev: Dev(agent_ebpf::DEV_CLASS), generation: 0, ino: agent_ebpf::CLASS_PACKETS };
-
-/// An act that says something of these assets once a process has something of them.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    holder: HolderId,
-    act: Act,
-    assets: AssetList,
-}
-
-impl Waiting {
-    /// Whose takes it waits for.
-    fn for_whom(&self) -> HolderId {
-        self.act.victim.unwrap_or(self.holder)
-    }
-}
 
 impl Ledger {
     /// As [`Ledger::act`]. That a holder has a channel says something once it took bytes that could go through: the sensor takes
@@ -59,8 +45,8 @@ impl Ledger {
             self.act(holder, &act, &now.into_iter().collect(), out);
         }
         if !later.is_empty() {
-            self.waiting.push(Waiting { holder, act, assets: later.into_iter().collect() });
-            self.tell_waiting(out);
+            let whom = self.waiting.add(Waiting { holder, act, assets: later.into_iter().collect() });
+            self.tell_due(whom, None, out);
         }
     }
 
@@ -70,42 +56,13 @@ impl Ledger {
         let waits = |&asset: &AssetId| self.knows(asset) && !self.has(holder, asset, ANCESTORS);
         let assets: AssetList = assets.iter().filter(waits).collect();
         if act.kind.class() == ActClass::Channel && !assets.is_empty() {
-            self.waiting.push(Waiting { holder, act, assets });
+            self.waiting.add(Waiting { holder, act, assets });
         }
-    }
-
-    /// Whether somebody took something whose acts wait for it.
-    pub(super) fn is_waited_for(&self, taker: Option<HolderId>, grown: &Grown) -> bool {
-        let waits = |id: &HolderId| self.waiting.iter().any(|waiting| waiting.for_whom() == *id);
-        !self.waiting.is_empty() && grown.takes.keys().map(|(id, _)| id).chain(&taker).any(waits)
-    }
-
-    /// Tells of the acts whose doers took something by now.
-    pub(super) fn tell_waiting(&mut self, out: &mut Vec<Record>) {
-        for mut waiting in std::mem::take(&mut self.waiting) {
-            let (due, later): (Vec<AssetId>, Vec<AssetId>) =
-                waiting.assets.iter().partition(|&asset| match waiting.act.victim {
-                    Some(victim) => self.taken(victim, asset) != 0,
-                    None => self.has(waiting.holder, asset, ANCESTORS),
-                });
-            if !due.is_empty() {
-                self.tell_act(waiting.holder, &waiting.act, &due.into_iter().collect(), out);
-                waiting.assets = later.into_iter().collect();
-            }
-            if !waiting.assets.is_empty() {
-                self.waiting.push(waiting);
-            }
-        }
-    }
-
-    /// Forgets the acts of who is forgotten.
-    pub(super) fn forget_waiting(&mut self) {
-        self.waiting.retain(|waiting| self.holders.contains_key(&waiting.for_whom()));
     }
 
     /// Whether a process has bytes of an asset from anywhere but what it heard. What no source that is known gave it (an earlier agent's
     /// conclusion, a parent that is gone) it has.
-    fn has(&self, id: HolderId, asset: AssetId, ancestors: u32) -> bool {
+    pub(super) fn has(&self, id: HolderId, asset: AssetId, ancestors: u32) -> bool {
         let Some(holder) = self.holders.get(&id) else { return false };
         let gives = |(source, intake): (&Source, &Intake)| {
             intake.gives.get(&asset).is_some_and(|&bytes| bytes != 0)
@@ -138,7 +95,7 @@ impl Ledger {
         self.tell_act(id, act, &assets.iter().chain(held).collect(), out);
     }
 
-    fn tell_act(&self, id: HolderId, act: &Act, touched: &AssetList, out: &mut Vec<Record>) {
+    pub(super) fn tell_act(&self, id: HolderId, act: &Act, touched: &AssetList, out: &mut Vec<Record>) {
         let mut records = touched.iter().filter_map(|asset| {
             let known = self.assets.get(&asset)?;
             let bytes = act.victim.map_or(0, |victim| self.taken(victim, asset));

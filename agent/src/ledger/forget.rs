@@ -64,7 +64,7 @@ impl Ledger {
         self.drop_exited();
         self.drop_empty_carriers();
         self.evict_holders();
-        self.forget_waiting();
+        self.waiting.forget(&self.holders);
         self.evict_carriers();
         self.fold_flows();
         self.fold_intakes();

@@ -29,6 +29,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,7 +89,7 @@ pub struct Ledger {
     /// Where the bytes of each record went that the last event made; see [`Ledger::trace`].
     emitted: Vec<Option<SinkKey>>,
     /// Acts that are not told yet.
-    waiting: Vec<acts::Waiting>,
+    waiting: waiting::WaitingActs,
     /// What changed since it was last asked for; `None` when nobody asks.
     journal: Option<Journal>,
     /// What an earlier ledger was told is told again: conclusions that are known already do not grow by it.
@@ -123,7 +124,7 @@ impl Ledger {
             flows: 0,
             intakes: 0,
             emitted: Vec::new(),
-            waiting: Vec::new(),
+            waiting: waiting::WaitingActs::default(),
             journal: None,
             restoring: false,
         }
@@ -189,11 +190,9 @@ impl Ledger {
                 }
             }
         }
-        let is_waited_for = self.is_waited_for(taker, &grown);
+        let firsts = std::mem::take(&mut grown.firsts);
         self.emit(grown, out);
-        if is_waited_for {
-            self.tell_waiting(out);
-        }
+        self.tell_waiting(taker, &firsts, out);
         if self.is_sweep_due() {
             // What is forgotten now cannot be followed later.
             out[first..].iter_mut().enumerate().for_each(|(nth, record)| self.trace(nth, record));

@@ -29,6 +29,8 @@ pub(super) struct Pull {
 pub(super) struct Grown {
     pub(super) takes: BTreeMap<(HolderId, AssetId), u64>,
     pub(super) flows: BTreeMap<(HolderId, AssetId, Domain), u64>,
+    /// Who came to have something of an asset from a source that had given him nothing of it. Kept while acts wait for that.
+    pub(super) firsts: Vec<(HolderId, AssetId)>,
 }
 
 impl Ledger {
@@ -220,6 +222,9 @@ impl Ledger {
             return;
         }
         intake.gives.insert(pull.asset, offer);
+        if known == 0 && !self.waiting.is_empty() {
+            grown.firsts.push((pull.holder, pull.asset));
+        }
         let taken = holder.taken.entry(pull.asset).or_default();
         let sum = match pull.source {
             // Reaching is taking: whoever does it is asked for on the reader list.
@@ -274,6 +279,9 @@ impl Ledger {
             Vec::new()
         };
         if before == 0 && after > 0 {
+            if !self.waiting.is_empty() {
+                grown.firsts.push((id, asset));
+            }
             let source = Source::Grown(asset.mark());
             next.extend(holder.sources.contains_key(&source).then_some(Pull { holder: id, source, asset }));
         }

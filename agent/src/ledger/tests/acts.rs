@@ -1,5 +1,7 @@
 //! Acts of who holds something in the kernel's eyes and took nothing in the ledger's.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::event::{Act, ActKind, Conclusions};
 
@@ -12,6 +14,13 @@ impl Scene {
         let at = BootNs(self.now);
         let event = Event::Act { holder, act: channel(kind), assets: list(&[A]), at };
         acts(&self.apply(event))
+    }
+
+    /// Opens a channel, or reaches into a victim.
+    fn does_to(&mut self, holder: HolderId, victim: Option<HolderId>) {
+        let kind = if victim.is_some() { ActKind::Ptrace } else { ActKind::Packet };
+        let (act, at) = (Act { kind, victim, target: None }, BootNs(self.now));
+        self.apply(Event::Act { holder, act, assets: list(&[A, TWIN]), at });
     }
 }
 
@@ -127,4 +136,100 @@ fn a_listener_stays_one_when_what_he_heard_from_is_forgotten() {
     scene.ledger.restored(BootNs(scene.now));
     assert_eq!(scene.does(listener, ActKind::Packet), 0);
     assert_eq!(acts(&scene.read(listener, A, MB)), 1);
+}
+
+#[test]
+fn a_suspect_who_inherits_later_is_told_of() {
+    let mut scene = scene();
+    let (parent, child, below) =
+        (scene.exec(1, "/bin/sh"), scene.exec(2, "/bin/suspect"), scene.exec(3, "/bin/suspect"));
+    scene.take(child, Source::Parent(parent), GB);
+    scene.take(below, Source::Parent(child), GB);
+    assert_eq!((scene.does(child, ActKind::Xdp), scene.does(below, ActKind::Xdp)), (0, 0));
+    // What the parent takes both have, and neither is in an event of its own.
+    assert_eq!(acts(&scene.read(parent, A, MB)), 2);
+    assert_eq!((scene.ledger.taken(below, A), acts(&scene.read(parent, A, 2 * MB))), (MB, 0));
+}
+
+#[test]
+fn the_child_of_a_listener_is_told_of_once_its_parent_reads() {
+    let mut scene = scene();
+    let (server, listener, child) =
+        (scene.exec(1, "/bin/server"), scene.exec(2, "/bin/dump"), scene.exec(3, "/bin/dump"));
+    scene.read(server, A, GB);
+    scene.put(server, network(), ONLY_A, GB);
+    scene.drain(listener, network(), GB);
+    scene.take(child, Source::Parent(listener), MB);
+    assert_eq!(scene.does(child, ActKind::Packet), 0);
+    // Not a byte more comes over: it has as much as it was handed.
+    assert_eq!(acts(&scene.read(listener, A, MB)), 1);
+    assert_eq!(scene.ledger.taken(child, A), MB);
+}
+
+#[test]
+fn who_was_reached_into_and_inherits_later_is_named() {
+    let mut scene = scene();
+    scene.asset(TWIN, "twin", 10 * GB);
+    let (parent, victim, thief) =
+        (scene.exec(1, "/bin/sh"), scene.exec(2, "/bin/server"), scene.exec(3, "/bin/gdb"));
+    scene.read(victim, A, MB);
+    scene.take(victim, Source::Parent(parent), GB);
+    let act = Act { kind: ActKind::Ptrace, victim: Some(victim), target: None };
+    let at = BootNs(scene.now);
+    let told = scene.apply(Event::Act { holder: thief, act, assets: list(&[A, TWIN]), at });
+    assert_eq!(acts(&told), 1);
+    assert_eq!(acts(&scene.read(parent, TWIN, MB)), 1);
+}
+
+proptest! {
+    /// Whoever takes from whom, in whatever order: what can be told does not wait.
+    #[test]
+    fn nothing_that_can_be_told_waits(story in prop::collection::vec((0..6_u8, 1..6_u32, 1..6_u32, 0..3_u64), 1..60)) {
+        let mut scene = scene();
+        scene.asset(TWIN, "twin", 10 * GB);
+        for tgid in 1..6 {
+            scene.exec(tgid, "/bin/any");
+        }
+        for (nth, (what, who, whom, bytes)) in story.into_iter().enumerate() {
+            let (id, other, asset) = (holder(who), holder(whom), if bytes == 1 { A } else { TWIN });
+            let bytes = bytes * (nth as u64 + 1) * MB;
+            match what {
+                0 => drop(scene.read(id, asset, bytes)),
+                1 if who > whom => drop(scene.take(id, Source::Parent(other), bytes)),
+                2 if who != whom => drop(scene.take(id, Source::Reached(other), bytes)),
+                3 => drop(scene.put(id, if bytes > 20 * MB { network() } else { pipe(1) }, ONLY_A, bytes)),
+                4 => drop(scene.drain(id, if bytes > 20 * MB { network() } else { pipe(1) }, bytes)),
+                _ => scene.does_to(id, (who != whom).then_some(other)),
+            }
+            prop_assert_eq!(scene.ledger.overdue(), 0);
+        }
+    }
+}
+
+/// Measured, not asserted: the time of a machine is not a test's business.
+#[test]
+#[ignore = "a measurement: cargo test --release -p weighbridge --lib waiters_and_assets -- --ignored --nocapture"]
+fn what_a_take_costs_beside_many_waiters_and_assets() {
+    const ASSETS: u16 = 1008;
+    const TAKES: u32 = 2000;
+    for waiters in [1, 1024] {
+        let mut scene = scene();
+        let assets: Vec<AssetId> = (0..ASSETS).map(AssetId).collect();
+        assets.iter().for_each(|&id| drop(scene.asset(id, "some", GB)));
+        for tgid in 1..=waiters {
+            let suspect = scene.exec(tgid, "/bin/suspect");
+            scene.ledger.restore_act(suspect, channel(ActKind::Xdp), &list(&assets[1..]));
+        }
+        let mut records = Vec::new();
+        // The first of each looks at all that waits for him.
+        (1..=waiters).for_each(|tgid| drop(scene.read(holder(tgid), A, 1)));
+        let started = std::time::Instant::now();
+        for take in 1..=TAKES {
+            let holder = holder(1 + take % waiters);
+            let (source, listed) = (Source::Asset(A), AssetList::default());
+            let event = Event::Take { holder, source, bytes: u64::from(take) * KB, listed, at: BootNs(1) };
+            scene.ledger.apply(event, &mut records);
+        }
+        println!("{waiters} waiters, {ASSETS} assets: {:?} for a take", started.elapsed() / TAKES);
+    }
 }
