@@ -3,6 +3,7 @@
 //! Never weights, tokens or command lines; `redact` takes those out. What cannot be had is said in its place.
 
 mod redact;
+mod state;
 mod tar;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     net::TcpStream,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -41,7 +42,7 @@ doctor.json    what this host can do
 config.yaml    the configuration, without comments, and without what could be a secret in it
 status.json    what the running agent sees
 metrics.prom   its metrics
-state.json     what lies in its state directory: names, sizes, modes
+state.json     what lies in its state directory: names, sizes, modes; of more than 10,000 files how many are left out
 alerts.ndjson  the last lines of the alert log; their hashes hold no more
 journal.txt    the last lines that the unit logged
 
@@ -65,7 +66,7 @@ pub(super) fn bundle(config: &Path, to: &Path, output: Output) -> u8 {
         ("config.yaml", with(configuration)),
         ("status.json", loaded.as_ref().map_err(Clone::clone).and_then(|_| snapshot(config))),
         ("metrics.prom", with(metrics)),
-        ("state.json", with(state)),
+        ("state.json", with(|config| state::listed(&config.state_dir))),
         ("alerts.ndjson", with(alerts)),
         ("journal.txt", journal()),
     ];
@@ -167,29 +168,12 @@ fn metrics(config: &Config) -> Part {
     let answer = ask().map_err(|error| format!("{} cannot be asked: {error}", config.listen))?;
     let answer = String::from_utf8_lossy(&answer);
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(redact::addresses(body)),
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => {
+            let cut = if answer.len() as u64 >= LARGEST { "\n# the rest is left out\n" } else { "" };
+            Ok(redact::addresses(body) + cut)
+        }
         _ => Err(format!("{} answers something else than metrics", config.listen)),
     }
-}
-
-/// Names, sizes and modes: what is in these files is the agent's.
-fn state(config: &Config) -> Part {
-    const MOST: usize = 10_000;
-    let mut rows = Vec::new();
-    let mut open = vec![config.state_dir.clone()];
-    while let Some(folder) = open.pop() {
-        let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        for entry in entries.flatten().take(MOST - rows.len().min(MOST)) {
-            let Ok(facts) = entry.metadata() else { continue };
-            if facts.is_dir() {
-                open.push(entry.path());
-            }
-            let name = entry.path();
-            let name = name.strip_prefix(&config.state_dir).unwrap_or(&name).display().to_string();
-            rows.push(json!({"name": name, "bytes": facts.size(), "mode": format!("{:o}", facts.mode()), "uid": facts.uid()}));
-        }
-    }
-    Ok(format!("{}\n", json!({"schema": 1, "state_dir": config.state_dir, "files": rows})))
 }
 
 fn alerts(config: &Config) -> Part {
