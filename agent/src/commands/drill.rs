@@ -7,9 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{FOUND, INTERNAL, OK, Output, UNREACHABLE, print, status::lines};
+use super::{
+    FOUND, OK, Output, UNREACHABLE, print,
+    status::{self, lines, unreachable},
+};
 use crate::{
     alerts::{DRILL, printable},
     status::{SinkRow, Snapshot},
@@ -62,15 +66,14 @@ fn ask(config: &Path, severity: Grade, wait: Duration) -> Result<(String, Vec<(S
         return Err(UNREACHABLE);
     };
     let deadline = Instant::now() + wait;
-    for line in lines(config, "top")? {
-        let now: Snapshot = read(line)?;
+    let mut lines = lines(config, "top")?;
+    loop {
+        let now: Snapshot = status::first(&mut lines).map_err(|error| unreachable(&error))?;
         let rows: Vec<(SinkRow, bool)> = now.sinks.into_iter().map(|row| taken(&before.sinks, row)).collect();
         if rows.iter().all(|(_, taken)| *taken) || Instant::now() >= deadline {
             return Ok((finding, rows));
         }
     }
-    eprintln!("error: the agent ended");
-    Err(UNREACHABLE)
 }
 
 /// It delivered since then, and nothing waits: the drill was not overtaken.
@@ -81,25 +84,8 @@ fn taken(before: &[SinkRow], row: SinkRow) -> (SinkRow, bool) {
 }
 
 /// The first line that is answered to a word.
-fn first<T: serde::de::DeserializeOwned>(config: &Path, word: &str) -> Result<T, u8> {
-    match lines(config, word)?.next() {
-        Some(line) => read(line),
-        None => {
-            eprintln!("error: the agent ended, or does not let this user look");
-            Err(UNREACHABLE)
-        }
-    }
-}
-
-fn read<T: serde::de::DeserializeOwned>(line: std::io::Result<String>) -> Result<T, u8> {
-    let line = line.map_err(|error| {
-        eprintln!("error: the agent went away: {error}");
-        UNREACHABLE
-    })?;
-    serde_json::from_str(&line).map_err(|error| {
-        eprintln!("error: the agent's answer makes no sense, is it of another version? {error}");
-        INTERNAL
-    })
+fn first<T: DeserializeOwned>(config: &Path, word: &str) -> Result<T, u8> {
+    status::first(&mut lines(config, word)?).map_err(|error| unreachable(&error))
 }
 
 fn text(severity: Grade, finding: &str, rows: &[(SinkRow, bool)]) -> String {

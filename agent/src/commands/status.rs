@@ -2,12 +2,13 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use super::{INTERNAL, INVALID, OK, Output, UNREACHABLE, print};
+use super::{INVALID, OK, Output, UNREACHABLE, print};
 use crate::{
     alerts::{human_bytes, printable},
-    status::{BudgetRow, FlowRow, HolderRow, Snapshot, Watch, watch},
+    status::{BudgetRow, FlowRow, HolderRow, Snapshot, Unreachable, Watch, watch},
     yaml,
 };
 
@@ -16,13 +17,9 @@ const ROWS: usize = 12;
 
 /// One screen.
 pub(super) fn status(config: &Path, output: Output, colour: bool) -> u8 {
-    look(config, "status", |line| {
-        if output == Output::Json {
-            print(line);
-            return Ok(());
-        }
-        print(&screen(&serde_json::from_str(line)?, colour));
-        Ok(())
+    look(config, "status", |line, snapshot| match output {
+        Output::Json => print(line),
+        Output::Text => print(&screen(snapshot, colour)),
     })
 }
 
@@ -34,20 +31,16 @@ pub(super) fn top(config: &Path, output: Output, is_terminal: bool) -> u8 {
             Err(code) => code,
         };
     }
-    look(config, "top", |line| {
-        print(line);
-        Ok(())
-    })
+    look(config, "top", |line, _: &Snapshot| print(line))
 }
 
 /// Alert lines as they are written.
 pub(super) fn tail(config: &Path, output: Output, is_terminal: bool) -> u8 {
-    look(config, "tail", |line| {
+    look(config, "tail", |line, alert: &Map<String, Value>| {
         if output == Output::Json || !is_terminal {
-            print(line);
-            return Ok(());
+            return print(line);
         }
-        let alert: Value = serde_json::from_str(line)?;
+        let alert = Value::Object(alert.clone());
         let text =
             |pointer: &str| printable(alert.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
         match alert["skipped"].as_u64() {
@@ -60,7 +53,6 @@ pub(super) fn tail(config: &Path, output: Output, is_terminal: bool) -> u8 {
                 text("/message"),
             )),
         }
-        Ok(())
     })
 }
 
@@ -70,14 +62,14 @@ pub(super) fn tail(config: &Path, output: Output, is_terminal: bool) -> u8 {
 /// In words, when it cannot be asked.
 pub(super) fn ask(config: &Path) -> Result<Snapshot, (u8, String)> {
     let config = crate::config::load(config).map_err(|faults| (INVALID, yaml::render(&faults, false)))?;
-    let away = |error: String| (UNREACHABLE, error);
-    let mut lines = watch(&config.state_dir, "status").map_err(|error| away(error.to_string()))?;
-    let line = match lines.next() {
-        Some(line) => line.map_err(|error| away(format!("the agent went away: {error}")))?,
-        None => return Err(away("the agent ended, or does not let this user look".to_owned())),
-    };
-    let not_ours = |error| format!("the agent's answer makes no sense, is it of another version? {error}");
-    serde_json::from_str(&line).map_err(|error| (INTERNAL, not_ours(error)))
+    let away = |error: Unreachable| (UNREACHABLE, error.to_string());
+    first(&mut watch(&config.state_dir, "status").map_err(away)?).map_err(away)
+}
+
+/// The first line of an answer.
+pub(super) fn first<T: DeserializeOwned>(lines: &mut Watch) -> Result<T, Unreachable> {
+    let line = lines.next().unwrap_or_else(|| Err(lines.hung_up()))?;
+    serde_json::from_str(&line).map_err(|error| lines.garbage(error))
 }
 
 /// Asks the agent of this configuration. The error is the exit code; why was said.
@@ -86,37 +78,34 @@ pub(super) fn lines(config: &Path, word: &str) -> Result<Watch, u8> {
         eprint!("{}", yaml::render(&faults, false));
         INVALID
     })?;
-    watch(&config.state_dir, word).map_err(|error| {
-        eprintln!("error: {error}");
-        UNREACHABLE
-    })
+    watch(&config.state_dir, word).map_err(|error| unreachable(&error))
 }
 
-fn look(config: &Path, word: &str, mut show: impl FnMut(&str) -> Result<(), serde_json::Error>) -> u8 {
-    let lines = match lines(config, word) {
+/// Says why the agent cannot be asked; the exit code.
+pub(super) fn unreachable(error: &Unreachable) -> u8 {
+    eprintln!("error: {error}");
+    UNREACHABLE
+}
+
+/// Shows each line that makes sense. What does not is not shown in any form: it can be anybody's.
+fn look<T: DeserializeOwned>(config: &Path, word: &str, mut show: impl FnMut(&str, &T)) -> u8 {
+    let mut lines = match lines(config, word) {
         Ok(lines) => lines,
         Err(code) => return code,
     };
     let mut seen = false;
-    for line in lines {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                eprintln!("error: the agent went away: {error}");
-                return UNREACHABLE;
-            }
-        };
-        seen = true;
-        if let Err(error) = show(&line) {
-            eprintln!("error: the agent's answer makes no sense, is it of another version? {error}");
-            return INTERNAL;
+    while let Some(line) = lines.next() {
+        let read = line.and_then(|line| match serde_json::from_str(&line) {
+            Ok(what) => Ok((line, what)),
+            Err(error) => Err(lines.garbage(error)),
+        });
+        match read {
+            Ok((line, what)) => show(&line, &what),
+            Err(error) => return unreachable(&error),
         }
+        seen = true;
     }
-    if seen && word == "status" {
-        return OK;
-    }
-    eprintln!("error: the agent ended, or does not let this user look");
-    UNREACHABLE
+    if seen && word == "status" { OK } else { unreachable(&lines.hung_up()) }
 }
 
 fn screen(now: &Snapshot, colour: bool) -> String {

@@ -22,7 +22,7 @@ use ratatui::{
 
 use super::{
     INTERNAL, OK, UNREACHABLE,
-    status::{amount, since, used, whose},
+    status::{amount, first, since, used, whose},
 };
 use crate::{
     alerts::{human_bytes, printable},
@@ -126,15 +126,11 @@ pub(super) fn run(lines: Watch) -> u8 {
 }
 
 /// Snapshots as they come; the last word is why there are no more.
-fn read(lines: Watch) -> io::Result<Receiver<Result<Snapshot, String>>> {
+fn read(mut lines: Watch) -> io::Result<Receiver<Result<Snapshot, String>>> {
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new().name("top".to_owned()).spawn(move || {
-        for line in lines {
-            let snapshot = line.map_err(|error| format!("the agent went away: {error}")).and_then(|line| {
-                serde_json::from_str(&line).map_err(|error| {
-                    format!("the agent's answer makes no sense, is it of another version? {error}")
-                })
-            });
+        loop {
+            let snapshot: Result<Snapshot, String> = first(&mut lines).map_err(|error| error.to_string());
             let is_last = snapshot.is_err();
             // Nobody looks any more.
             if sender.send(snapshot).is_err() || is_last {
