@@ -86,6 +86,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("life", life::TESTS),
     ("looking", looking::TESTS),
     ("life::away", life::away::TESTS),
+    ("life::hanging", life::hanging::TESTS),
     ("life::waiting", life::waiting::TESTS),
     ("life::service", life::service::TESTS),
     ("life::package", life::package::TESTS),

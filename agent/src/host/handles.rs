@@ -66,7 +66,7 @@ pub struct Facts {
 #[derive(Debug)]
 pub enum Found {
     Here(Facts),
-    /// Removed, and nobody has it open; or on a disk that cannot be read, see [`super::volumes::Volumes::vouch`].
+    /// Removed, and nobody has it open; or on a disk that cannot be read, see [`super::volumes::Volumes::vouches`].
     Gone,
     /// Not known: the filesystem has no handles, or the kernel does not let us use them.
     Unknown,

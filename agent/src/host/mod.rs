@@ -26,6 +26,7 @@ pub mod interfaces;
 pub mod inventory;
 mod ioctl;
 pub mod mounts;
+pub mod patience;
 pub mod process;
 pub mod registry;
 pub mod state;

@@ -95,12 +95,22 @@ impl Volumes {
         mounts.into_iter().find_map(sysfs::root_of)
     }
 
-    /// Whether a filesystem of which `root` is open answers for what it says is gone; see [`Devices::vouch`].
+    /// The question whether a filesystem of which `root` is open answers for what it says is gone, see [`Devices::vouch`]. To ask it
+    /// waits for the disk, however long that takes. `None` when it does not by what is known already.
     #[must_use]
-    pub fn vouch(&self, devices: &Devices, dev: Dev, root: &File) -> bool {
-        let Some(volume) = self.known.get(&dev).filter(|volume| volume.is_mounted) else { return false };
-        let mount = self.table.all_of(dev).find(|mount| mount.visible && sysfs::is_on(root, mount));
-        mount.is_some_and(|mount| devices.vouch(mount, root, &volume.uuid))
+    pub fn vouches(
+        &self,
+        devices: &Devices,
+        dev: Dev,
+        root: &File,
+    ) -> Option<impl FnOnce() -> bool + Send + 'static> {
+        let volume = self.known.get(&dev).filter(|volume| volume.is_mounted)?;
+        let mounts: Vec<Mount> = self.table.all_of(dev).filter(|mount| mount.visible).cloned().collect();
+        let (devices, uuid, root) = (devices.clone(), Arc::clone(&volume.uuid), root.try_clone().ok()?);
+        Some(move || {
+            let mount = mounts.iter().find(|mount| sysfs::is_on(&root, mount));
+            mount.is_some_and(|mount| devices.vouch(mount, &root, &uuid))
+        })
     }
 
     /// Where a path of the filesystem is seen.
@@ -163,7 +173,8 @@ mod tests {
                 let mut volumes = Volumes::default();
                 volumes.refresh(&Devices::default(), &table);
                 let root = volumes.root(mount.dev).unwrap();
-                let vouch = || volumes.vouch(&Devices::default(), mount.dev, &root);
+                let vouch =
+                    || volumes.vouches(&Devices::default(), mount.dev, &root).is_some_and(|ask| ask());
                 assert!(vouch(), "{fstype}");
                 let uuid = volumes.of(mount.dev).unwrap().uuid.to_string();
                 assert!(!Devices::default().vouch(&mount, &root, "0123-4567"), "{fstype} is not {uuid}");

@@ -19,9 +19,28 @@ pub(super) struct OwnFile {
     pub(super) grows: bool,
 }
 
-/// Where systemd looks for units, the first that has one wins.
-const UNITS: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+/// Where systemd looks for units, the first that has one wins (systemd.unit(5)).
+const UNITS: [&str; 12] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/generator.early",
+    "/etc/systemd/system",
+    "/etc/systemd/system.attached",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+    "/run/systemd/generator.late",
+];
+/// What is said there holds for every unit, and with it the environment of each.
+const MANAGER: [&str; 3] =
+    ["/etc/systemd/system.conf", "/etc/systemd/system.conf.d", "/run/systemd/system.conf.d"];
+/// Libraries that are loaded into every program before its own.
+const PRELOADED: &str = "/etc/ld.so.preload";
+/// By what the names of other hosts are found first.
+const NAMES: [&str; 2] = ["/etc/hosts", "/etc/nsswitch.conf"];
 
 /// What the agent depends on: its program, its configuration, its rules with the directories that they come from, its logs, what
 /// it believes of other hosts, and how it is started.
@@ -33,8 +52,18 @@ pub(super) fn own_files(config: &Config) -> Vec<OwnFile> {
         paths.extend(within(path, &["yaml", "yml"]));
     }
     paths.extend(sinks::watched(&config.sinks));
+    paths.push(PRELOADED.into());
+    let has_others = |sink| matches!(sink, &SinkConfig::Alertmanager { .. } | &SinkConfig::Webhook { .. });
+    if config.sinks.iter().any(has_others) {
+        paths.extend(NAMES.map(PathBuf::from));
+    }
     if let Ok(cgroup) = fs::read_to_string("/proc/self/cgroup") {
-        paths.extend(UNITS.iter().flat_map(|folder| unit_files(Path::new(folder), &cgroup)));
+        let unit: Vec<PathBuf> =
+            UNITS.iter().flat_map(|folder| unit_files(Path::new(folder), &cgroup)).collect();
+        if !unit.is_empty() {
+            paths.extend(MANAGER.map(PathBuf::from));
+        }
+        paths.extend(unit);
     }
     // What is not there now is watched for coming.
     let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
@@ -71,9 +100,11 @@ fn unit_files(folder: &Path, cgroup: &str) -> Vec<PathBuf> {
         (!name.contains('@')).then_some(name)
     });
     let Some(unit) = unit else { return Vec::new() };
-    let drop_ins = folder.join(format!("{unit}.d"));
-    let mut files = within(&drop_ins, &["conf"]);
-    files.extend([folder.join(unit), drop_ins]);
+    // Its own, and those of every service.
+    let drop_ins = [format!("{unit}.d"), "service.d".to_owned()].map(|name| folder.join(name));
+    let mut files: Vec<PathBuf> = drop_ins.iter().flat_map(|folder| within(folder, &["conf"])).collect();
+    files.push(folder.join(unit));
+    files.extend(drop_ins);
     files
 }
 
@@ -96,7 +127,13 @@ mod tests {
             found.sort();
             found
         };
-        let all = ["weighbridge.service", "weighbridge.service.d", "weighbridge.service.d/10-network.conf"];
+        // What can be dropped into every service is looked after before anybody does.
+        let all = [
+            "service.d",
+            "weighbridge.service",
+            "weighbridge.service.d",
+            "weighbridge.service.d/10-network.conf",
+        ];
         assert_eq!(found("0::/system.slice/weighbridge.service\n"), all);
         assert_eq!(found("12:pids:/\n0::/system.slice/weighbridge.service/sub\n"), all);
         for other in

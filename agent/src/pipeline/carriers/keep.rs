@@ -54,7 +54,7 @@ impl Carriers {
     }
 
     fn row_of(
-        &self,
+        &mut self,
         object: ObjectId,
         roots: &mut Roots,
         store: &Store,
@@ -95,7 +95,7 @@ impl Carriers {
 
     /// What only the file itself can tell; `None` when it is gone again, or is none.
     fn examine(
-        &self,
+        &mut self,
         object: ObjectId,
         roots: &mut Roots,
         pipeline: &Pipeline,
@@ -106,7 +106,9 @@ impl Carriers {
         let devices = pipeline.destinations.classifier().devices();
         match roots.find(&self.volumes, object.dev, name) {
             Found::Here(facts) => return facts.is_regular.then_some(()),
-            Found::Gone if roots.vouch(&self.volumes, devices, object.dev) => return None,
+            Found::Gone if roots.vouch(&self.volumes, devices, object.dev, &mut self.patience) => {
+                return None;
+            }
             Found::Gone | Found::Unknown => {}
         }
         let path = self.volumes.locate(object.dev, &row.path).filter(|_| !row.path.is_empty());

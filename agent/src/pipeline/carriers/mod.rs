@@ -8,7 +8,10 @@ mod recall;
 mod roots;
 mod row;
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use self::{
     keep::known,
@@ -21,6 +24,7 @@ use crate::{
     event::{AssetId, Conclusions, Dev, ObjectId},
     host::{
         handles::{Found, Name},
+        patience::Patience,
         store::Store,
         volumes::Volumes,
     },
@@ -35,9 +39,11 @@ const MOST: usize = 65_536;
 const LOOK_EVERY: usize = 300;
 /// And so many of them at least.
 const LOOK_AT: usize = 16;
+/// By a disk that is asked whether it is there. A busy one takes a second; nothing is told meanwhile.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What is known of the rows without reading them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Carriers {
     volumes: Volumes,
     slots: HashMap<Key, Slot>,
@@ -54,6 +60,8 @@ pub(crate) struct Carriers {
     /// Files that were said to be gone by a filesystem that does not answer for it, and filesystems that did so last.
     doubted: u64,
     silent: HashSet<Dev>,
+    /// For disks that neither answer nor fail.
+    patience: Patience<Dev>,
     /// The rows were written in this boot: the processes that they name are of now.
     is_same_boot: bool,
 }
@@ -72,7 +80,19 @@ struct Slot {
 
 impl Carriers {
     pub(super) fn new(is_same_boot: bool) -> Self {
-        Self { is_same_boot, ..Self::default() }
+        Self {
+            volumes: Volumes::default(),
+            slots: HashMap::new(),
+            changed: HashSet::new(),
+            recalled: HashMap::new(),
+            removed: HashSet::new(),
+            queue: Vec::new(),
+            unkept: 0,
+            doubted: 0,
+            silent: HashSet::new(),
+            patience: Patience::new(ANSWERED_WITHIN),
+            is_same_boot,
+        }
     }
 
     /// Rows that are kept, and rows that found no room.

@@ -128,7 +128,7 @@ impl Carriers {
     pub(super) fn are_gone(&mut self, devs: &[Dev], roots: &mut Roots, pipeline: &Pipeline) -> bool {
         let devices = pipeline.destinations.classifier().devices();
         for &dev in devs {
-            if roots.vouch(&self.volumes, devices, dev) {
+            if roots.vouch(&self.volumes, devices, dev, &mut self.patience) {
                 self.silent.remove(&dev);
                 continue;
             }
@@ -136,7 +136,7 @@ impl Carriers {
             if self.silent.insert(dev) {
                 tracing::warn!(
                     device = %dev,
-                    "a filesystem says that copies on it are gone, and its disk cannot be read: they are kept"
+                    "a filesystem says that copies on it are gone, and its disk cannot be read or does not answer: they are kept"
                 );
             }
             return false;

@@ -6,6 +6,7 @@ use crate::{
     event::Dev,
     host::{
         handles::{self, Found, Name},
+        patience::Patience,
         sysfs::Devices,
         volumes::Volumes,
     },
@@ -26,10 +27,25 @@ impl Roots {
     }
 
     /// Whether what was found to be gone is. Each filesystem is asked once, so best after all was looked for: a disk that is there now
-    /// was there before, for one that was pulled out never comes back under the same mount.
-    pub(super) fn vouch(&mut self, volumes: &Volumes, devices: &Devices, dev: Dev) -> bool {
+    /// was there before, for one that was pulled out never comes back under the same mount. One that does not answer in time
+    /// vouches for nothing.
+    pub(super) fn vouch(
+        &mut self,
+        volumes: &Volumes,
+        devices: &Devices,
+        dev: Dev,
+        patience: &mut Patience<Dev>,
+    ) -> bool {
         let root = self.open.get(&dev).and_then(Option::as_ref);
-        let vouch = || root.is_some_and(|root| volumes.vouch(devices, dev, root));
+        let vouch = || {
+            let question = root.and_then(|root| volumes.vouches(devices, dev, root));
+            question.is_some_and(|question| {
+                patience.ask(dev, question).unwrap_or_else(|| {
+                    tracing::debug!(device = %dev, "a disk does not answer");
+                    false
+                })
+            })
+        };
         *self.vouched.entry(dev).or_insert_with(vouch)
     }
 }

@@ -5,10 +5,12 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use super::is_fresh;
-use crate::{event::BootNs, pipeline::own_files::OwnFile};
+use crate::{event::BootNs, host::patience::Patience, pipeline::own_files::OwnFile};
 
 /// What a change of a file changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +31,24 @@ pub(in crate::pipeline) struct Files {
     opened: HashMap<PathBuf, BootNs>,
     /// Of each log, how many bytes were missing.
     shortened: HashMap<PathBuf, u64>,
+    /// They lie where anybody can mount what never answers.
+    patience: Patience<()>,
+    /// They did not all answer at the last look.
+    hang: bool,
 }
+
+/// By all of them together.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Files {
     pub(super) fn new(files: &[OwnFile]) -> Self {
-        let mut new = Self { known: HashMap::new(), opened: HashMap::new(), shortened: HashMap::new() };
+        let mut new = Self {
+            known: HashMap::new(),
+            opened: HashMap::new(),
+            shortened: HashMap::new(),
+            patience: Patience::new(ANSWERED_WITHIN),
+            hang: false,
+        };
         new.watch(files);
         new
     }
@@ -48,14 +63,41 @@ impl Files {
         self.opened.insert(path, at);
     }
 
-    /// Those that changed since they were looked at last, without anybody having been seen.
-    pub(super) fn changed(&mut self, now: BootNs) -> Vec<&Path> {
+    /// Those that changed since they were looked at last, without anybody having been seen, or the one that does not answer: what is to
+    /// be said of them.
+    pub(super) fn changed(&mut self, now: BootNs) -> Vec<String> {
+        let asked: Vec<(PathBuf, bool)> = self
+            .known
+            .iter()
+            .map(|(path, known)| (path.clone(), known.is_some_and(|known| known.grows)))
+            .collect();
+        let at = Arc::new(Mutex::new(PathBuf::new()));
+        let asking = Arc::clone(&at);
+        let answers = self.patience.ask((), move || {
+            let look = |(path, grows): (PathBuf, bool)| {
+                asking.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&path);
+                let facts = facts(&path, grows);
+                (path, facts)
+            };
+            asked.into_iter().map(look).collect::<Vec<_>>()
+        });
+        let Some(answers) = answers else {
+            if std::mem::replace(&mut self.hang, true) {
+                return Vec::new();
+            }
+            let path = at.lock().unwrap_or_else(PoisonError::into_inner);
+            return vec![format!(
+                "{} does not answer: nothing is known of the agent's files",
+                path.display()
+            )];
+        };
+        self.hang = false;
         let mut found = Vec::new();
-        for (path, known) in &mut self.known {
-            let facts = facts(path, known.is_some_and(|known| known.grows));
+        for (path, facts) in answers {
+            let Some(known) = self.known.get_mut(&path) else { continue };
             let is_changed = changed(std::mem::replace(known, facts), facts);
-            if is_changed && !self.opened.get(path).is_some_and(|at| is_fresh(*at, now)) {
-                found.push(path.as_path());
+            if is_changed && !self.opened.get(&path).is_some_and(|at| is_fresh(*at, now)) {
+                found.push(path.display().to_string());
             }
         }
         found
@@ -63,6 +105,9 @@ impl Files {
 
     /// Whether a log became shorter than what was written into it; once for each time.
     pub(super) fn is_shortened(&mut self, path: &Path, length: u64) -> bool {
+        if self.hang {
+            return false;
+        }
         let missing = length.saturating_sub(fs::metadata(path).map_or(0, |facts| facts.len()));
         missing > self.shortened.insert(path.to_owned(), missing).unwrap_or(0)
     }
@@ -107,10 +152,10 @@ mod tests {
         let new = folder.path().join("new");
         fs::write(&new, "b").unwrap();
         fs::rename(&new, &path).unwrap();
-        assert_eq!(files.changed(BootNs(1)), [&path]);
-        assert_eq!(files.changed(BootNs(2)), [] as [&Path; 0]);
+        assert_eq!(files.changed(BootNs(1)), [path.display().to_string()]);
+        assert_eq!(files.changed(BootNs(2)), [""; 0]);
         fs::remove_file(&path).unwrap();
-        assert_eq!(files.changed(BootNs(3)), [&path]);
+        assert_eq!(files.changed(BootNs(3)), [path.display().to_string()]);
     }
 
     #[test]
@@ -121,9 +166,9 @@ mod tests {
         let mut files = watched(from_ref(&path), &[]);
         files.opened(path.clone(), BootNs(1));
         fs::write(&path, "changed").unwrap();
-        assert_eq!(files.changed(BootNs(2)), [] as [&Path; 0]);
+        assert_eq!(files.changed(BootNs(2)), [""; 0]);
         fs::write(&path, "changed again").unwrap();
-        assert_eq!(files.changed(BootNs(20_000_000_002)), [&path]);
+        assert_eq!(files.changed(BootNs(20_000_000_002)), [path.display().to_string()]);
     }
 
     #[test]
@@ -133,7 +178,7 @@ mod tests {
         fs::write(&path, "one\n").unwrap();
         let mut files = watched(from_ref(&path), from_ref(&path));
         fs::write(&path, "one\ntwo\n").unwrap();
-        assert_eq!(files.changed(BootNs(1)), [] as [&Path; 0]);
+        assert_eq!(files.changed(BootNs(1)), [""; 0]);
         assert!(!files.is_shortened(&path, 8));
         fs::write(&path, "two\n").unwrap();
         assert!(files.is_shortened(&path, 8));

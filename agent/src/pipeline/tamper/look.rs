@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{files::Files, is_fresh};
+use super::{files::Files, is_fresh, posture::Posture};
 use crate::{
     event::{ActKind, BootNs, HolderId, Loss},
     pipeline::own_files::OwnFile,
@@ -49,6 +49,7 @@ pub(in crate::pipeline) struct SelfCheck {
     limits: Option<String>,
     /// When the kernel side last saw who changed one.
     pub(super) limited: Option<BootNs>,
+    posture: Posture,
     lost: Loss,
 }
 
@@ -63,6 +64,7 @@ impl SelfCheck {
             strangers: BTreeSet::new(),
             limits: None,
             limited: None,
+            posture: Posture::new(),
             lost: Loss::new(),
         }
     }
@@ -103,8 +105,11 @@ impl SelfCheck {
         if self.limits.replace(limits.clone()).is_some_and(|before| before != limits) && !is_told {
             found.push((HolderId::HOST, ActKind::Signalled, Some("resource limits".to_owned())));
         }
-        let changed = self.files.changed(now).into_iter().map(|path| path.display().to_string());
-        found.extend(changed.map(|path| (HolderId::HOST, ActKind::FilesChanged, Some(path))));
+        found.extend(
+            self.posture.changed().into_iter().map(|what| (HolderId::HOST, ActKind::Signalled, Some(what))),
+        );
+        let changed = self.files.changed(now).into_iter();
+        found.extend(changed.map(|what| (HolderId::HOST, ActKind::FilesChanged, Some(what))));
         found
     }
 

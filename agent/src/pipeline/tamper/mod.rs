@@ -5,6 +5,7 @@
 
 mod files;
 mod look;
+mod posture;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
