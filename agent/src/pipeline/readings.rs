@@ -5,7 +5,7 @@
 
 use super::Pipeline;
 use crate::{
-    event::{AssetSet, BootNs, Event, HolderId, SinkKey, Source},
+    event::{AssetSet, BootNs, Event, HolderId, ObjectId, SinkKey, Source},
     sensor::Reading,
 };
 
@@ -16,6 +16,16 @@ impl Pipeline {
             Reading::Object { .. } => true,
             Reading::Flow { sink: SinkKey::File(object), .. } => self.protected.contains(object),
             _ => false,
+        }
+    }
+
+    /// The file of an asset that was written to, if a reading says so.
+    pub(crate) fn written(&self, reading: &Reading) -> Option<ObjectId> {
+        match reading {
+            Reading::Flow { sink: SinkKey::File(object), .. } if self.protected.contains(object) => {
+                Some(*object)
+            }
+            _ => None,
         }
     }
 

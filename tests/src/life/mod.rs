@@ -2,6 +2,7 @@
 //! renamed, replaced or grow, the agent's start and end.
 
 pub(crate) mod away;
+pub(crate) mod hanging;
 pub(crate) mod package;
 pub(crate) mod reboot;
 pub(crate) mod reload;
@@ -15,6 +16,7 @@ use tests::lab::{
     MIB, metrics,
     outside::UNCONTROLLED,
     process::{Finished, Running},
+    wait_for,
     weights::safetensors,
 };
 
@@ -28,6 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("mapped_before_the_start", mapped_before_the_start),
     ("mapped_before_the_start_then_sent", mapped_before_the_start_then_sent),
     ("grows", grows),
+    ("grows_while_the_registry_rests", grows_while_the_registry_rests),
     ("replaced", replaced),
     ("vanishes", vanishes),
     ("renamed_shards", renamed_shards),
@@ -85,6 +88,27 @@ fn grows(w: &mut World) {
     let mut scene = w.scene();
     let source = scene.model.files[0].clone();
     scene.shell(&format!("head -c 8M /dev/urandom >> {}", source.display()));
+    scene.model.bytes += 8 * MIB;
+    copied(scene, &source);
+}
+
+/// Twice, the second time while the registry rests after the scan that the first one caused: a large asset takes its time.
+fn grows_while_the_registry_rests(w: &mut World) {
+    let mut scene = w.prepare();
+    for name in 0..4000 {
+        fs::write(scene.model.dir.join(format!("part-{name}")), b"").expect("a file can be written");
+    }
+    scene.start();
+    let source = scene.model.files[0].clone();
+    let grow = |scene: &Scene<'_>| scene.shell(&format!("head -c 4M /dev/urandom >> {}", source.display()));
+    let scanned = |scene: &Scene<'_>| {
+        metrics::sum(&scene.metrics(), "weighbridge_asset_bytes", &[("asset", "llm")]).expect("a size")
+    };
+    let before = scanned(&scene);
+    grow(&scene);
+    let grown = before + (4 * MIB) as f64;
+    assert!(wait_for(PATIENCE, || (scanned(&scene) == grown).then_some(())).is_some(), "growth is not seen");
+    grow(&scene);
     scene.model.bytes += 8 * MIB;
     copied(scene, &source);
 }

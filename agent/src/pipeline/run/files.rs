@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +16,7 @@ use jiff::Timestamp;
 use super::{super::Pipeline, now};
 use crate::{
     config::Config,
-    event::AssetId,
+    event::{Asset, AssetId, Dev, ObjectId},
     host::{
         folders::{Appeared, FolderWatch},
         registry::{ChangeKind, Object, Registry},
@@ -33,6 +36,10 @@ pub(super) struct Files {
     /// Files that left their asset's place and lie nowhere else in it, with their sizes. Whoever moved them away can still
     /// read them, and a bound is capped by its asset's size: an asset that was moved must not shrink to nothing.
     gone: HashMap<Object, (AssetId, u64)>,
+    /// What the files of the registry grew by since the last scan: a scan takes its time, and a file can be written to in between.
+    grown: HashMap<Object, u64>,
+    /// Where an inode stands in the registry.
+    places: HashMap<(Dev, u64), usize>,
     /// `None` where the kernel gives none: what is renamed into an asset is then found by the next scan.
     folders: Option<FolderWatch>,
     /// The end of the last scan, and how long it took.
@@ -46,8 +53,10 @@ impl Files {
         let now = Instant::now();
         Self {
             folders: watch_folders(&registry),
+            places: places(&registry),
             registry,
             gone: HashMap::new(),
+            grown: HashMap::new(),
             scanned_at: now,
             scan_took: Duration::ZERO,
             rescan_at: now + RESCAN_EVERY,
@@ -93,6 +102,52 @@ impl Files {
         some
     }
 
+    /// Follows the sizes of files that were written to, without a scan: who copies a file as soon as it has grown is told of with the
+    /// asset's size then. Only growth; what else a write changed is for the scan to find.
+    pub(super) fn follow_growth(
+        &mut self,
+        written: impl Iterator<Item = ObjectId>,
+        config: &Config,
+        pipeline: &mut Pipeline,
+    ) {
+        let mut of: HashSet<AssetId> = HashSet::new();
+        for object in written.collect::<HashSet<_>>() {
+            let place = self.places.get(&(object.dev, object.ino));
+            let Some(file) = place.and_then(|&place| self.registry.files().get(place)) else { continue };
+            // One that was replaced is not this one.
+            let Ok(facts) = fs::symlink_metadata(&file.path) else { continue };
+            let grown = facts.len().saturating_sub(file.size);
+            if facts.is_file()
+                && facts.ino() == file.object.ino
+                && grown > self.grown.get(&file.object).copied().unwrap_or(0)
+            {
+                self.grown.insert(file.object, grown);
+                of.insert(file.asset);
+            }
+        }
+        if !of.is_empty() {
+            let mut assets = self.assets(config);
+            assets.retain(|asset| of.contains(&asset.id));
+            pipeline.assets(&assets, now());
+        }
+    }
+
+    /// As large as they are known to be.
+    fn assets(&self, config: &Config) -> Vec<Asset> {
+        let mut assets = self.registry.assets(config);
+        let of = |object: &Object| {
+            let place = self.places.get(&(object.dev, object.ino))?;
+            self.registry.files().get(*place).map(|file| file.asset)
+        };
+        let grown = self.grown.iter().filter_map(|(object, more)| Some((of(object)?, *more)));
+        for (asset, size) in self.gone.values().copied().chain(grown) {
+            if let Some(asset) = assets.iter_mut().find(|known| known.id == asset) {
+                asset.bytes = asset.bytes.saturating_add(size);
+            }
+        }
+        assets
+    }
+
     /// Follows files that came, went, grew or were replaced.
     pub(super) fn rescan(
         &mut self,
@@ -119,6 +174,7 @@ impl Files {
             tracing::warn!("{}", problem.text);
         }
         if changes.is_empty() {
+            self.places = places(&self.registry);
             return;
         }
         // By asset, bytes that took the place of others.
@@ -142,12 +198,9 @@ impl Files {
         }
         let present: HashSet<Object> = self.registry.files().iter().map(|file| file.object).collect();
         self.gone.retain(|object, _| !present.contains(object));
-        let mut assets = self.registry.assets(config);
-        for (asset, size) in self.gone.values() {
-            if let Some(asset) = assets.iter_mut().find(|known| known.id == *asset) {
-                asset.bytes = asset.bytes.saturating_add(*size);
-            }
-        }
+        self.grown.clear();
+        self.places = places(&self.registry);
+        let assets = self.assets(config);
         // First without what is new: whoever took what was there before can take that too.
         let mut rest = assets.clone();
         rest.retain_mut(|asset| {
@@ -162,6 +215,11 @@ impl Files {
             tracing::error!(%error, "the registry could not be stored");
         }
     }
+}
+
+fn places(registry: &Registry) -> HashMap<(Dev, u64), usize> {
+    let files = registry.files().iter().enumerate();
+    files.map(|(place, file)| ((file.object.dev, file.object.ino), place)).collect()
 }
 
 fn watch_folders(registry: &Registry) -> Option<FolderWatch> {

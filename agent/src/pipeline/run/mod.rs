@@ -235,6 +235,11 @@ impl Agent {
         if let Some(holder) = mapper {
             self.look_below(holder)?;
         }
+        let written =
+            readings.iter().filter_map(|reading| self.pipeline.written(reading)).collect::<Vec<_>>();
+        if !written.is_empty() {
+            self.files.follow_growth(written.into_iter(), &self.config, &mut self.pipeline);
+        }
         if !readings.is_empty() {
             // What was mounted a moment ago is written to a moment later: its alert must say where.
             self.follow_mounts()?;
