@@ -151,7 +151,7 @@ pub struct Sensor {
     /// Bytes in carriers that were forgotten because they held little.
     forgotten: u64,
     /// There are carriers of which nobody looked yet who has them open.
-    recalled: bool,
+    recalled: Option<u32>,
     /// Changes of mappings as of the last scan of them.
     mappings: u64,
     adopted: Option<Adopted>,
@@ -191,7 +191,7 @@ impl Sensor {
             own: tamper::Own::default(),
             carriers,
             forgotten: 0,
-            recalled: false,
+            recalled: None,
             mappings: 0,
             adopted,
             kept,

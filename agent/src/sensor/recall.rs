@@ -26,41 +26,48 @@ impl Sensor {
         bytes: u64,
     ) -> Result<bool, SensorError> {
         let key = reading::object_key(&object);
+        let epoch = self.recalling()?;
+        let fresh = abi::ObjectValue {
+            assets: assets.0,
+            kind: abi::OBJECT_CARRIER,
+            asset: epoch,
+            seen: epoch,
+            held: epoch,
+            fed: bytes,
+        };
+        // Most are new: one call for each, and what the kernel side makes of it meanwhile is not written over.
+        let made = match self.maps.objects.insert(Raw(key), Raw(fresh), NEW_ONLY) {
+            Err(error) if number_of(&error) == Some(libc::EEXIST) => {
+                let known = row(&self.maps.objects, key)?.map_or(fresh, |Raw(known)| known);
+                if known.kind < abi::OBJECT_CARRIER || known.assets & assets.0 == assets.0 {
+                    return Ok(true);
+                }
+                let (assets, fed) = (known.assets | assets.0, known.fed.max(bytes));
+                self.maps.objects.insert(Raw(key), Raw(abi::ObjectValue { assets, fed, ..fresh }), 0)
+            }
+            made => made,
+        };
+        match made {
+            Ok(()) => {}
+            Err(error) if matches!(number_of(&error), Some(libc::E2BIG | libc::ENOMEM)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.carriers.entry(key).or_insert_with(|| epoch.into());
+        Ok(true)
+    }
+
+    /// The epoch of what is recalled until the next scan. From the first one on, until that scan has marked who has any of them open,
+    /// every process's reads are looked up.
+    fn recalling(&mut self) -> Result<u32, SensorError> {
+        if let Some(epoch) = self.recalled {
+            return Ok(epoch);
+        }
         // 0 would be a scan that charges everybody.
         let epoch = self.maps.shared(abi::SHARED_EPOCH)?.max(1);
         self.maps.set_shared(abi::SHARED_EPOCH, epoch)?;
-        let known = row(&self.maps.objects, key)?.map(|Raw(known)| known);
-        let assets = match known {
-            Some(known) if known.kind < abi::OBJECT_CARRIER || known.assets & assets.0 == assets.0 => {
-                return Ok(true);
-            }
-            Some(known) => known.assets | assets.0,
-            None => assets.0,
-        };
-        let now = epoch as u32;
-        let value = abi::ObjectValue {
-            assets,
-            kind: abi::OBJECT_CARRIER,
-            asset: now,
-            seen: now,
-            held: now,
-            fed: known.map_or(0, |known| known.fed).max(bytes),
-        };
-        match self.maps.objects.insert(Raw(key), Raw(value), 0) {
-            Ok(()) => {}
-            Err(MapError::SyscallError(error))
-                if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) =>
-            {
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        self.carriers.entry(key).or_insert(epoch);
-        // Until a scan has marked who has it open, every process's reads are looked up.
         let made = self.maps.shared(abi::SHARED_CARRIERS)?;
         self.maps.set_shared(abi::SHARED_CARRIERS, made + 1)?;
-        self.recalled = true;
-        Ok(true)
+        Ok(*self.recalled.insert(epoch as u32))
     }
 
     /// Finds who has open or mapped what was recalled since the last scan: what he read of it before is not known, so that it can
@@ -70,7 +77,7 @@ impl Sensor {
     ///
     /// When an iterator cannot run.
     pub fn find_users(&mut self) -> Result<(), SensorError> {
-        if !std::mem::take(&mut self.recalled) {
+        if self.recalled.take().is_none() {
             return Ok(());
         }
         self.maps.set_shared(abi::SHARED_CHARGED, CHARGES_NO_ASSET)?;
@@ -107,3 +114,14 @@ impl Sensor {
 
 /// A scan that charges somebody for what he has open charges nobody for an asset's own files: no configured asset has this mark.
 pub(super) const CHARGES_NO_ASSET: u64 = 1 << abi::ASSET_MARKS;
+
+/// `BPF_NOEXIST`.
+const NEW_ONLY: u64 = 1;
+
+/// The kernel's number of what went wrong.
+fn number_of(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}

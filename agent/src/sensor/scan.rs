@@ -35,10 +35,10 @@ impl Sensor {
             None => u64::MAX,
             // What moved while a hook was gone is not known: as at a first start, all that is open counts in full.
             Some(adopted) if !adopted.gaps.is_empty() => u64::MAX,
-            Some(adopted) if adopted.added == 0 && self.recalled => CHARGES_NO_ASSET,
+            Some(adopted) if adopted.added == 0 && self.recalled.is_some() => CHARGES_NO_ASSET,
             Some(adopted) => adopted.added,
         };
-        self.recalled = false;
+        self.recalled = None;
         if charged != 0 {
             self.maps.set_shared(abi::SHARED_CHARGED, charged)?;
             self.iterate("scan_files")?;
