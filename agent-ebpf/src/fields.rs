@@ -32,6 +32,7 @@ pub const PROTOTYPES: &[(&str, &str)] = &[
     ("sock_send_length", "(void *, struct sock *, int, int)"),
     ("sock_recv_length", "(void *, struct sock *, int, int)"),
     ("netif_rx", "(void *, struct sk_buff *)"),
+    ("inet_sock_set_state", "(void *, struct sock *, int, int)"),
     ("io_uring_submit_req", "(void *, struct io_kiocb *)"),
     ("io_uring_submit_sqe", "(void *, struct io_kiocb *, bool)"),
     ("io_uring_file_get", "(void *, struct io_kiocb *, int)"),
@@ -131,8 +132,12 @@ fields! {
     SOCK_V6_DADDR = "sock", "__sk_common.skc_v6_daddr", true;
     SOCK_V6_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr", true;
     SOCK_DST = "sock", "sk_dst_cache", true;
+    INET_SPORT = "inet_sock", "inet_sport", true;
+    TCP_ACKED = "tcp_sock", "bytes_acked", true;
+    TCP_REPAIR_QUEUE = "tcp_sock", "repair_queue", true;
     DST_DEV = "dst_entry", "dev", true;
     DEVICE_FLAGS = "net_device", "flags", true;
+    DEVICE_PARENT = "net_device", "dev.parent", true;
     SKB_DEV = "sk_buff", "dev", true;
     SKB_LEN = "sk_buff", "len", true;
     SKB_KIND = "sk_buff", "__pkt_type_offset", true;

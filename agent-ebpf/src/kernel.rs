@@ -6,6 +6,7 @@
 mod file;
 mod inode;
 mod memory;
+mod packet;
 mod pid;
 mod socket;
 mod task;
@@ -19,6 +20,7 @@ use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 pub(crate) use file::File;
 pub(crate) use inode::{Dentry, Inode, Known, Layers};
 pub(crate) use memory::{Mm, Vma};
+pub(crate) use packet::mapped;
 pub(crate) use socket::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Packet, Sock};
 pub(crate) use task::{Task, ThreadLink};
 pub(crate) use uring::{UringRequest, UringRing};

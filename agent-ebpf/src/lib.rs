@@ -90,6 +90,8 @@ pub const DEV_CLASS: u32 = 0xffff_fffa;
 /// anonymous inode `generation` is [`NO_MAP`], and `ino` the address of what is behind that.
 pub const DEV_BPF: u32 = 0xffff_fffb;
 pub const NO_MAP: u32 = 1;
+/// `dev` of what was sent through one socket, as it comes back out of that: `ino` is the address of its `struct sock`.
+pub const DEV_SENT: u32 = 0xffff_fffc;
 /// `dev` of what holders answer through `/dev/fuse`, of all connections together; `ino` is 0.
 pub const DEV_FUSE: u32 = 0xffff_fffe;
 
@@ -102,6 +104,9 @@ pub const CLASS_SEMAPHORES: u64 = 3;
 /// What holders send through the network stack, as those see it who listen to devices (`AF_PACKET`) or to all of a protocol
 /// (raw sockets).
 pub const CLASS_PACKETS: u64 = 4;
+/// What holders send to addresses behind devices without hardware, as it is read out of those that a process serves
+/// (`/dev/net/tun`).
+pub const CLASS_TUNNELS: u64 = 5;
 /// Shared memory of which only the slot is known; the slot is added to it.
 pub const CLASS_MEMORY: u64 = 1 << 16;
 /// Netlink messages; the protocol is added to it.
@@ -346,6 +351,42 @@ pub struct SharerValue {
     /// Bytes of its [`HolderValue::taken`] that the others took.
     pub brought: u64,
 }
+
+/// An address of either family; those of IPv4 as the mapped ones of IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    pub bytes: [u8; 16],
+}
+
+/// What a holder sent into a connection whose other end is not known to be on this host, before that acknowledged anything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingValue {
+    /// Who sent last; of no process where nothing was sent yet.
+    pub holder: HolderKey,
+    /// Assets that it held.
+    pub assets: u64,
+    /// Assets that it spreads.
+    pub spreads: u64,
+    pub bytes: u64,
+}
+
+/// What holders sent through the sockets whose addresses share a slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentValue {
+    /// Address of the `struct sock`; [`ANY_SOCKET`] where there were several.
+    pub sock: u64,
+    pub assets: u64,
+    pub bytes: u64,
+    /// Who sent last.
+    pub holder: HolderKey,
+}
+
+pub const ANY_SOCKET: u64 = u64::MAX;
+/// Slots of [`SentValue`], a power of two.
+pub const SENT_SLOTS: u32 = 1 << 14;
 
 /// Nanoseconds of a clock tick as `/proc` counts them (`USER_HZ` is 100 on every architecture but alpha and ia64).
 pub const TICK_NS: u64 = 10_000_000;

@@ -4,9 +4,10 @@
 //! LRU kind: an attacker could flush his own row out of one.
 
 use agent_ebpf::{
-    FACTS_BYTES, FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS,
-    MEMORY_SLOTS, Memory, NameKey, ObjectFact, ObjectKey, ObjectValue, ProcessFact, RequestKey, RequestValue,
-    SHARED_WORDS, SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey, TakeValue,
+    Address, FACTS_BYTES, FlowKey, FlowValue, HolderKey, HolderValue, IDENTITIES, Identity, LOSSES, MARKS,
+    MEMORY_SLOTS, Memory, NameKey, ObjectFact, ObjectKey, ObjectValue, PendingValue, ProcessFact, RequestKey,
+    RequestValue, SENT_SLOTS, SHARED_WORDS, SentValue, SharerValue, SinkFact, SinkKey, SpaceValue, TakeKey,
+    TakeValue,
     acts::{ActKey, ActValue, GpuKey, GpuValue, ReachKey, StoreValue},
     egress::{PeerKey, PeerValue, REST, SCALE_WORDS, SUMS},
     tamper::{TAMPERED_WORDS, TamperKey, TamperValue},
@@ -14,7 +15,7 @@ use agent_ebpf::{
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 
 use crate::{flow::overlay::Copied, hooks::orders::Moved, scratch::Scratch};
@@ -132,6 +133,22 @@ pub(crate) static EXPOSED: Array<[u8; MEMORY_SLOTS]> = Array::with_max_entries(1
 /// What the send that a thread is in put onto the loopback device, by thread: (bytes, source port << 16 | destination port).
 #[map]
 pub(crate) static LOOPED: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Networks in which the address of a peer may be one of this host's, in another network namespace (user space).
+#[map]
+pub(crate) static FOLLOWED: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1 << 12, NO_PREALLOC);
+
+/// Addresses of those networks that sockets of this host had as their own (us).
+#[map]
+pub(crate) static NEIGHBOURS: HashMap<Address, u64> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// What was sent into young connections to those networks, by their carrier.
+#[map]
+pub(crate) static PENDING: HashMap<ObjectKey, PendingValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// What holders sent, by socket.
+#[map]
+pub(crate) static SENT: Array<SentValue> = Array::with_max_entries(SENT_SLOTS, 0);
 
 /// Identities and sinks that an agent was told of or, when the ring was full, could not be: for the next agent. User space
 /// writes them as it reads the ring, and removes what is no longer referred to.

@@ -43,4 +43,8 @@ pub const SHARED_SCANNER: u32 = 17;
 pub const SHARED_GPUS: u32 = 18;
 /// Not 0 once a process had a socket that hears what others send ([`crate::CLASS_PACKETS`]): before that nothing is put there.
 pub const SHARED_PACKETS: u32 = 19;
-pub const SHARED_WORDS: u32 = 20;
+/// Not 0 once an address of this host found no room in `NEIGHBOURS`: then every address is taken for one.
+pub const SHARED_NEIGHBOURS: u32 = 20;
+/// Not 0 once a process had a network device open that it serves ([`crate::CLASS_TUNNELS`]): before that nothing is put there.
+pub const SHARED_TUNNELS: u32 = 21;
+pub const SHARED_WORDS: u32 = 22;

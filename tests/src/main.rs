@@ -65,6 +65,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::passing", techniques::passing::TESTS),
     ("techniques::uring", techniques::uring::TESTS),
     ("techniques::local_sockets", techniques::local_sockets::TESTS),
+    ("techniques::namespaces", techniques::namespaces::TESTS),
+    ("techniques::insider", techniques::insider::TESTS),
     ("techniques::shared_memory", techniques::shared_memory::TESTS),
     ("techniques::amounts", techniques::amounts::TESTS),
     ("techniques::archives", techniques::archives::TESTS),

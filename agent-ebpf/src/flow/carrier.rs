@@ -3,7 +3,7 @@
 //! A carrier is made before the first byte goes in, when its writer becomes a holder or opens it. A single call can move
 //! gigabytes through a pipe before it returns; a carrier made at its return would come too late for the reader.
 
-use super::{channel, gpu, hold, memory, object, row, store, unmetered, wake};
+use super::{channel, gpu, hold, memory, neighbour, object, row, store, unmetered, wake};
 use crate::{
     kernel::{
         AF_INET, AF_INET6, AF_UNIX, AF_VSOCK, File, Inode, PROC_MAGIC, S_IFCHR, S_IFIFO, S_IFREG, S_IFSOCK,
@@ -72,6 +72,11 @@ extern "C" fn flow_adopt_descriptors(task: u64, first: u32, size: u32, assets: u
         if let Some(file) = Task(task).file(descriptor) {
             unmetered::on_have(Task(task), file, assets);
             made += flow_adopt_file(file.0, assets);
+            // Its other end can come to be while this is noted.
+            // VERIFIER: beside the other and not called by it («combined stack size»).
+            if neighbour::flow_expect(file.0, assets) != 0 {
+                made += flow_adopt_file(file.0, assets);
+            }
         }
     }
     made
@@ -82,6 +87,9 @@ extern "C" fn flow_adopt_descriptors(task: u64, first: u32, size: u32, assets: u
 pub(crate) fn adopt_file(file: File, assets: u64) {
     if assets != 0 {
         flow_adopt_file(file.0, assets);
+        if neighbour::flow_expect(file.0, assets) != 0 {
+            flow_adopt_file(file.0, assets);
+        }
     }
 }
 
@@ -144,10 +152,13 @@ pub(crate) fn receiver(sock: Sock) -> Option<ObjectKey> {
         AF_UNIX => Some(ObjectKey { dev: DEV_UNIX, generation: 0, ino: sock.unix_peer()?.0 }),
         // Only TCP: of a datagram socket the receiving end has no peer to be known by.
         AF_INET if sock.protocol() == IPPROTO_TCP => {
-            let local = sock.stays_here();
+            let local = if neighbour::is_one(sock) { Some(true) } else { sock.stays_here() };
             object::loopback(sock.own_v4()?, sock.peer_v4()?, sock.own_port(), sock.peer_port(), local)
         }
-        AF_INET6 if sock.protocol() == IPPROTO_TCP => object::loopback_v6(sock, true),
+        AF_INET6 if sock.protocol() == IPPROTO_TCP => {
+            let way = if neighbour::is_one(sock) { object::TO_NEIGHBOUR } else { object::OUTGOING };
+            object::loopback_v6(sock, way)
+        }
         AF_VSOCK => object::vsock(sock.vsock_peer()?.0, sock.vsock_own_port()?, sock.vsock_peer()?.1),
         _ => None,
     }
@@ -176,6 +187,20 @@ pub(crate) fn pour(object: &ObjectKey, bytes: u64) -> bool {
     // SAFETY: the row stays valid until the program ends.
     unsafe { add(&raw mut (*row).fed, bytes) };
     true
+}
+
+/// There are `bytes` in a carrier, at least.
+#[inline(always)]
+pub(crate) fn raise(object: &ObjectKey, bytes: u64) {
+    if let Some(row) = OBJECTS.get_ptr_mut(object) {
+        // SAFETY: the row stays valid until the program ends. Two CPUs that raise it at once can raise it twice.
+        unsafe {
+            let known = core::ptr::read_volatile(&raw const (*row).fed);
+            if known < bytes {
+                add(&raw mut (*row).fed, bytes - known);
+            }
+        }
+    }
 }
 
 /// As [`feed`], for what an open file stands for.

@@ -7,12 +7,12 @@
 use super::{carrier, hold, memory, object, put, take};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
-    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, File, S_IFSOCK, Sock, Task, read},
+    kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, File, S_IFCHR, S_IFSOCK, Sock, Task, read},
     maps::{set_shared, shared},
 };
 use agent_ebpf::{
     ALL_ASSETS, CLASS_NETLINK, CLASS_PACKETS, CLASS_UNIX_DATAGRAMS, DEV_CLASS, FlowKey, OBJECT_CHANNEL,
-    ObjectKey, SHARED_PACKETS, SINK_PROCESS,
+    ObjectKey, SHARED_PACKETS, SHARED_TUNNELS, SINK_PROCESS,
 };
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
@@ -48,15 +48,24 @@ pub(crate) fn hears(file: File) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_hears(file: u64) -> u32 {
-    match packets(File(file)) {
-        Some(()) => {
-            if shared(SHARED_PACKETS) == 0 {
-                set_shared(SHARED_PACKETS, 1);
-            }
-            1
-        }
-        None => 0,
+    let word = match packets(File(file)) {
+        Some(()) => SHARED_PACKETS,
+        None if is_tunnel(File(file)).is_some() => SHARED_TUNNELS,
+        None => return 0,
+    };
+    if shared(word) == 0 {
+        set_shared(word, 1);
     }
+    1
+}
+
+/// Whether a process reads what is sent by a network device out of `file`.
+#[inline(always)]
+pub(crate) fn is_tunnel(file: File) -> Option<()> {
+    /// `MKDEV(MISC_MAJOR, TUN_MINOR)`, for tun and tap.
+    const TUN: u32 = 10 << 20 | 200;
+    let inode = file.inode()?;
+    if inode.kind()? == S_IFCHR && inode.rdev()? == TUN { Some(()) } else { None }
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! The address that `sendto` names lies in user memory and proves nothing. The packet does: it passes the loopback device in
 //! the sender's own context, before the send returns and before anybody can receive it.
 
-use super::{carrier, channel, hold};
+use super::{carrier, channel, hold, neighbour};
 use crate::{
     kernel::{Packet, Sock, Task},
     maps::LOOPED,
@@ -60,6 +60,8 @@ fn copied(packet: Packet) -> Option<()> {
     if packet.is_own_copy() {
         let datagram = packet.datagram()?;
         channel::on_put(Task::current(), &to_port(datagram.to_port), datagram.bytes);
+    } else {
+        neighbour::on_packet(packet);
     }
     Some(())
 }

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
-use super::{carrier, channel, hold, looped, put};
+use super::{carrier, channel, hold, looped, neighbour, put, returned};
 use crate::{
     hooks::registers::{ORIG_AX, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Sock, Task, read},
@@ -22,6 +22,8 @@ pub(crate) fn on_send(task: Task, sock: Sock, bytes: u64) {
     flow_address(sock.0);
     flow_send(task.0, sock.0, bytes);
     feed_class(task, sock, bytes);
+    neighbour::on_send(task, sock, bytes);
+    returned::on_send(task, sock, bytes);
 }
 
 #[unsafe(no_mangle)]

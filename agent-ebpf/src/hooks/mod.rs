@@ -7,6 +7,7 @@ use crate::kernel::read;
 pub(crate) mod acts;
 mod call;
 pub(crate) mod channel;
+pub(crate) mod connection;
 pub(crate) mod egress;
 pub(crate) mod loopback;
 pub(crate) mod orders;

@@ -12,7 +12,9 @@ use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
-    flow::{carrier, channel, gpu, hold, is_agent, map, object, process, space, store, take::on_take},
+    flow::{
+        carrier, channel, gpu, hold, is_agent, map, neighbour, object, process, space, store, take::on_take,
+    },
     kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
     scratch,
@@ -89,6 +91,7 @@ fn taken_before(task: Task, file: File) -> Option<u64> {
         return None;
     }
     gpu::on_have(task, file);
+    neighbour::on_have(file);
     if let Some((_, row)) = hold::held(task) {
         // SAFETY: the row stays valid until the program ends.
         carrier::keep(file, unsafe { (*row).spreads });

@@ -11,7 +11,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, progra
 
 use super::word;
 use crate::{
-    flow::{carrier, gpu, memory, send::on_send, space, take::on_receive},
+    flow::{carrier, gpu, memory, returned, send::on_send, space, take::on_receive},
     kernel::{Sock, Task},
     maps::{mark, marks},
 };
@@ -44,6 +44,10 @@ pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sock = Sock(word(&ctx, 0));
+    let flags: i32 = ctx.arg(2);
+    if received > 0 && returned::may_return(flags) {
+        returned::on_receive(Task::current(), sock, received as u64, flags);
+    }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let marks = marks(tgid);
     if gpu::are_there() && carrier::may_bring_descriptors(sock) {

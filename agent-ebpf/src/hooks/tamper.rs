@@ -50,10 +50,12 @@ fn current() -> u32 {
 const MAP_LOOKUP: u64 = 1;
 const MAP_UPDATE: u64 = 2;
 const MAP_NEXT: u64 = 4;
+const PROG_LOAD: u64 = 5;
 const OBJ_GET: u64 = 7;
 const PROG_BY_ID: u64 = 13;
 const MAP_BY_ID: u64 = 14;
 const OBJ_INFO: u64 = 15;
+const BTF_LOAD: u64 = 18;
 const MAP_LOOKUP_AND_DELETE: u64 = 21;
 const MAP_FREEZE: u64 = 22;
 const MAP_BATCH: u64 = 24;
@@ -91,7 +93,7 @@ pub(super) fn called(call: &Call, number: usize) {
 fn bpf(call: &Call) {
     let command = call.argument(0) & 0xffff_ffff;
     let descriptor = match command {
-        OBJ_GET | PROG_BY_ID | MAP_BY_ID | LINK_BY_ID => call.result as u32,
+        PROG_LOAD | BTF_LOAD | OBJ_GET | PROG_BY_ID | MAP_BY_ID | LINK_BY_ID => call.result as u32,
         MAP_LOOKUP..=MAP_NEXT | OBJ_INFO | MAP_LOOKUP_AND_DELETE | MAP_FREEZE | LINK_UPDATE | LINK_DETACH => {
             let Some(first) = first_word(call, 0) else { return };
             first
@@ -112,9 +114,24 @@ fn bpf(call: &Call) {
     }
 }
 
-/// What one process puts into a map another takes out of it.
+/// What one process puts into a map another takes out of it; so it does with what a program or a description of types (BTF) is
+/// made of.
 #[inline(always)]
 fn passed(call: &Call, command: u64, file: File) {
+    /// More than any of them is made of; no more comes out than was put in.
+    const ALL_OF_IT: u64 = 1 << 30;
+    if matches!(command, PROG_LOAD | BTF_LOAD | OBJ_INFO) {
+        let Some(object) = file.private_data() else { return };
+        let object = ObjectKey { dev: DEV_BPF, generation: 0, ino: object };
+        match command {
+            // `insn_cnt`, of 8 bytes each, and `btf_size`.
+            PROG_LOAD => channel::on_put(call.task, &object, u64::from(first_word(call, 4).unwrap_or(0)) * 8),
+            BTF_LOAD => channel::on_put(call.task, &object, u64::from(first_word(call, 16).unwrap_or(0))),
+            _ if file.is_bpf_map() => {}
+            _ => channel::on_take(call.task, &object, ALL_OF_IT),
+        }
+        return;
+    }
     let Some((map, bytes)) = file.bpf_map() else { return };
     let map = ObjectKey { dev: DEV_BPF, generation: 0, ino: map };
     let values = match command {

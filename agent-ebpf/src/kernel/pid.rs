@@ -6,7 +6,8 @@
 
 use agent_ebpf::fields::*;
 
-use super::{File, Inode, PROC_MAGIC, Task, field, pointer, read};
+use super::{File, Inode, Mm, PROC_MAGIC, Task, field, pointer, read};
+use crate::maps::PROPAGATION_FLOOR;
 
 /// pidfds since 6.9; before they were anonymous inodes.
 const PIDFS_MAGIC: u64 = 0x5049_4446;
@@ -94,8 +95,23 @@ impl Inode {
     }
 }
 
+/// Whether a name of four bytes is the start of one of the files that show arguments and environment.
+#[inline(always)]
+const fn is_text(name: u32) -> bool {
+    name == u32::from_ne_bytes(*b"envi") || name == u32::from_ne_bytes(*b"cmdl")
+}
+
+impl Task {
+    /// Whether what it shows as its arguments and environment is more than the propagation floor.
+    #[inline(always)]
+    fn shows_more(self) -> bool {
+        self.mm().and_then(Mm::carried_bytes).is_some_and(|bytes| bytes >= PROPAGATION_FLOOR.load())
+    }
+}
+
 impl File {
-    /// Whether this file is `/proc/PID/mem` of a process, which may have ended.
+    /// Whether this file is `/proc/PID/mem` of a process, which may have ended; or its `environ` or `cmdline`, where they show more
+    /// than texts: a process can have them show any of its memory (`PR_SET_MM`).
     #[inline(always)]
     pub(crate) fn is_memory(self) -> bool {
         self.memory().is_some()
@@ -115,7 +131,11 @@ impl File {
         }
         // Short names are padded within the dentry.
         let name: u32 = read(self.dentry()?.name()?);
-        if name == u32::from_ne_bytes(*b"mem\0") { Some(inode) } else { None }
+        if name == u32::from_ne_bytes(*b"mem\0") || (is_text(name) && inode.proc_task()?.shows_more()) {
+            Some(inode)
+        } else {
+            None
+        }
     }
 
     /// The thread that a pidfd stands for; only for a file that is one.

@@ -94,6 +94,38 @@ impl Sock {
         Device(pointer(pointer(self.0, &SOCK_DST)?, &DST_DEV)?).is_loopback()
     }
 
+    /// Whether what it sends may come to a device without hardware, which a process or another namespace may be behind; so it is
+    /// where it has no route now.
+    #[inline(always)]
+    pub(crate) fn may_be_served(self) -> bool {
+        match pointer(self.0, &SOCK_DST) {
+            Some(route) => {
+                pointer(route, &DST_DEV).is_none_or(|device| pointer(device, &DEVICE_PARENT).is_none())
+            }
+            None => true,
+        }
+    }
+
+    /// Whether the peer has acknowledged nothing but that there is a connection (`tcp_sock.bytes_acked`, which counts the SYN on
+    /// some paths). For TCP only.
+    #[inline(always)]
+    pub(crate) fn is_unacknowledged(self) -> bool {
+        field::<u64>(self.0, &TCP_ACKED).is_none_or(|bytes| bytes <= 1)
+    }
+
+    /// Whether it was last asked for what it is to send yet (`TCP_REPAIR_QUEUE`). For TCP only.
+    #[inline(always)]
+    pub(crate) fn is_repaired(self) -> bool {
+        const TCP_SEND_QUEUE: u8 = 2;
+        field::<u8>(self.0, &TCP_REPAIR_QUEUE).is_none_or(|queue| queue == TCP_SEND_QUEUE)
+    }
+
+    /// Own port of a socket that has just been closed, host order.
+    #[inline(always)]
+    pub(crate) fn last_port(self) -> u16 {
+        field::<u16>(self.0, &INET_SPORT).map_or(0, u16::from_be)
+    }
+
     #[inline(always)]
     pub(crate) fn vsock_own_port(self) -> Option<u32> {
         field(self.0, &VSOCK_OWN_PORT)

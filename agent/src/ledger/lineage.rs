@@ -175,7 +175,7 @@ fn node_kind(sink: &Sink) -> &'static str {
         }
         SinkKind::Process => match sink.channel.as_deref() {
             Some("unix") => "unix",
-            Some("loopback" | "vsock") => "peer",
+            Some("loopback" | "vsock" | "sent" | "tunnel") => "peer",
             Some("terminal") => "device",
             Some("shm") => "shm",
             _ => "pipe",

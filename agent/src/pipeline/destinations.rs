@@ -150,6 +150,8 @@ fn channel(object: ObjectId, magic: u64) -> &'static str {
         (abi::DEV_KEY, _) => "key",
         (abi::DEV_TERMINAL, _) => "terminal",
         (abi::DEV_VSOCK, _) => "vsock",
+        (abi::DEV_SENT, _) => "sent",
+        (abi::DEV_CLASS, abi::CLASS_TUNNELS) => "tunnel",
         (abi::DEV_FUSE, _) => "fuse",
         (abi::DEV_CLASS, abi::CLASS_ATTRIBUTES) => "attributes",
         (abi::DEV_CLASS, abi::CLASS_SEMAPHORES) => "semaphores",

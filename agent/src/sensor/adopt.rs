@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 35] = [
+pub(super) const MAPS: [&str; 39] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -41,6 +41,10 @@ pub(super) const MAPS: [&str; 35] = [
     "MEMORY",
     "EXPOSED",
     "LOOPED",
+    "FOLLOWED",
+    "NEIGHBOURS",
+    "PENDING",
+    "SENT",
     "IMAGES",
     "SINKS",
     "TAMPERS",

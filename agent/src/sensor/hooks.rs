@@ -56,7 +56,7 @@ const ALTERNATIVES: [(&str, &str); 2] =
 pub(super) const EGRESS: &str = "cgroup_skb_egress";
 
 /// In the order in which they attach: what keeps identities first, what counts last.
-pub const HOOKS: [Hook; 19] = [
+pub const HOOKS: [Hook; 20] = [
     tracepoint("sched_process_fork", true, "children of holders"),
     tracepoint("sched_process_exec", true, "identities of processes"),
     tracepoint("sched_process_exit", true, "the end of processes"),
@@ -70,6 +70,11 @@ pub const HOOKS: [Hook; 19] = [
         "netif_rx",
         false,
         "loopback UDP counts as an uncontrolled peer, and its readers are not followed",
+    ),
+    tracepoint(
+        "inet_sock_set_state",
+        false,
+        "peers in other network namespaces of this host are followed only once a scan has seen their sockets",
     ),
     tracepoint(NAMES, false, "a request of io_uring is weighed by the descriptor's file at its submission"),
     tracepoint("io_uring_complete", false, "opens, reads and writes through io_uring are not seen"),

@@ -5,7 +5,7 @@ use std::{borrow::BorrowMut, os::fd::AsFd as _};
 use agent_ebpf as abi;
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 
 use super::SensorError;
@@ -43,6 +43,7 @@ impl Abi for abi::egress::PeerKey {}
 impl Abi for abi::tamper::TamperKey {}
 impl Abi for abi::tamper::TamperValue {}
 impl Abi for abi::egress::PeerValue {}
+impl Abi for abi::Address {}
 
 // SAFETY: `Abi` promises it.
 unsafe impl<T: Abi> Pod for Raw<T> {}
@@ -78,6 +79,7 @@ pub(super) struct Maps {
     pub(super) tampered: Array<MapData, u64>,
     pub(super) own_objects: HashMap<MapData, u64, u32>,
     pub(super) own_files: Hash<abi::ObjectKey, u32>,
+    pub(super) followed: LpmTrie<MapData, Raw<abi::Address>, u32>,
 }
 
 impl Maps {
@@ -111,6 +113,7 @@ impl Maps {
             tampered: Array::try_from(named(ebpf, "TAMPERED")?)?,
             own_objects: HashMap::try_from(named(ebpf, "OWN_OBJECTS")?)?,
             own_files: HashMap::try_from(named(ebpf, "OWN_FILES")?)?,
+            followed: LpmTrie::try_from(named(ebpf, "FOLLOWED")?)?,
         })
     }
 

@@ -19,6 +19,7 @@ mod load;
 mod log;
 mod maps;
 mod memory;
+mod neighbours;
 pub mod offsets;
 mod pins;
 mod protect;

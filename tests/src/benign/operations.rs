@@ -13,7 +13,7 @@ use tests::lab::{
 
 use crate::{
     techniques::tooling::{Ssh, free_port, ok, wait_listening},
-    world::{PATIENCE, Test, World, size, skip},
+    world::{PATIENCE, Scene, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -51,9 +51,18 @@ fn rsync_within(w: &mut World) {
     scene.expect_no_incident();
 }
 
+/// The peer of the lab is a process of this host in another network namespace, so that what it stores is weighed: it stores it in
+/// memory, which raises nothing.
+fn home_in_memory(scene: &mut Scene<'_>) {
+    let home = scene.work.join("ssh-home");
+    let words = ["-t", "tmpfs", "lab"].map(OsStr::new);
+    scene.mount(&words, &home).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
 fn scp_to_a_controlled_peer(w: &mut World) {
     World::needs("scp");
-    let scene = w.scene();
+    let mut scene = w.scene();
+    home_in_memory(&mut scene);
     let ssh = Ssh::start(&scene);
     let source = &scene.model.files[0];
     scene.run(Command::new("scp").arg("-q").arg("-F").arg(&ssh.config).arg(source).arg("controlled:w"));
@@ -63,7 +72,8 @@ fn scp_to_a_controlled_peer(w: &mut World) {
 
 fn rsync_to_a_controlled_peer(w: &mut World) {
     World::needs("rsync");
-    let scene = w.scene();
+    let mut scene = w.scene();
+    home_in_memory(&mut scene);
     let ssh = Ssh::start(&scene);
     let source = &scene.model.files[0];
     scene.run(Command::new("rsync").arg("-e").arg(ssh.command()).arg(source).arg("controlled:w"));

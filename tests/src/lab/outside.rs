@@ -86,6 +86,12 @@ impl Outside {
         Ok(Self { namespace })
     }
 
+    /// Names the namespace for other processes of the host, for as long as this one lives.
+    #[must_use]
+    pub fn path(&self) -> std::path::PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.namespace)).into()
+    }
+
     /// Receives one TCP connection on a free port of `ip`.
     ///
     /// # Errors

@@ -144,6 +144,7 @@ impl Agent {
                 .map(|mount| mount.point.clone()),
         };
         let mut sensor = Sensor::start(setup, keep).map_err(Unfit::from)?;
+        sensor.follow(&config.controlled.networks).map_err(Unfit::from)?;
         match sensor.prove(held.state.path()) {
             Err(SensorError::Silent(hook)) if sensor.adopted().is_some_and(|adopted| !adopted.replaced) => {
                 pipeline.silent(hook, now);

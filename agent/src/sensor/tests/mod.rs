@@ -166,6 +166,7 @@ fn a_hook_attaches_only_where_its_prototype_fits() {
     assert!(fitting("io_uring_submit_req").eq(newest));
     assert!(fitting("io_uring_submit_sqe").eq(["6.1.0-56-amd64"]));
     assert!(fitting("sock_recv_length").eq(newest));
+    assert!(fitting("inet_sock_set_state").eq(KERNELS.map(|(release, _)| release)));
     for hook in ["io_uring_file_get", "io_uring_cqe_overflow"] {
         assert!(fitting(hook).eq(["6.1.0-56-amd64"].into_iter().chain(newest)), "{hook}");
     }

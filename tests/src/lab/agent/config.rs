@@ -18,6 +18,7 @@ pub struct Config {
     pub assets: Vec<AssetConfig>,
     /// Mount points.
     pub controlled: Vec<PathBuf>,
+    pub networks: Vec<String>,
     pub rules: Vec<PathBuf>,
     pub state_dir: PathBuf,
     pub listen: SocketAddr,
@@ -63,6 +64,7 @@ impl Config {
         Ok(Self {
             assets: Vec::new(),
             controlled: vec![controlled.to_path_buf()],
+            networks: vec![CONTROLLED_NETWORK.to_owned()],
             rules: vec![Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("rules")],
             state_dir: dir.join("state"),
             listen: free()?,
@@ -102,7 +104,7 @@ impl Config {
         }
         let mounts: Vec<Value> = self.controlled.iter().map(|mount| json!({"mount": mount})).collect();
         let _ = writeln!(text, "controlled:\n  filesystems: {}", Value::from(mounts));
-        let _ = writeln!(text, "  networks: [{CONTROLLED_NETWORK}]");
+        let _ = writeln!(text, "  networks: {}", json!(self.networks));
         let _ = writeln!(text, "rules: {}", json!(self.rules));
         let _ = writeln!(text, "state_dir: {}", json!(self.state_dir));
         let _ = writeln!(
