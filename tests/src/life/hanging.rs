@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{Advice, fadvise},
+    process::{Pid, Signal, kill_process},
+};
 use tests::lab::{
     guard::{Undo, Undoing},
     metrics,
@@ -92,7 +95,11 @@ fn disk(w: &mut World) {
     let count = |scene: &Scene<'_>, name| metrics::sum(&scene.metrics(), name, &[]).expect("it is counted");
     let kept = wait_for(PATIENCE, || (count(&scene, "weighbridge_copies_kept") >= 1.0).then_some(()));
     assert!(kept.is_some(), "the copy is not kept");
+    let below = fs::File::open(&image).expect("the image opens");
+    below.sync_all().expect("the image can be written out");
     let stopped = Stopped::new(&served_by.server);
+    // What the kernel still has of the image would answer in its place, and rightly.
+    fadvise(&below, 0, None, Advice::DontNeed).expect("the kernel can let go of the image");
     fs::remove_file(&copy).expect("it can be removed");
     let doubted =
         wait_for(PATIENCE, || (count(&scene, "weighbridge_copies_doubted_total") >= 1.0).then_some(()));
