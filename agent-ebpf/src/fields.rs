@@ -133,6 +133,7 @@ fields! {
     SOCK_V6_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr", true;
     SOCK_DST = "sock", "sk_dst_cache", true;
     INET_SPORT = "inet_sock", "inet_sport", true;
+    UDP_PENDING = "udp_sock", "pending", true;
     TCP_ACKED = "tcp_sock", "bytes_acked", true;
     TCP_REPAIR_QUEUE = "tcp_sock", "repair_queue", true;
     DST_DEV = "dst_entry", "dev", true;

@@ -370,6 +370,8 @@ pub struct PendingValue {
     /// Assets that it spreads.
     pub spreads: u64,
     pub bytes: u64,
+    /// Of these, its own since another sent.
+    pub own: u64,
 }
 
 /// What holders sent through the sockets whose addresses share a slot.
@@ -382,6 +384,10 @@ pub struct SentValue {
     pub bytes: u64,
     /// Who sent last.
     pub holder: HolderKey,
+    /// Not 0 once somebody else sent than who did first.
+    pub several: u64,
+    /// Not 0 once something waited in one of them for what would be sent after it.
+    pub corked: u64,
 }
 
 pub const ANY_SOCKET: u64 = u64::MAX;

@@ -52,6 +52,8 @@ pub const FCNTL: u8 = 18;
 pub const CLOSE: u8 = 19;
 /// (old, new, …) → new, which stood for something else perhaps.
 pub const REPLACE: u8 = 20;
+/// Can send what waited in a socket, without being a send: setsockopt (`UDP_CORK`), and what requests of a ring ask for.
+pub const FLUSH: u8 = 21;
 /// shmat(id, address, flags) → address.
 pub const ATTACH: u8 = 22;
 /// ptrace(request, pid, address, data).
@@ -166,9 +168,12 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (216, SLIDE),        // remap_file_pages
     (285, SHIFT),        // fallocate
     (55, OPTION),        // getsockopt
+    (54, FLUSH),         // setsockopt
+    (426, FLUSH),        // io_uring_enter
     // Of the x32 ABI only.
     (521, TRACE),              // ptrace
     (542, OPTION),             // getsockopt
+    (541, FLUSH),              // setsockopt
     (539, VM_READ),            // process_vm_readv
     (540, VM_WRITE),           // process_vm_writev
     (524, SIGNAL),             // rt_sigqueueinfo
@@ -279,6 +284,8 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (257, SLIDE),              // remap_file_pages
     (324, SHIFT),              // fallocate
     (365, OPTION),             // getsockopt
+    (366, FLUSH),              // setsockopt
+    (426, FLUSH),              // io_uring_enter
     (359, OPEN),               // socket
     (42, CONNECT),             // pipe
     (248, SUBMIT),             // io_submit

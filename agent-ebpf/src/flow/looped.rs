@@ -1,9 +1,11 @@
 //! Datagrams that stay on this host: what a send put onto the loopback device is known when it returns.
 //!
 //! The address that `sendto` names lies in user memory and proves nothing. The packet does: it passes the loopback device in
-//! the sender's own context, before the send returns and before anybody can receive it.
+//! the sender's own context, before the send returns and before anybody can receive it. What waited in a socket and is let go by
+//! another call than a send passes there too, and must not speak for the next send: such calls end what their thread looped, and
+//! a socket in which something waited is not believed again.
 
-use super::{carrier, channel, hold, neighbour};
+use super::{carrier, channel, hold, neighbour, returned};
 use crate::{
     kernel::{Packet, Sock, Task},
     maps::LOOPED,
@@ -74,9 +76,19 @@ pub(crate) fn of_send(sock: Sock, bytes: u64) -> Option<ObjectKey> {
     // SAFETY: copied out at once.
     let [looped, ports] = *unsafe { LOOPED.get(thread) }?;
     let _ = LOOPED.remove(thread);
-    if sock.is_udp() && looped >= bytes && ports >> 16 == u64::from(sock.own_port()) {
+    if sock.is_udp()
+        && looped >= bytes
+        && ports >> 16 == u64::from(sock.own_port())
+        && !returned::was_corked(sock)
+    {
         Some(to_port(ports as u16))
     } else {
         None
     }
+}
+
+/// The running thread is no longer in the call that put something onto the loopback device.
+#[inline(always)]
+pub(crate) fn forget() {
+    let _ = LOOPED.remove(bpf_get_current_pid_tgid());
 }

@@ -129,9 +129,28 @@ extern "C" fn flow_due_of(dev_generation: u64, ino: u64) -> u32 {
         carrier::make(&key, OBJECT_STREAM, pending.spreads);
         carrier::pour(&key, pending.bytes);
     }
-    if pending.bytes != 0 {
+    if pending.own != 0 {
         let sink = put::of_object(SINK_PROCESS, &key);
-        put::count(&FlowKey { holder: pending.holder, assets: pending.assets, sink }, pending.bytes, None);
+        put::count(&FlowKey { holder: pending.holder, assets: pending.assets, sink }, pending.own, None);
+    }
+    0
+}
+
+/// Counts what was sent into a connection by who sent last, for somebody else sends now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_pending_before(dev_generation: u64, ino: u64) -> u32 {
+    let key = ObjectKey { dev: (dev_generation >> 32) as u32, generation: dev_generation as u32, ino };
+    let Some(row) = PENDING.get_ptr_mut(&key) else { return 0 };
+    // SAFETY: the row stays valid until the program ends.
+    let (holder, assets, own) = unsafe {
+        let own = (*row).own;
+        core::ptr::write_volatile(&raw mut (*row).own, 0);
+        ((*row).holder, (*row).assets, own)
+    };
+    if own != 0 {
+        let sink = put::of_object(SINK_PROCESS, &key);
+        put::count(&FlowKey { holder, assets, sink }, own, None);
     }
     0
 }
@@ -209,7 +228,7 @@ extern "C" fn flow_pend(task: u64, sock: u64, bytes: u64) -> u32 {
 #[inline(always)]
 fn pend(task: Task, sock: Sock, bytes: u64) -> Option<()> {
     if !may_be_neighbour(sock) {
-        return None;
+        return settled(sock);
     }
     let (holder, row) = hold::held(task)?;
     // SAFETY: the row stays valid until the program ends.
@@ -225,6 +244,21 @@ fn pend(task: Task, sock: Sock, bytes: u64) -> Option<()> {
     Some(())
 }
 
+/// What waited for the other end of a connection waits no more once that has acknowledged something from elsewhere: a server with many
+/// clients there keeps no rows.
+#[inline(always)]
+fn settled(sock: Sock) -> Option<()> {
+    if sock.protocol() == IPPROTO_TCP
+        && peer(sock).is_some_and(|address| is_followed(&address) && !is_here(&address))
+    {
+        let key = outgoing(sock)?;
+        if PENDING.get_ptr(&key).is_some() {
+            let _ = PENDING.remove(&key);
+        }
+    }
+    Some(())
+}
+
 /// Whether there was room.
 #[inline(always)]
 fn note(key: &ObjectKey, holder: HolderKey, assets: u64, spreads: u64, bytes: u64) -> bool {
@@ -232,16 +266,18 @@ fn note(key: &ObjectKey, holder: HolderKey, assets: u64, spreads: u64, bytes: u6
         // SAFETY: the row stays valid until the program ends. Of two that send into one connection at once either can stay as the
         // last.
         unsafe {
-            if bytes != 0 {
+            if bytes != 0 && (*row).holder != holder {
+                flow_pending_before(u64::from(key.dev) << 32 | u64::from(key.generation), key.ino);
                 (*row).holder = holder;
             }
             join(&raw mut (*row).assets, assets);
             join(&raw mut (*row).spreads, spreads);
             add(&raw mut (*row).bytes, bytes);
+            add(&raw mut (*row).own, bytes);
         }
         return true;
     }
-    if PENDING.insert(key, &PendingValue { holder, assets, spreads, bytes }, 0).is_err() {
+    if PENDING.insert(key, &PendingValue { holder, assets, spreads, bytes, own: bytes }, 0).is_err() {
         lose(LOSS_OBJECTS_FULL, 1);
         return false;
     }

@@ -234,6 +234,10 @@ pub(crate) fn on_open(task: Task, tgid: u32, file: File) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_open_memory(task: u64, tgid: u32, file: u64) -> u32 {
+    // What it shows can grow after this.
+    if File(file).is_text() {
+        mark(tgid, MARK_WATCHED);
+    }
     if let Some(victim) = File(file).memory_of()
         && let Some(other) = victim.tgid()
         && other != tgid
@@ -252,10 +256,12 @@ extern "C" fn flow_open_memory(task: u64, tgid: u32, file: u64) -> u32 {
 #[inline(never)]
 pub(super) extern "C" fn flow_read_memory(task: u64, file: u64, bytes: u64) -> u64 {
     take::stored(0);
-    if !File(file).is_memory() {
+    // It can have shown more while it was read than it does now.
+    let file = File(file);
+    if !file.is_memory() && (bytes < PROPAGATION_FLOOR.load() || !file.is_text()) {
         return 0;
     }
-    match File(file).memory_of() {
+    match file.shown_of() {
         Some(victim) if !victim.has_ended() => {
             flow_catch_up(victim.0);
             flow_hold_as(task, victim.0);

@@ -2,7 +2,7 @@
 //! (`TCP_REPAIR`). Who shares the socket with a holder reads it there.
 //!
 //! What holders send is noted by socket, in slots that sockets share when their addresses fall together: then what comes back
-//! counts for all of them.
+//! counts for all of them. Also whether anything ever waited in a socket: what is sent after it goes where that goes.
 
 use agent_ebpf::{
     ANY_SOCKET, DEV_SENT, FlowKey, OBJECT_CHANNEL, ObjectKey, SENT_SLOTS, SINK_PROCESS, SentValue,
@@ -46,6 +46,10 @@ extern "C" fn flow_sent(task: u64, sock: u64, bytes: u64) -> u32 {
     }
     let Some((holder, row)) = hold::held(Task(task)) else { return 0 };
     let Some(sent) = slot(sock) else { return 0 };
+    // SAFETY: as below. What comes back can be any of theirs, so each is told to have put it there.
+    if unsafe { (*sent).bytes != 0 && (*sent).holder != holder } {
+        flow_sent_before(sock.0);
+    }
     // SAFETY: rows stay valid until the program ends. Of two senders at once either can stay as the last.
     unsafe {
         let known = core::ptr::read_volatile(&raw const (*sent).sock);
@@ -55,9 +59,38 @@ extern "C" fn flow_sent(task: u64, sock: u64, bytes: u64) -> u32 {
         if (*sent).holder != holder {
             (*sent).holder = holder;
         }
+        if sock.is_udp() && sock.is_corked() {
+            (*sent).corked = 1;
+        }
         join(&raw mut (*sent).assets, (*row).assets);
         add(&raw mut (*sent).bytes, bytes);
     }
+    0
+}
+
+/// Whether what is sent through `sock` may go elsewhere than its call says, because something waited in it for that.
+#[inline(always)]
+pub(super) fn was_corked(sock: Sock) -> bool {
+    match slot(sock) {
+        // SAFETY: a slot of an array map.
+        Some(sent) => unsafe { core::ptr::read_volatile(&raw const (*sent).corked) != 0 && sock.is_udp() },
+        None => true,
+    }
+}
+
+/// Tells of what was sent by who sent last, for somebody else sends now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_sent_before(sock: u64) -> u32 {
+    let sock = Sock(sock);
+    let Some(sent) = slot(sock) else { return 0 };
+    // SAFETY: a slot of an array map.
+    let (holder, assets, bytes) = unsafe {
+        core::ptr::write_volatile(&raw mut (*sent).several, 1);
+        ((*sent).holder, (*sent).assets, (*sent).bytes)
+    };
+    let sink = put::of_object(SINK_PROCESS, &key(sock));
+    put::at_least(&FlowKey { holder, assets, sink }, bytes, 0);
     0
 }
 
@@ -85,7 +118,11 @@ extern "C" fn flow_return(task: u64, sock: u64) -> u32 {
     let Some(sent) = slot(sock) else { return 0 };
     // SAFETY: a slot of an array map, copied out at once.
     let sent = unsafe { *sent };
-    if (sent.sock != sock.0 && sent.sock != ANY_SOCKET) || Task(task).holder_key() == Some(sent.holder) {
+    if sent.sock != sock.0 && sent.sock != ANY_SOCKET {
+        return 0;
+    }
+    // What he alone sent he has already.
+    if sent.several == 0 && Task(task).holder_key() == Some(sent.holder) {
         return 0;
     }
     let key = key(sock);

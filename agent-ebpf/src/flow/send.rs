@@ -184,6 +184,11 @@ extern "C" fn flow_address(sock: u64) -> u32 {
             id: [0; 16],
         };
         let sock = Sock(sock);
+        if returned::was_corked(sock) {
+            // Nobody lists it as controlled.
+            (sink.kind, sink.dev) = (SINK_PEER, u32::from(AF_INET));
+            return 0;
+        }
         let takes_names = sock.is_datagram() || sock.is_raw();
         if !has_peer(sock) || (takes_names && channel::may_name_receiver()) {
             read_address(sink);

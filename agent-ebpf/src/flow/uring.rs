@@ -15,6 +15,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use super::{
     carrier,
     channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
+    looped,
     map::on_grow,
     noted::{flow_request_name, flow_request_note, flow_request_release},
     open::{NO_DESCRIPTOR, on_open},
@@ -57,8 +58,11 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
     }
     let task = Task::current();
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let ring = request.ring()?;
     let mut marked = marks(tgid);
+    if marked & MARK_HOLDER != 0 {
+        looped::forget();
+    }
+    let ring = request.ring()?;
     if space::may_bring(marked) {
         marked = space::bring(task, tgid);
     }
@@ -220,6 +224,9 @@ pub(crate) fn completed(request: UringRequest, result: i32) -> Option<()> {
     }
     let task = request.task().unwrap_or_else(Task::current);
     let tgid = task.tgid()?;
+    if marks(tgid) & MARK_HOLDER != 0 {
+        looped::forget();
+    }
     let ring = request.ring()?;
     let mut input = 0;
     if moves(kind) != 0 && marks(tgid) & (MARK_WATCHED | MARK_HOLDER) != 0 {

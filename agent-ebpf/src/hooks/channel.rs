@@ -10,8 +10,7 @@ use crate::flow::{
 };
 use crate::maps::NAME_SCRATCH;
 use agent_ebpf::{
-    CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, MARK_MAPPED, MARK_SPACE, NAME_BYTES,
-    ObjectKey, syscalls,
+    CLASS_ATTRIBUTES, CLASS_SEMAPHORES, DEV_KEY, DEV_MESSAGES, NAME_BYTES, ObjectKey, syscalls,
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 
@@ -95,7 +94,7 @@ fn length(call: &Call, text: u64) -> u64 {
     if text == 0 {
         return 0;
     }
-    if call.marks & (MARK_SPACE | MARK_MAPPED) != 0 || call.task.live_threads() != Some(1) {
+    if call.may_have_changed() {
         return LONGEST_TEXT;
     }
     // SAFETY: a row of this program's alone, which takes so many bytes; the helper checks the address.

@@ -10,7 +10,7 @@ mod mappings;
 mod submitted;
 
 use agent_ebpf::{
-    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_MAPPED, MARK_RACED, MARK_WATCHED,
+    LOSS_DESCRIPTOR_GONE, MARK_HOLDER, MARK_MAPPED, MARK_RACED, MARK_SPACE, MARK_WATCHED,
     syscalls::{self, CALLS_32, CALLS_64, CALLS_ANY, TABLE, X32_BIT},
 };
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -32,7 +32,7 @@ use super::{
     tamper, word,
 };
 use crate::{
-    flow::{carrier, hold, map::on_remap, memory, space},
+    flow::{carrier, hold, looped, map::on_remap, memory, space},
     kernel::{File, Task},
     maps::{lose, mark, marks},
 };
@@ -124,7 +124,8 @@ const fn moves_although(result: i64) -> bool {
 const LOOKED_AT: u8 = 1;
 const BEGINS: u8 = 2;
 const LENDS: u8 = 4;
-/// One that asks a program of user space, which chooses the error.
+/// One after which something is to be done whatever error it returned: a program of user space chooses that, or it says nothing of
+/// what was sent.
 const ASKS: u8 = 8;
 
 /// What is known of a call by its number alone, of either ABI: all that most calls of most processes are asked for.
@@ -141,13 +142,17 @@ const GLANCE: [u8; TABLE] = {
         if FLAGS_OF_SEND[number] != 0 {
             glance[number] |= LENDS;
         }
-        if CALLS_64[number] == syscalls::KEY_REQUEST || CALLS_32[number] == syscalls::KEY_REQUEST {
+        if asks(CALLS_64[number]) || asks(CALLS_32[number]) {
             glance[number] |= ASKS;
         }
         number += 1;
     }
     glance
 };
+
+const fn asks(call: u8) -> bool {
+    matches!(call, syscalls::KEY_REQUEST | syscalls::FLUSH)
+}
 
 const fn begins_with(call: u8) -> bool {
     let begins = matches!(
@@ -187,6 +192,12 @@ impl Call {
     #[inline(always)]
     pub(super) fn argument(&self, index: usize) -> u64 {
         if self.compat { argument_32(self.registers, index) } else { argument_64(self.registers, index) }
+    }
+
+    /// Whether somebody else can have changed what its arguments point to since the kernel read it.
+    #[inline(always)]
+    pub(super) fn may_have_changed(&self) -> bool {
+        self.marks & (MARK_SPACE | MARK_MAPPED) != 0 || self.task.live_threads() != Some(1)
     }
 
     /// The file behind a descriptor; `None` when another thread closed it meanwhile. The bytes of a holder count all the
@@ -254,10 +265,12 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
             match call.argument(0) & 0xffff_ffff {
                 SOCKET | ACCEPT | ACCEPT4 => got(&call),
                 CONNECT | SOCKETPAIR => carrier::reach(task),
+                SETSOCKOPT => looped::forget(),
                 GETSOCKOPT => received(&call, option_of_socketcall(&call)),
                 _ => {}
             }
         }
+        syscalls::FLUSH => looped::forget(),
         syscalls::OPTION => received(&call, [call.argument(0), call.argument(1), call.argument(2)]),
         syscalls::SLIDE => shown_anew(&call, call.argument(1)),
         syscalls::SHIFT => shown_anew(&call, shifted(&call)),
@@ -307,6 +320,7 @@ const SOCKET: u64 = 1;
 const CONNECT: u64 = 3;
 const ACCEPT: u64 = 5;
 const SOCKETPAIR: u64 = 8;
+const SETSOCKOPT: u64 = 14;
 const GETSOCKOPT: u64 = 15;
 const ACCEPT4: u64 = 18;
 
@@ -315,6 +329,7 @@ const ACCEPT4: u64 = 18;
 fn failed(call: &Call, kind: u8, number: usize) {
     match kind {
         syscalls::CONNECT => carrier::reach(call.task),
+        syscalls::FLUSH => looped::forget(),
         syscalls::READ | syscalls::RECEIVE | syscalls::RECEIVE_MANY => {
             take_from(call, call.argument(0), asked(call, number));
         }

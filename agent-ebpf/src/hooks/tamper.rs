@@ -114,6 +114,17 @@ fn bpf(call: &Call) {
     }
 }
 
+/// Instructions of a program (`BPF_COMPLEXITY_LIMIT_INSNS`).
+const LONGEST_PROGRAM: u64 = 1_000_000;
+/// `BTF_MAX_SIZE`.
+const LARGEST_BTF: u64 = 16 << 20;
+
+/// What `union bpf_attr` says at an offset, or as much as that can be.
+#[inline(always)]
+fn told(call: &Call, offset: u64, most: u64) -> u64 {
+    if call.may_have_changed() { most } else { first_word(call, offset).map_or(most, u64::from) }
+}
+
 /// What one process puts into a map another takes out of it; so it does with what a program or a description of types (BTF) is
 /// made of.
 #[inline(always)]
@@ -125,8 +136,8 @@ fn passed(call: &Call, command: u64, file: File) {
         let object = ObjectKey { dev: DEV_BPF, generation: 0, ino: object };
         match command {
             // `insn_cnt`, of 8 bytes each, and `btf_size`.
-            PROG_LOAD => channel::on_put(call.task, &object, u64::from(first_word(call, 4).unwrap_or(0)) * 8),
-            BTF_LOAD => channel::on_put(call.task, &object, u64::from(first_word(call, 16).unwrap_or(0))),
+            PROG_LOAD => channel::on_put(call.task, &object, told(call, 4, LONGEST_PROGRAM) * 8),
+            BTF_LOAD => channel::on_put(call.task, &object, told(call, 16, LARGEST_BTF)),
             _ if file.is_bpf_map() => {}
             _ => channel::on_take(call.task, &object, ALL_OF_IT),
         }

@@ -16,6 +16,8 @@ impl Packet {
     pub(crate) fn handed(self) -> Option<Handed> {
         const IPPROTO_UDP: u8 = 17;
         const IPPROTO_UDPLITE: u8 = 136;
+        /// Most that a datagram carries.
+        const LONGEST: u64 = 65_527;
         let head = pointer(self.0, &SKB_HEAD)?;
         let network = head + u64::from(field::<u16>(self.0, &SKB_NETWORK)?);
         let first: u8 = read(network);
@@ -38,7 +40,9 @@ impl Packet {
         // Source port, destination port, length with this header.
         let udp = network + headers;
         let length = u16::from_be(read(udp + 4));
-        Some(Handed { to, port: u16::from_be(read(udp + 2)), bytes: u64::from(length).saturating_sub(8) })
+        // Of UDP-Lite it is what the sum covers.
+        let bytes = if protocol == IPPROTO_UDPLITE { LONGEST } else { u64::from(length).saturating_sub(8) };
+        Some(Handed { to, port: u16::from_be(read(udp + 2)), bytes })
     }
 }
 

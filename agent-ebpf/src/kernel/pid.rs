@@ -123,14 +123,32 @@ impl File {
         self.memory()?.proc_task()
     }
 
+    /// Whether it is `environ` or `cmdline` of a process, whatever that shows there now.
     #[inline(always)]
-    fn memory(self) -> Option<Inode> {
+    pub(crate) fn is_text(self) -> bool {
+        self.shown().is_some_and(|(_, name)| is_text(name))
+    }
+
+    /// As [`File::memory_of`], of [`File::is_text`] too.
+    #[inline(always)]
+    pub(crate) fn shown_of(self) -> Option<Task> {
+        self.shown()?.0.proc_task()
+    }
+
+    /// A file of procfs, with the start of its name.
+    #[inline(always)]
+    fn shown(self) -> Option<(Inode, u32)> {
         let inode = self.inode()?;
         if inode.magic()? != PROC_MAGIC {
             return None;
         }
         // Short names are padded within the dentry.
-        let name: u32 = read(self.dentry()?.name()?);
+        Some((inode, read(self.dentry()?.name()?)))
+    }
+
+    #[inline(always)]
+    fn memory(self) -> Option<Inode> {
+        let (inode, name) = self.shown()?;
         if name == u32::from_ne_bytes(*b"mem\0") || (is_text(name) && inode.proc_task()?.shows_more()) {
             Some(inode)
         } else {

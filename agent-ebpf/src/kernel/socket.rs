@@ -53,9 +53,13 @@ impl Sock {
         field::<u16>(self.0, &SOCK_DPORT).map_or(0, u16::from_be)
     }
 
+    /// Own port, host order. A connection that is over has it where it was said to the peer only, and what waits in it can be read yet.
     #[inline(always)]
     pub(crate) fn own_port(self) -> u16 {
-        field(self.0, &SOCK_SPORT).unwrap_or(0)
+        match field(self.0, &SOCK_SPORT).unwrap_or(0) {
+            0 => self.last_port(),
+            port => port,
+        }
     }
 
     #[inline(always)]
@@ -104,6 +108,13 @@ impl Sock {
             }
             None => true,
         }
+    }
+
+    /// Whether something waits in it for what will be sent after it (`UDP_CORK`, `MSG_MORE`), which goes where that goes, whatever it
+    /// names. For UDP only.
+    #[inline(always)]
+    pub(crate) fn is_corked(self) -> bool {
+        field::<u32>(self.0, &UDP_PENDING).is_none_or(|family| family != 0)
     }
 
     /// Whether the peer has acknowledged nothing but that there is a connection (`tcp_sock.bytes_acked`, which counts the SYN on

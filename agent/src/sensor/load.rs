@@ -31,7 +31,7 @@ use super::{
     offsets,
 };
 
-use crate::config::Limits;
+use crate::{config::Limits, host::doctor};
 
 /// The programs, built by `build.rs`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weighbridge-ebpf"));
@@ -107,7 +107,8 @@ pub(super) fn load(setup: &Setup, purpose: Purpose<'_>) -> Result<Loaded, Sensor
     let overlay_wraps = u32::from(overlay_wraps(&kernel, btf_of("overlay").ok().as_deref(), &release));
     let is_logging = tracing::enabled!(target: log::TARGET, tracing::Level::DEBUG);
     let log_level: u8 = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
-    let cast = direct::function(&kernel);
+    // The interpreter calls no functions of the kernel's.
+    let cast = if doctor::interprets() { None } else { direct::function(&kernel) };
     let settled = Settled::new(OBJECT, cast).map_err(|error| SensorError::Refused(error.into()))?;
     let globals = [
         ("READS_DIRECTLY", u32::from(cast.is_some())),

@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("udp_v6_connected", |w| through(w, "udp_v6_connected", &["peer", "process", "peer"])),
     ("tcp_other_loopback", |w| through(w, "tcp_other_loopback", &["peer", "process", "peer"])),
     // By a getsockopt, which no hook of sockets sees.
+    ("tcp_that_is_over", tcp_that_is_over),
     ("tcp_zero_copy", |w| through(w, "tcp_zero_copy", &["peer", "process", "peer"])),
     ("tcp_v6", |w| through(w, "tcp_v6", &["peer", "process", "peer"])),
     ("tcp_own_address", |w| through(w, "tcp_own_address", &["peer", "process", "peer"])),
@@ -113,4 +114,14 @@ pub(crate) fn below(parent: &Identity) -> Identity {
         ancestry: parent.pid.into_iter().chain(parent.ancestry.iter().copied()).collect(),
         ..parent.clone()
     }
+}
+
+/// A connection that is over has no port of its own any more, and what waits in it can be read.
+fn tcp_that_is_over(w: &mut World) {
+    let scene = w.scene();
+    let (source, copy) = (&scene.model.files[0], scene.uncontrolled.join("w"));
+    let mut command = scene.python("over.py", include_str!("scripts/over.py"));
+    let thief = scene.run(command.arg(source).arg(&copy));
+    let expected = [Expected::copy(&scene, &thief, &copy, scene.arrived(source, &copy)).through(1)];
+    scene.expect(&expected);
 }

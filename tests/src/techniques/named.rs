@@ -20,6 +20,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("by_a_header_of_its_own", |w| by_a_header_of_its_own(w, RAW)),
     // A raw socket too, of a protocol whose peers can be listed.
     ("by_a_header_through_a_socket_of_udp", |w| by_a_header_of_its_own(w, UDP)),
+    ("by_a_datagram_that_waits", by_a_datagram_that_waits),
+    ("by_what_another_let_wait", by_what_another_let_wait),
     ("two_in_one_call", |w| several(w, 2)),
     // The agent compares 32.
     ("more_in_one_call_than_are_compared", |w| several(w, 33)),
@@ -64,6 +66,29 @@ fn by_a_header_of_its_own(w: &mut World, protocol: u8) {
     let thief = send(&scene, "header", &receiver, protocol.into());
     assert_eq!(ok(receiver.finish()).bytes, sent);
     let expected = [Expected::egress(&scene, &thief, (CONTROLLED, 0).into(), "raw", sent)];
+    scene.expect(&expected);
+}
+
+/// All but the first byte of each datagram names an address that is listed, and goes where that byte goes. The very first is told
+/// under the name that it has: nothing waited in the socket yet.
+fn by_a_datagram_that_waits(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let thief = send(&scene, "corked", &receiver, 0);
+    let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let expected = [Expected::egress(&scene, &thief, unknown, "udp", scene.received(source, receiver) - 1)];
+    scene.expect(&expected);
+}
+
+/// What passes the loopback device when a socket is uncorked is no send, and hides none.
+fn by_what_another_let_wait(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let addr = receiver.addr;
+    let thief = send(&scene, "uncorked", &receiver, 0);
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", scene.received(source, receiver))];
     scene.expect(&expected);
 }
 

@@ -3,15 +3,47 @@
 - udp: a datagram socket that is connected to LISTED, each call naming ADDRESS;
 - raw PROTOCOL: a raw socket that is connected to LISTED, each call naming ADDRESS;
 - header PROTOCOL: a raw socket, each call naming LISTED, and the header in each packet ADDRESS;
+- corked: a datagram socket in which a byte for ADDRESS waits, each call naming LISTED;
+- uncorked: two sockets of one port: what a child that holds nothing put into one for this host is let go of by this process, and
+  then as much is sent to ADDRESS by the other;
 - several N: N datagrams in one call, of which only the last goes to ADDRESS, and the others to LISTED.
 """
 import ctypes
+import os
 import socket
 import struct
 import sys
 
+UDP_CORK = 1
 how, source, address, port, listed = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
 number = int(sys.argv[6]) if len(sys.argv) > 6 else 0
+PART = 32_000
+
+
+def shared_port():
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return one
+
+
+def corks(one, asked, done):
+    while asked.recv(1):
+        one.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1)
+        one.sendto(bytes(PART), ("127.0.0.1", port))
+        done.send(b"x")
+
+
+if how == "uncorked":
+    one, other = shared_port(), shared_port()
+    one.bind(("0.0.0.0", 0))
+    other.bind(one.getsockname())
+    ask, asked = socket.socketpair()
+    if os.fork() == 0:
+        ask.close()
+        corks(one, asked, asked)
+        os._exit(0)
+    asked.close()
+
 with open(source, "rb") as file:
     whole = file.read()
 
@@ -64,6 +96,17 @@ elif how == "udp":
     out.connect((listed, port))
     for start in range(0, len(whole), 32_000):
         out.sendto(whole[start : start + 32_000], (address, port))
+elif how == "corked":
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for start in range(0, len(whole), PART):
+        out.sendto(whole[start : start + 1], socket.MSG_MORE, (address, port))
+        out.sendto(whole[start + 1 : start + PART], (listed, port))
+elif how == "uncorked":
+    for start in range(0, len(whole), PART):
+        ask.send(b"x")
+        ask.recv(1)
+        one.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 0)
+        other.sendto(whole[start : start + PART], (address, port))
 elif how == "header":
     out = socket.socket(socket.AF_INET, socket.SOCK_RAW, number)
     out.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
