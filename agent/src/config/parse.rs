@@ -23,6 +23,8 @@ const FEWEST_ROWS: u64 = 16;
 const MOST_ROWS: u64 = 1 << 24;
 /// Longest name of a driver, as the kernel's lists have them.
 const MAX_DRIVER: usize = 63;
+/// Rows of the kernel's map of networks.
+const MOST_NETWORKS: usize = 4096;
 
 /// Reads and checks a configuration file.
 ///
@@ -152,9 +154,14 @@ impl ConfigReader<'_> {
                 controlled.filesystems.extend(self.filesystem(item));
             }
         }
-        if let Some(items) =
-            fields.get("networks").and_then(|node| self.check.list(node, "`controlled.networks`"))
+        if let Some(node) = fields.get("networks")
+            && let Some(items) = self.check.list(node, "`controlled.networks`")
         {
+            if items.len() > MOST_NETWORKS {
+                let message =
+                    format!("{} networks are more than the {MOST_NETWORKS} that can be", items.len());
+                self.check.error(node.span, message, "join neighbouring ones under a shorter prefix");
+            }
             for item in items {
                 controlled.networks.extend(self.network(item));
             }

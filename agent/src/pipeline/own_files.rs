@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    config::{Config, SinkConfig},
+    config::{Config, HttpTarget, SinkConfig},
     host::store,
     sinks,
 };
@@ -35,8 +36,9 @@ const UNITS: [&str; 12] = [
     "/run/systemd/generator.late",
 ];
 /// What is said there holds for every unit, and with it the environment of each.
-const MANAGER: [&str; 3] =
-    ["/etc/systemd/system.conf", "/etc/systemd/system.conf.d", "/run/systemd/system.conf.d"];
+const MANAGER: &str = "system.conf";
+/// Where it is looked for, as it is and with drop-ins (systemd-system.conf(5)).
+const MANAGER_IN: [&str; 4] = ["/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd"];
 /// Libraries that are loaded into every program before its own.
 const PRELOADED: &str = "/etc/ld.so.preload";
 /// By what the names of other hosts are found first.
@@ -53,15 +55,14 @@ pub(super) fn own_files(config: &Config) -> Vec<OwnFile> {
     }
     paths.extend(sinks::watched(&config.sinks));
     paths.push(PRELOADED.into());
-    let has_others = |sink| matches!(sink, &SinkConfig::Alertmanager { .. } | &SinkConfig::Webhook { .. });
-    if config.sinks.iter().any(has_others) {
+    if config.sinks.iter().any(is_found_by_name) {
         paths.extend(NAMES.map(PathBuf::from));
     }
     if let Ok(cgroup) = fs::read_to_string("/proc/self/cgroup") {
         let unit: Vec<PathBuf> =
             UNITS.iter().flat_map(|folder| unit_files(Path::new(folder), &cgroup)).collect();
         if !unit.is_empty() {
-            paths.extend(MANAGER.map(PathBuf::from));
+            paths.extend(MANAGER_IN.iter().flat_map(|folder| manager_files(Path::new(folder))));
         }
         paths.extend(unit);
     }
@@ -77,6 +78,20 @@ pub(super) fn own_files(config: &Config) -> Vec<OwnFile> {
     files
 }
 
+/// Whether a sink is on a host that has to be found by its name.
+fn is_found_by_name(sink: &SinkConfig) -> bool {
+    let by_name = |target: &HttpTarget| {
+        target.url.host().is_some_and(|host| {
+            host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
+        })
+    };
+    match sink {
+        SinkConfig::Alertmanager { instances, .. } => instances.iter().any(|one| by_name(&one.value)),
+        SinkConfig::Webhook { target, .. } => by_name(&target.value),
+        SinkConfig::File { .. } | SinkConfig::Journald { .. } => false,
+    }
+}
+
 /// What it keeps, once all of that is there. The registry and the key of the seal are not among them: the agent itself puts new
 /// files in their place, all the time.
 pub(super) fn state_files(state_dir: &Path) -> Vec<OwnFile> {
@@ -90,6 +105,13 @@ fn within(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let ends = |path: &PathBuf| path.extension().is_some_and(|end| endings.iter().any(|known| end == *known));
     entries.filter(ends).collect()
+}
+
+fn manager_files(folder: &Path) -> Vec<PathBuf> {
+    let drop_ins = folder.join(format!("{MANAGER}.d"));
+    let mut files = within(&drop_ins, &["conf"]);
+    files.extend([folder.join(MANAGER), drop_ins]);
+    files
 }
 
 /// The unit that this process is of, by its cgroup, with its drop-ins, as they are or could be in one of systemd's folders.
@@ -111,6 +133,26 @@ fn unit_files(folder: &Path, cgroup: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Placed, TlsConfig};
+
+    #[test]
+    fn only_a_name_has_to_be_found() {
+        let webhook = |url: &'static str| SinkConfig::Webhook {
+            target: Placed {
+                value: HttpTarget {
+                    url: url.parse().unwrap(),
+                    bearer_token: None,
+                    tls: TlsConfig::default(),
+                },
+                line: 1,
+                column: 1,
+            },
+            secret: None,
+        };
+        let asked =
+            ["http://127.0.0.1:9093/", "http://[::1]:9093/", "http://localhost/", "https://soc.example/"];
+        assert_eq!(asked.map(|url| is_found_by_name(&webhook(url))), [false, false, false, true]);
+    }
 
     #[test]
     fn a_unit_is_its_file_and_what_is_dropped_in() {

@@ -23,14 +23,15 @@ impl Sensor {
     pub fn follow(&mut self, networks: &[IpNet]) -> Result<(), SensorError> {
         let known: Vec<Key<Raw<abi::Address>>> = self.maps.followed.keys().collect::<Result<_, _>>()?;
         let wanted: Vec<(u32, abi::Address)> = networks.iter().map(key).collect();
-        for (prefix, address) in &wanted {
-            self.maps.followed.insert(&Key::new(*prefix, Raw(*address)), 1, 0)?;
-        }
+        // First, so that there is room. What an earlier agent's programs send meanwhile to a network that stays is followed all along.
         for old in known {
             let Raw(address) = old.data();
             if !wanted.contains(&(old.prefix_len(), address)) {
                 absent_is_fine(self.maps.followed.remove(&old))?;
             }
+        }
+        for (prefix, address) in &wanted {
+            self.maps.followed.insert(&Key::new(*prefix, Raw(*address)), 1, 0)?;
         }
         Ok(())
     }

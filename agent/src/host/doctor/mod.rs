@@ -17,7 +17,6 @@ use crate::sensor::{
 /// Everything that can be told of this host without loading a program.
 #[must_use]
 pub fn checks(table: &MountTable) -> Vec<Check> {
-    let sysctl = |name: &str| read_fact(&Path::new("/proc/sys").join(name.replace('.', "/")));
     let uname = rustix::system::uname();
     let mut checks = vec![
         kernel(&uname.release().to_string_lossy()),
@@ -175,6 +174,16 @@ fn lockdown(state: Option<&str>) -> Check {
             "mount -t securityfs securityfs /sys/kernel/security, and boot with lockdown=integrity",
         ),
     }
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    read_fact(&Path::new("/proc/sys").join(name.replace('.', "/")))
+}
+
+/// Whether the kernel interprets programs and does not compile them.
+#[must_use]
+pub fn interprets() -> bool {
+    sysctl("net.core.bpf_jit_enable").as_deref() == Some("0")
 }
 
 fn jit(enabled: Option<&str>, harden: Option<&str>) -> Check {

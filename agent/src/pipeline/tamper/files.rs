@@ -86,10 +86,13 @@ impl Files {
                 return Vec::new();
             }
             let path = at.lock().unwrap_or_else(PoisonError::into_inner);
-            return vec![format!(
-                "{} does not answer: nothing is known of the agent's files",
-                path.display()
-            )];
+            // Where none was asked, no thread began to.
+            let what = if path.as_os_str().is_empty() {
+                "no thread could look at them".to_owned()
+            } else {
+                format!("{} does not answer", path.display())
+            };
+            return vec![format!("{what}: nothing is known of the agent's files")];
         };
         self.hang = false;
         let mut found = Vec::new();

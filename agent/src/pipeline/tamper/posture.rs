@@ -7,20 +7,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Of the agent's own cgroup.
-const CGROUP_LIMITS: [&str; 7] =
-    ["cgroup.freeze", "cpu.max", "cpu.weight", "cpuset.cpus", "memory.high", "memory.max", "pids.max"];
+/// Of the agent's own cgroup. Its list of processors is seen in the process.
+const CGROUP_LIMITS: [&str; 6] =
+    ["cgroup.freeze", "cpu.max", "cpu.weight", "memory.high", "memory.max", "pids.max"];
+const PROCESSORS: &str = "the list of processors";
+/// Who manages processors for containers gives and takes them all day. It is told of when so small a part is left of the most that there
+/// were, or one.
+const PART: usize = 4;
 /// A file of these has a line or two.
 const LARGEST: u64 = 64 << 10;
 
 /// By what it is called: what was read at the last look.
 #[derive(Debug)]
-pub(super) struct Posture(BTreeMap<String, String>);
+pub(super) struct Posture {
+    known: BTreeMap<String, String>,
+    /// Processors that it had, at most.
+    most: usize,
+}
 
 impl Posture {
     /// As it is now.
     pub(super) fn new() -> Self {
-        Self(own())
+        Self::of(own())
+    }
+
+    fn of(known: BTreeMap<String, String>) -> Self {
+        Self { most: processors(&known), known }
     }
 
     /// What is not as it was at the last look.
@@ -29,21 +41,30 @@ impl Posture {
     }
 
     fn compare(&mut self, now: BTreeMap<String, String>) -> Vec<String> {
-        let before = std::mem::replace(&mut self.0, now.clone());
+        let before = std::mem::replace(&mut self.known, now.clone());
+        let (had, has) = (processors(&before), processors(&now));
+        self.most = self.most.max(has);
+        let starves = has < had && (has <= 1 || has * PART <= self.most);
         // Of another cgroup the limits are other ones anyway.
         let moved = before.get(CGROUP) != now.get(CGROUP);
-        let names = before.keys().chain(now.keys().filter(|name| !before.contains_key(*name)));
-        names
-            .filter(|name| before.get(*name) != now.get(*name))
-            .filter(|name| !moved || name.as_str() == CGROUP || !CGROUP_LIMITS.contains(&name.as_str()))
-            .map(|name| {
-                let text = |values: &BTreeMap<String, String>| {
-                    values.get(name).map_or_else(|| "nothing".to_owned(), Clone::clone)
-                };
-                format!("{name} of the agent was {} and is {}", text(&before), text(&now))
-            })
+        // What comes or goes whole is a controller of cgroups that somebody beside it needs or needs no longer.
+        let both = before.iter().filter_map(|(name, was)| Some((name.as_str(), was, now.get(name)?)));
+        both.filter(|(_, was, is)| was != is)
+            .filter(|(name, ..)| !moved || !CGROUP_LIMITS.contains(name))
+            .filter(|(name, ..)| *name != PROCESSORS || starves)
+            .map(|(name, was, is)| format!("{name} of the agent was {was} and is {is}"))
             .collect()
     }
+}
+
+/// How many a list of ranges names (`0-3,8`); 0 where there is none.
+fn processors(of: &BTreeMap<String, String>) -> usize {
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        Some(last.checked_sub(first)?.saturating_add(1))
+    };
+    of.get(PROCESSORS).map_or(0, |list| list.split(',').filter_map(count).fold(0, usize::saturating_add))
 }
 
 const CGROUP: &str = "the cgroup";
@@ -78,7 +99,7 @@ fn read(process: &Path, cgroups: &Path) -> BTreeMap<String, String> {
     }
     let status = text(process.join("status")).unwrap_or_default();
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    note("the list of processors", allowed.map(|list| list.trim().to_owned()));
+    note(PROCESSORS, allowed.map(|list| list.trim().to_owned()));
     let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
     note(CGROUP, (!cgroup.is_empty()).then(|| cgroup.trim().replace('\n', ", ")));
     if let Some(path) = cgroup.lines().find_map(|line| line.strip_prefix("0::/")) {
@@ -110,7 +131,7 @@ mod tests {
             fs::create_dir(folder.path().join(unit)).unwrap();
             fs::write(folder.path().join(unit).join("memory.max"), "max\n").unwrap();
         }
-        let mut posture = Posture(process(folder.path(), 0, "0::/a\n"));
+        let mut posture = Posture::of(process(folder.path(), 0, "0::/a\n"));
         assert_eq!(posture.compare(process(folder.path(), 0, "0::/a\n")), [""; 0]);
         assert_eq!(
             posture.compare(process(folder.path(), 19, "0::/a\n")),
@@ -125,9 +146,44 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_that_comes_or_goes_is_no_change_of_its_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let mut posture = Posture::of(process(folder.path(), 0, "0::/a\n"));
+        let file = folder.path().join("a/cpu.max");
+        fs::write(&file, "max 100000\n").unwrap();
+        assert_eq!(posture.compare(process(folder.path(), 0, "0::/a\n")), [""; 0]);
+        fs::write(&file, "1000 100000\n").unwrap();
+        let found = posture.compare(process(folder.path(), 0, "0::/a\n"));
+        assert_eq!(found, ["cpu.max of the agent was max 100000 and is 1000 100000"]);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(posture.compare(process(folder.path(), 0, "0::/a\n")), [""; 0]);
+    }
+
+    #[test]
+    fn processors_are_told_of_when_few_are_left() {
+        let having = |list: &str| BTreeMap::from([(PROCESSORS.to_owned(), list.to_owned())]);
+        let mut posture = Posture::of(having("0-31"));
+        for (list, is_told) in [
+            ("0-27,30-31", false),
+            ("0-31", false),
+            ("0-8", false),
+            ("0-7", true),
+            ("0-6", true),
+            ("0-7", false),
+            ("3", true),
+            ("0-31", false),
+        ] {
+            assert_eq!(!posture.compare(having(list)).is_empty(), is_told, "{list}");
+        }
+        let mut two = Posture::of(having("0-1"));
+        assert_eq!(two.compare(having("0")), ["the list of processors of the agent was 0-1 and is 0"]);
+    }
+
+    #[test]
     fn this_process_has_all_of_it() {
         let found = own();
-        for name in ["oom_score_adj", "nice", "the scheduling policy", "the list of processors", CGROUP] {
+        for name in ["oom_score_adj", "nice", "the scheduling policy", PROCESSORS, CGROUP] {
             assert!(found.contains_key(name), "{name}: {found:?}");
         }
     }
