@@ -16,7 +16,7 @@ use crate::host::{ioctl, mounts::Mount, read_fact, superblock};
 impl Devices {
     /// Whether `root`, opened on `mount`, is of the filesystem `uuid` (lower case), its directory can be read, its disks are there
     /// and at work, and the filesystem met no error. Where the device can be opened it must bear that filesystem too, read past
-    /// every cache. When in doubt it is not.
+    /// its cache; a loop device then answers from the cache of what holds its file. When in doubt it is not.
     #[must_use]
     pub fn vouch(&self, mount: &Mount, root: &File, uuid: &str) -> bool {
         let by_kernel = ioctl::filesystem_uuid(root).and_then(superblock::uuid);
