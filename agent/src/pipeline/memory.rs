@@ -1,7 +1,7 @@
 //! Memory that a burst of alerts needed goes back to the system: the allocator keeps what is freed, and the agent shares its
 //! host with others. It must not know what needed it.
 
-use std::fs;
+use std::{ffi::c_int, fs};
 
 /// Growth of the resident set since it was last made small, from which on it is made small again.
 const GROWTH: u64 = 4 << 20;
@@ -39,8 +39,46 @@ impl Memory {
         unsafe {
             libc::malloc_trim(0)
         };
+        give_code_back();
         self.small = resident().unwrap_or(u64::MAX);
     }
+}
+
+/// What ran or was read only once, at the start for instance, need not stay in memory; who runs it after all has it mapped from the
+/// page cache again.
+fn give_code_back() {
+    // SAFETY: the function has the type that is asked for, keeps nothing that it is given, and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(give_segments_back), std::ptr::null_mut()) };
+}
+
+/// Of the program itself, which is the first that is shown. Segments that can be written are left alone: the dynamic linker wrote into
+/// them, and only they can hold what the file does not.
+unsafe extern "C" fn give_segments_back(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> c_int {
+    // SAFETY: the C library shows a valid description for the length of the call.
+    let info = unsafe { &*info };
+    let headers = if info.dlpi_phdr.is_null() {
+        &[][..]
+    } else {
+        // SAFETY: so many headers lie there, for as long as the program is mapped.
+        unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) }
+    };
+    let page = rustix::param::page_size() as u64;
+    for header in
+        headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+    {
+        let start = (info.dlpi_addr + header.p_vaddr).next_multiple_of(page);
+        let end = (info.dlpi_addr + header.p_vaddr + header.p_memsz) / page * page;
+        if start < end {
+            // SAFETY: whole pages of one segment, which are mapped from the file and were never written.
+            unsafe { libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED) };
+        }
+    }
+    // One is enough.
+    1
 }
 
 /// The second number of `/proc/self/statm` is the resident set, in pages.
