@@ -3,7 +3,7 @@
 
 use std::{ffi::c_int, fs};
 
-/// Growth of the resident set since it was last made small, from which on it is made small again.
+/// Growth of what is the agent's own since it was last made small, from which on it is made small again.
 const GROWTH: u64 = 4 << 20;
 
 /// Before there is a second thread: glibc makes an arena for each, and what one of them freed is of no use to the others. The
@@ -21,14 +21,14 @@ pub(super) fn share_one_arena() {
 
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// The resident set when it was last made small, bytes.
+    /// What was the agent's own when it was last made small, bytes.
     small: u64,
 }
 
 impl Memory {
     /// Call it about once a second: it costs a read of a line.
     pub(super) fn look(&mut self) {
-        if resident().is_some_and(|bytes| bytes > self.small.saturating_add(GROWTH)) {
+        if own().is_some_and(|bytes| bytes > self.small.saturating_add(GROWTH)) {
             self.give_back();
         }
     }
@@ -40,7 +40,7 @@ impl Memory {
             libc::malloc_trim(0)
         };
         give_code_back();
-        self.small = resident().unwrap_or(u64::MAX);
+        self.small = own().unwrap_or(u64::MAX);
     }
 }
 
@@ -81,11 +81,13 @@ unsafe extern "C" fn give_segments_back(
     1
 }
 
-/// The second number of `/proc/self/statm` is the resident set, in pages.
-fn resident() -> Option<u64> {
+/// Bytes in memory that are no file's: the second number of `/proc/self/statm` is the resident set, in pages, the third those of files.
+/// Code comes back when it runs, and is no reason to give something back.
+fn own() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    pages.checked_mul(rustix::param::page_size() as u64)
+    let mut pages = text.split(' ').skip(1).map(str::parse::<u64>);
+    let (all, of_files) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    all.saturating_sub(of_files).checked_mul(rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]
@@ -97,10 +99,10 @@ mod tests {
         let mut memory = Memory::default();
         // Small ones, which the allocator would keep. So many that what other tests do meanwhile does not matter.
         let many: Vec<Box<[u8; 1000]>> = (0..128_000_u32).map(|n| Box::new([n as u8; 1000])).collect();
-        let most = resident().unwrap();
+        let most = own().unwrap();
         drop(many);
         memory.look();
-        let rest = resident().unwrap();
+        let rest = own().unwrap();
         assert!(rest + (64 << 20) < most, "{rest} of {most}");
     }
 }
