@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// While bytes move.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Quiet for this long, it sleeps.
 const QUIET: Duration = Duration::from_millis(300);
 /// Of what passes with time.
