@@ -212,19 +212,38 @@ extern "C" fn flow_expose_object(task: u64, index: u32) -> u32 {
     0
 }
 
-/// Takes `task`'s process for a holder if it has something mapped into which one can store that holds; whether it did.
+/// Takes `task`'s process for a holder if it has something mapped into which one can store that holds what it does not; whether it
+/// did.
 #[inline(always)]
-pub(crate) fn suspect(task: Task) -> bool {
-    if !may_see(task) {
+pub(crate) fn suspect(task: Task, marks: u8) -> bool {
+    if !may_see_more(task, marks) {
         return false;
     }
     suspect_of(task, shared(SHARED_MEMORY_ASSETS));
     true
 }
 
+/// Whether `task`'s process, which has these marks, has something mapped into which one can store that holds what it does not.
+#[inline(always)]
+pub(crate) fn may_see_more(task: Task, marks: u8) -> bool {
+    marks & MARK_MAPPED != 0 && (marks & MARK_HOLDER == 0 || flow_holds_stored(task.0) == 0) && may_see(task)
+}
+
+/// Whether a holder holds all that anybody can have stored into memory that others have mapped: most hold all that there is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_holds_stored(task: u64) -> u32 {
+    let stored = shared(SHARED_MEMORY_ASSETS);
+    match hold::held(Task(task)) {
+        // SAFETY: the row stays valid until the program ends.
+        Some((_, row)) => u32::from(stored & !unsafe { (*row).assets } == 0),
+        None => u32::from(stored == 0),
+    }
+}
+
 /// Whether `task`'s process has something mapped into which one can store that holds.
 #[inline(always)]
-pub(crate) fn may_see(task: Task) -> bool {
+fn may_see(task: Task) -> bool {
     shared(SHARED_MEMORY_ASSETS) != 0 && flow_may_share(task.0) != 0
 }
 
@@ -256,6 +275,12 @@ extern "C" fn flow_may_share(task: u64) -> u32 {
         }
     }
     0
+}
+
+/// Whether `task`'s process has anything mapped that others see.
+#[inline(always)]
+pub(crate) fn has_mapped(task: Task) -> bool {
+    task.holder_key().is_some_and(|holder| MEMORY.get_ptr(&holder).is_some())
 }
 
 /// A process has what its parent has when it is forked.

@@ -101,7 +101,7 @@ extern "C" fn flow_catch_up(victim: u64) -> u32 {
     if space::may_bring(marks) {
         spreads = space::flow_bring(victim, tgid);
     }
-    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::may_see(Task(victim)) {
+    if memory::may_see_more(Task(victim), marks) {
         let assets = shared(SHARED_MEMORY_ASSETS);
         hold::become_holder(Task(victim), assets);
         spreads |= hold::spread_of(Task(victim), assets);

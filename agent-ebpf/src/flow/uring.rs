@@ -17,6 +17,7 @@ use super::{
     channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
     looped,
     map::on_grow,
+    memory,
     noted::{flow_request_name, flow_request_note, flow_request_release},
     open::{NO_DESCRIPTOR, on_open},
     put::{on_put, on_put_unknown},
@@ -59,6 +60,10 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
     let task = Task::current();
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut marked = marks(tgid);
+    // Before its bytes are weighed: many requests go in by one call, and some by none.
+    if memory::suspect(task, marked) {
+        marked = marks(tgid) | MARK_HOLDER | MARK_WATCHED;
+    }
     if marked & MARK_HOLDER != 0 {
         looped::forget();
     }

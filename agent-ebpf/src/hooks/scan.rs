@@ -5,15 +5,16 @@
 //! result.
 
 use agent_ebpf::{
-    ALL_ASSETS, MARK_HOLDER, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE, OBJECT_STORE,
-    OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CHARGED, SHARED_EPOCH,
+    ALL_ASSETS, MARK_HOLDER, MARK_MAPPED, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE,
+    OBJECT_STORE, OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CHARGED, SHARED_EPOCH,
 };
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
     flow::{
-        carrier, channel, gpu, hold, is_agent, map, neighbour, object, process, space, store, take::on_take,
+        carrier, channel, gpu, hold, is_agent, map, memory, neighbour, object, process, space, store,
+        take::on_take,
     },
     kernel::{File, Inode, Task, Vma},
     maps::{OBJECTS, PROCESSES, mark, marks, set_marks, shared},
@@ -179,6 +180,10 @@ fn unmark(task: Task) -> Option<()> {
         mark(tgid, MARK_WATCHED | MARK_HOLDER);
     } else if carrier::has_any(task) {
         mark(tgid, MARK_WATCHED);
+    }
+    // So does who maps something that others see.
+    if memory::has_mapped(task) {
+        mark(tgid, MARK_MAPPED);
     }
     Some(())
 }

@@ -6,7 +6,7 @@
 //! protocol returned: no user memory, no descriptor. Misses: sends of the kernel's own (NFS), AF_XDP, RDMA, splice from a
 //! socket (`sys_exit` and `uring` see that).
 
-use agent_ebpf::{MARK_HOLDER, MARK_MAPPED, MARK_WATCHED};
+use agent_ebpf::{MARK_HOLDER, MARK_WATCHED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::word;
@@ -21,7 +21,7 @@ pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut marks = marks(tgid);
-    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && memory::suspect(Task::current()) {
+    if memory::suspect(Task::current(), marks) {
         marks |= MARK_HOLDER | MARK_WATCHED;
     }
     if space::may_bring(marks) {

@@ -52,7 +52,7 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut marks = marks(tgid);
-    if marks & (MARK_MAPPED | MARK_HOLDER) == MARK_MAPPED && suspected() {
+    if marks & MARK_MAPPED != 0 && suspected(marks) {
         marks |= MARK_HOLDER | MARK_WATCHED;
     }
     if marks & (MARK_WATCHED | MARK_HOLDER) == 0
@@ -102,8 +102,8 @@ fn absolved(tgid: u32, marks: u8) -> u8 {
 /// Whether the current process may see what a holder stores into memory that both have mapped.
 // VERIFIER: not inlined, so that the key of its row is not on the stack of all that comes after it («combined stack size»).
 #[inline(never)]
-fn suspected() -> bool {
-    memory::suspect(Task::current())
+fn suspected(marks: u8) -> bool {
+    memory::suspect(Task::current(), marks)
 }
 
 /// Of a connect that goes on without its caller.
