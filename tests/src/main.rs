@@ -68,6 +68,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("techniques::namespaces", techniques::namespaces::TESTS),
     ("techniques::insider", techniques::insider::TESTS),
     ("techniques::shared_memory", techniques::shared_memory::TESTS),
+    ("techniques::second_asset", techniques::second_asset::TESTS),
     ("techniques::amounts", techniques::amounts::TESTS),
     ("techniques::archives", techniques::archives::TESTS),
     ("techniques::remote", techniques::remote::TESTS),

@@ -107,6 +107,17 @@ extern "C" fn flow_spreads(task: u64) -> u64 {
     }
 }
 
+/// The assets that `task`'s process holds; 0 if it is no holder.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_assets_held(task: u64) -> u64 {
+    match held(Task(task)) {
+        // SAFETY: the row stays valid until the program ends.
+        Some((_, row)) => unsafe { (*row).assets },
+        None => 0,
+    }
+}
+
 /// Says that a row of this holder grew, after it did: once for each look of user space, which counts its looks between
 /// reading what it was told and reading the rows.
 ///

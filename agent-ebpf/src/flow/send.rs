@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
 
 use super::{carrier, channel, hold, looped, neighbour, put, returned};
 use crate::{
-    hooks::registers::{ORIG_AX, argument_64},
+    hooks::registers::{ORIG_AX, argument_32, argument_64},
     kernel::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Sock, Task, read},
     maps::{ADDRESS_SCRATCH, shared},
 };
@@ -70,6 +70,36 @@ extern "C" fn flow_send_pages(task: u64, sock: u64, bytes: u64) -> u32 {
     // SAFETY: the row stays valid until the program ends.
     let held = hold::held(Task(task)).map_or(0, |(_, row)| unsafe { (*row).assets });
     put::count(&FlowKey { holder, assets: ALL_ASSETS & !held, sink: peer_of(Sock(sock)) }, bytes, None);
+    0
+}
+
+/// `task` sent `bytes` through `sock` before it was known to hold the assets `gained`, which were among them.
+#[inline(always)]
+pub(crate) fn on_send_gained(task: Task, sock: Sock, bytes: u64, gained: u64) {
+    flow_address(sock.0);
+    flow_send_gained(task.0, sock.0, bytes, gained);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_send_gained(task: u64, sock: u64, bytes: u64, gained: u64) -> u32 {
+    let (task, sock) = (Task(task), Sock(sock));
+    let Some((holder, row)) = hold::held(task) else { return 0 };
+    // SAFETY: the row stays valid until the program ends.
+    let spreads = unsafe { (*row).spreads } & gained;
+    let receiver = carrier::receiver(sock);
+    if spreads != 0
+        && let Some(object) = &receiver
+    {
+        carrier::feed(object, OBJECT_STREAM, spreads, bytes);
+    }
+    let sink = match receiver {
+        Some(object) => put::of_object(SINK_PROCESS, &object),
+        None => peer_of(sock),
+    };
+    put::count(&FlowKey { holder, assets: gained, sink }, bytes, None);
+    // SAFETY: the row stays valid until the program ends.
+    unsafe { hold::moved(&holder, row) };
     0
 }
 
@@ -190,8 +220,14 @@ extern "C" fn flow_address(sock: u64) -> u32 {
             return 0;
         }
         let takes_names = sock.is_datagram() || sock.is_raw();
-        if !has_peer(sock) || (takes_names && channel::may_name_receiver()) {
-            read_address(sink);
+        let is_connected = has_peer(sock);
+        if (!is_connected || (takes_names && channel::may_name_receiver()))
+            && !read_address(sink, sock)
+            && is_connected
+            && sink.kind != SINK_PEER
+        {
+            // It can have named any: its socket's peer must not speak for that.
+            (sink.kind, sink.dev) = (SINK_PEER, u32::from(AF_INET));
         }
     }
     0
@@ -207,40 +243,96 @@ fn has_peer(sock: Sock) -> bool {
     }
 }
 
+/// Reads the address that the call under way names, if it is told. Returns whether it names none, so that its bytes go to the peer of
+/// its socket.
 #[inline(always)]
-fn read_address(sink: &mut SinkKey) {
+fn read_address(sink: &mut SinkKey, sock: Sock) -> bool {
     const SENDTO: u64 = 44;
     const SENDMSG: u64 = 46;
     const SENDMMSG: u64 = 307;
     if Task::current().is_compat() {
-        return;
+        return flow_names_none_32() != 0;
     }
     // SAFETY: both helpers only return addresses; all reads through them are checked.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
     let number: u64 = read(registers + ORIG_AX);
     let (messages, count) = match number {
-        SENDTO => {
-            fill(sink, argument_64(registers, 4));
-            return;
-        }
+        SENDTO => return fill(sink, sock, argument_64(registers, 4)),
         SENDMSG => (argument_64(registers, 1), 1),
         SENDMMSG => (argument_64(registers, 1), argument_64(registers, 2)),
-        _ => return,
+        // Of a request of io_uring it is not told.
+        _ => return false,
     };
-    if count == 0 || count > MESSAGES {
-        return;
+    let Some(name) = name_of(messages) else { return false };
+    if name == 0 {
+        return flow_names_none(messages, count) != 0;
     }
-    let Some(name) = name_of(messages) else { return };
+    if count == 0 || count > MESSAGES {
+        return false;
+    }
     let first = head(name);
     for index in 1..MESSAGES {
         if index >= count {
             break;
         }
         if flow_same_address(messages + index * MESSAGE_BYTES, name, first[0], first[1], first[2]) == 0 {
-            return;
+            return false;
         }
     }
-    fill(sink, name);
+    fill(sink, sock, name)
+}
+
+/// Whether the call of i386 under way names nobody: a write, or a send without an address.
+// VERIFIER: it asks for the registers itself, which are a pointer to the verifier and no number («R1 is not a scalar»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_names_none_32() -> u32 {
+    // write, writev, pwrite64, sendfile, sendfile64, splice, tee, vmsplice, pwritev, pwritev2.
+    const WRITES: [u64; 10] = [4, 146, 181, 187, 239, 313, 315, 316, 334, 379];
+    const SENDTO: u64 = 369;
+    const SENDMSG: u64 = 370;
+    // SAFETY: both helpers only return addresses; all reads through them are checked.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    let number: u64 = read(registers + ORIG_AX);
+    let mut index = 0;
+    while index < WRITES.len() {
+        if number == WRITES[index] {
+            return 1;
+        }
+        index += 1;
+    }
+    let name = match number {
+        SENDTO => Ok(argument_32(registers, 4) as u32),
+        // `msg_name`, the first member of `struct compat_msghdr`.
+        // SAFETY: the helper checks the address.
+        SENDMSG => unsafe { bpf_probe_read_user(argument_32(registers, 1) as *const u32) },
+        _ => return 0,
+    };
+    u32::from(name == Ok(0))
+}
+
+/// Whether none of `count` messages names an address. Of more than are looked at it is not told.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_names_none(messages: u64, count: u64) -> u32 {
+    /// As many as a sender of datagrams gives to the kernel at once, by far.
+    const UNNAMED: u64 = 256;
+    for index in 0..UNNAMED {
+        if index >= count {
+            return 1;
+        }
+        if flow_has_name(messages + index * MESSAGE_BYTES) != 0 {
+            return 0;
+        }
+    }
+    u32::from(count <= UNNAMED)
+}
+
+// VERIFIER: the body of a loop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_has_name(message: u64) -> u32 {
+    u32::from(name_of(message) != Some(0))
 }
 
 /// Whether a message goes to `name`, or to an address with the same three words.
@@ -265,13 +357,19 @@ fn head(name: u64) -> [u64; 3] {
     unsafe { bpf_probe_read_user(name as *const [u64; 3]) }.unwrap_or([0; 3])
 }
 
-/// struct sockaddr_in and sockaddr_in6: family, port, then the address at 4 and at 8.
+/// struct sockaddr_in and sockaddr_in6: family, port, then the address at 4 and at 8. Returns whether it is none.
 #[inline(always)]
-fn fill(sink: &mut SinkKey, name: u64) {
+fn fill(sink: &mut SinkKey, sock: Sock, name: u64) -> bool {
+    const AF_UNSPEC: u16 = 0;
     // SAFETY: the helper checks the address.
-    let Ok([family, port]) = (unsafe { bpf_probe_read_user(name as *const [u16; 2]) }) else { return };
+    let Ok([family, port]) = (unsafe { bpf_probe_read_user(name as *const [u16; 2]) }) else {
+        return name == 0;
+    };
+    // To a socket of IPv4 an address without a family is one of its own (`udp_sendmsg`), to one of IPv6 it is none (`udpv6_sendmsg`).
+    let is_v4 = sock.family() == Some(AF_INET);
     match family {
-        AF_INET => {
+        AF_UNSPEC if !is_v4 => return true,
+        AF_INET | AF_UNSPEC => {
             // SAFETY: the helper checks the address.
             if let Ok(ip) = unsafe { bpf_probe_read_user((name + 4) as *const [u8; 4]) } {
                 sink.kind = SINK_PEER;
@@ -291,4 +389,5 @@ fn fill(sink: &mut SinkKey, name: u64) {
         }
         _ => {}
     }
+    false
 }

@@ -26,6 +26,7 @@ pub(crate) mod reach;
 pub(crate) mod relays;
 pub(crate) mod remade;
 pub(crate) mod remote;
+pub(crate) mod second_asset;
 pub(crate) mod shared_memory;
 pub(crate) mod tamper;
 pub(crate) mod tooling;

@@ -1,17 +1,17 @@
 //! The socket says one address and the call another (TECHNIQUES 1G): what a call names is where its bytes go, and of several names that
 //! differ none may speak for the others.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use tests::lab::{
     outside::{CONTROLLED, Receiver, UNCONTROLLED},
     process::Identity,
 };
 
-use super::tooling::ok;
+use super::tooling::{built, ok};
 use crate::{
     expect::Expected,
-    world::{Scene, Test, World, size},
+    world::{PATIENCE, Scene, Test, World, size, skip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,6 +23,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("by_a_datagram_that_waits", by_a_datagram_that_waits),
     ("by_what_another_let_wait", by_what_another_let_wait),
     ("two_in_one_call", |w| several(w, 2)),
+    ("without_a_family", without_a_family),
+    ("by_requests", |w| by_another_gate(w, "request")),
+    ("by_vectors_of_requests", |w| by_another_gate(w, "vectors")),
+    ("by_a_call_of_i386", |w| by_another_gate(w, "i386")),
+    ("many_by_a_connected_socket", many_by_a_connected_socket),
+    ("many_that_name_nobody_are_silent", many_that_name_nobody_are_silent),
     // The agent compares 32.
     ("more_in_one_call_than_are_compared", |w| several(w, 33)),
 ];
@@ -44,6 +50,57 @@ fn by_a_connected_socket(w: &mut World) {
     let thief = send(&scene, "udp", &receiver, 0);
     let expected = [Expected::egress(&scene, &thief, addr, "udp", scene.received(source, receiver))];
     scene.expect(&expected);
+}
+
+/// To a socket of IPv4 an address of no family is one of its own.
+fn without_a_family(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let addr = receiver.addr;
+    let thief = send(&scene, "unspecified", &receiver, 0);
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", scene.received(source, receiver))];
+    scene.expect(&expected);
+}
+
+/// Where it is not told what a call names, the peer of its socket does not speak for it.
+fn by_another_gate(w: &mut World, how: &str) {
+    let scene = w.scene();
+    let program = built(&scene, "named", include_str!("scripts/named.c"), &["-O1", "-static", "-no-pie"]);
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let (ip, port) = (receiver.addr.ip().to_string(), receiver.addr.port().to_string());
+    let mut command = Command::new(program);
+    command.arg(how).arg(source).args([&ip, &port, &CONTROLLED.to_string()]);
+    let finished = ok(scene.spawn(&mut command).finish(PATIENCE));
+    if let Some(signal) = finished.signal {
+        skip(format_args!("this kernel makes no 32-bit calls (signal {signal})"));
+    }
+    let thief = ok(finished.success());
+    let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let expected = [Expected::egress(&scene, &thief, unknown, "udp", scene.received(source, receiver))];
+    scene.expect(&expected);
+}
+
+/// More messages in one call than are compared, each of which names an address that nobody listed.
+fn many_by_a_connected_socket(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let thief = send(&scene, "many", &receiver, 33);
+    let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let expected = [Expected::egress(&scene, &thief, unknown, "udp", scene.received(source, receiver))];
+    scene.expect(&expected);
+}
+
+/// As many, of which none names an address: they go where the socket is connected to, which is listed.
+fn many_that_name_nobody_are_silent(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(CONTROLLED, size(source)));
+    send(&scene, "unnamed", &receiver, 100);
+    scene.received(source, receiver);
+    scene.expect_silence();
 }
 
 fn by_a_connected_raw_socket(w: &mut World) {

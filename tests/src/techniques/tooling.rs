@@ -32,6 +32,18 @@ pub(crate) fn descendant_as(of: &Identity, program: &str, cmdline: &str) -> Iden
     Identity { cmdline: Some(cmdline.to_owned()), ..descendant(of, program) }
 }
 
+/// A C program built for the scene; skips the test where it cannot be.
+pub(crate) fn built(scene: &Scene<'_>, name: &str, text: &str, flags: &[&str]) -> PathBuf {
+    World::needs("gcc");
+    let (source, program) = (scene.work.join(format!("{name}.c")), scene.work.join(name));
+    fs::write(&source, text).expect("a source file can be written");
+    let mut gcc = Command::new("gcc");
+    if let Err(error) = ::tests::lab::run(gcc.args(flags).arg("-o").arg(&program).arg(&source)) {
+        skip(format_args!("gcc does not build {name} here: {error:#}"));
+    }
+    program
+}
+
 /// A port of the loopback interface that nobody uses; the lab has the interface to itself.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");

@@ -6,10 +6,10 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use super::{Call, MOST};
 use crate::{
     flow::{
-        carrier,
+        carrier, hold,
         map::{on_give, on_grow},
         put::{on_put, on_put_unknown},
-        send::{on_send, on_send_pages},
+        send::{on_send, on_send_gained, on_send_pages},
         take::on_take,
     },
     hooks::registers::{argument_32, argument_64},
@@ -40,8 +40,25 @@ pub(super) fn option_of_socketcall(call: &Call) -> [u64; 3] {
 /// From one descriptor to another inside the kernel.
 #[inline(always)]
 pub(super) fn through(call: &Call, from: u64, to: u64, bytes: u64) {
+    let before = hold::flow_assets_held(call.task.0);
     take_from(call, from, bytes);
     put_into(call, to, bytes);
+    if before != 0 {
+        gained(call, to, bytes, before);
+    }
+}
+
+/// A socket counted what a holder sent while the call ran, for what it held then: what came by this very call went with it.
+#[inline(never)]
+fn gained(call: &Call, to: u64, bytes: u64, before: u64) {
+    let gained = hold::flow_assets_held(call.task.0) & !before;
+    if gained != 0
+        && let Some(file) = call.task.file(to as u32)
+        && is_socket(file)
+        && let Some(sock) = file.socket()
+    {
+        on_send_gained(call.task, sock, bytes, gained);
+    }
 }
 
 /// As [`take_from`], for calls whose bytes a socket counts itself.
@@ -169,6 +186,8 @@ const FICLONERANGE: u64 = 0x4020_940d;
 /// A supervisor learns of a call that it is to answer, and puts a descriptor of its own into the process that made it.
 const SECCOMP_IOCTL_NOTIF_RECV: u64 = 0xc050_2100;
 const SECCOMP_IOCTL_NOTIF_ADDFD: u64 = 0x4018_2103;
+/// `_IOW(FUSE_DEV_IOC_MAGIC, 1, struct fuse_backing_map)` (`include/uapi/linux/fuse.h`, 6.9).
+const FUSE_DEV_IOC_BACKING_OPEN: u64 = 0x4010_e501;
 
 /// A reflink: no byte is read or written, and yet the whole file is there. Or a descriptor for another process.
 #[inline(always)]
@@ -184,6 +203,13 @@ pub(super) fn cloned(call: &Call) {
                 return;
             };
             (source, length)
+        }
+        // A server of files lets the kernel answer with another file (`fuse_backing_open`): all of it is answered from then on.
+        FUSE_DEV_IOC_BACKING_OPEN => {
+            // struct fuse_backing_map: fd, flags, padding.
+            // SAFETY: the helper checks the address.
+            let Ok(backing) = (unsafe { bpf_probe_read_user(argument as *const u32) }) else { return };
+            (u64::from(backing), 0)
         }
         SECCOMP_IOCTL_NOTIF_RECV | SECCOMP_IOCTL_NOTIF_ADDFD => {
             // Which process that is is not told.

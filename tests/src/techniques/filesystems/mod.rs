@@ -7,7 +7,7 @@ use std::{ffi::OsStr, fs, path::Path, process::Command};
 
 use tests::lab::{
     MIB,
-    process::Running,
+    process::{Identity, Running},
     run,
     volume::{Volume, device_of},
     wait_for,
@@ -15,7 +15,7 @@ use tests::lab::{
 };
 
 use super::{
-    tooling::{descendant, ok},
+    tooling::{built, descendant, ok},
     uring::run_on,
 };
 use crate::{
@@ -37,6 +37,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("bindfs_over_the_target", bindfs_over_the_target),
     ("bindfs_over_the_model", bindfs_over_the_model),
     ("bindfs_over_the_model_mapped", bindfs_over_the_model_mapped),
+    ("passed_through_by_a_server", passed_through_by_a_server),
+    ("passed_through_by_a_server_and_mapped", passed_through_by_a_server_and_mapped),
     ("overlay_copies_up", overlays::overlay_copies_up),
     ("overlay_copies_up_for_its_mode", |w| overlays::overlay_copies_up_for_its_mode(w, false)),
     ("overlay_copies_up_by_path", |w| {
@@ -162,6 +164,39 @@ fn bindfs_over_the_model_mapped(w: &mut World) {
     let mover = scene.run(&mut scene.mover("mmap", "write", &name, &copy.to_string_lossy()));
     let bytes = scene.arrived(source, &copy);
     let expected = [Expected::copy(&scene, &mover, &copy, bytes).or_up_to_the_asset()];
+    scene.expect(&expected);
+    drop(server);
+}
+
+/// The server lets the kernel read the model for it: neither the server nor who copies ever makes a call that reads it.
+fn passed_through_by_a_server(w: &mut World) {
+    passed_through(w, |scene, name, copy| scene.run(Command::new("cp").arg(name).arg(copy)));
+}
+
+fn passed_through_by_a_server_and_mapped(w: &mut World) {
+    passed_through(w, |scene, name, copy| {
+        scene.run(&mut scene.mover("mmap", "write", name, &copy.to_string_lossy()))
+    });
+}
+
+fn passed_through(w: &mut World, steal: impl FnOnce(&Scene<'_>, &Path, &Path) -> Identity) {
+    let scene = w.scene();
+    let program = built(&scene, "passthrough", include_str!("../scripts/passthrough.c"), &["-O1"]);
+    if !Path::new("/dev/fuse").exists() {
+        skip("this kernel has no FUSE");
+    }
+    let (place, copy) = (scene.work.join("passed"), scene.uncontrolled.join("w"));
+    fs::create_dir(&place).expect("a folder can be made");
+    let source = &scene.model.files[0];
+    let server = scene.spawn(Command::new(program).arg(source).arg(&place));
+    assert!(wait_for(PATIENCE, || device_of(&place).ok()).is_some(), "it never mounted");
+    let name = place.join("w");
+    if fs::File::open(&name).is_err() {
+        skip("this kernel does not read for a server (FUSE passthrough, 6.9)");
+    }
+    let thief = steal(&scene, &name, &copy);
+    let bytes = scene.arrived(source, &copy);
+    let expected = [Expected::copy(&scene, &thief, &copy, bytes).or_up_to_the_asset()];
     scene.expect(&expected);
     drop(server);
 }

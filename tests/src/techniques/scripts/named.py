@@ -6,7 +6,10 @@
 - corked: a datagram socket in which a byte for ADDRESS waits, each call naming LISTED;
 - uncorked: two sockets of one port: what a child that holds nothing put into one for this host is let go of by this process, and
   then as much is sent to ADDRESS by the other;
-- several N: N datagrams in one call, of which only the last goes to ADDRESS, and the others to LISTED.
+- several N: N datagrams in one call, of which only the last goes to ADDRESS, and the others to LISTED;
+- unspecified: a datagram socket that is connected to LISTED, each call naming ADDRESS without a family;
+- many N: a datagram socket that is connected to LISTED, N datagrams in one call, each naming ADDRESS;
+- unnamed N: the same connected to ADDRESS, each naming nobody.
 """
 import ctypes
 import os
@@ -66,8 +69,8 @@ class Message(ctypes.Structure):
     ]
 
 
-def place(ip):
-    packed = struct.pack("=H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(ip) + bytes(8)
+def place(ip, family=socket.AF_INET):
+    packed = struct.pack("=H", family) + struct.pack(">H", port) + socket.inet_aton(ip) + bytes(8)
     return ctypes.create_string_buffer(packed, 16)
 
 
@@ -89,7 +92,40 @@ def several(out):
             sys.exit("sendmmsg sent fewer")
 
 
-if how == "several":
+def many(out, name):
+    libc = ctypes.CDLL(None, use_errno=True)
+    held = ctypes.create_string_buffer(whole, len(whole))
+    parts = [(start, min(PART, len(whole) - start)) for start in range(0, len(whole), PART)]
+    for first in range(0, len(parts), number):
+        # As many as there are, of which the last ones can be empty: the receiver counts bytes.
+        messages = (Message * number)()
+        for index, message in enumerate(messages):
+            start, length = parts[first + index] if first + index < len(parts) else (0, 0)
+            vector = Vector(ctypes.addressof(held) + start, length)
+            message.vectors, message.count = ctypes.pointer(vector), 1
+            if name is not None:
+                message.name, message.name_length = ctypes.addressof(name), 16
+        if libc.sendmmsg(out.fileno(), messages, number, 0) != number:
+            sys.exit("sendmmsg sent fewer")
+
+
+if how == "many":
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.connect((listed, port))
+    many(out, place(address))
+elif how == "unnamed":
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.connect((address, port))
+    many(out, None)
+elif how == "unspecified":
+    libc, name = ctypes.CDLL(None, use_errno=True), place(address, socket.AF_UNSPEC)
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.connect((listed, port))
+    for start in range(0, len(whole), PART):
+        part = whole[start : start + PART]
+        if libc.sendto(out.fileno(), part, len(part), 0, name, 16) != len(part):
+            sys.exit("sendto failed")
+elif how == "several":
     several(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 elif how == "udp":
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
