@@ -34,6 +34,9 @@ pub const TAMPER_CLOCK: u32 = 4;
 /// Limits of the agent were changed from outside (prlimit); `number` is the resource.
 pub const TAMPER_LIMIT: u32 = 5;
 
+/// The agent's memory was reached into, or a descriptor of it taken; `number` is one of the `ACT_` constants.
+pub const TAMPER_REACH: u32 = 6;
+
 /// Words of `TAMPERED`. How often anything was noted, and how many of these found no room in `TAMPERS`.
 pub const TAMPERED_COUNT: u32 = 0;
 pub const TAMPERED_BEYOND: u32 = 1;

@@ -7,9 +7,10 @@ use agent_ebpf::{
     CANARY_SET, LOSS_REACHED_FULL, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS,
     TakeValue,
     acts::{ACT_PROC_MEM, ReachKey},
+    tamper::TAMPER_REACH,
 };
 
-use super::{act, carrier, hold, is_agent, memory, now, space, store, take, wake};
+use super::{act, carrier, hold, is_agent, memory, now, space, store, take, tamper, wake};
 use crate::{
     kernel::{File, Task},
     maps::{PROPAGATION_FLOOR, REACHED, SHARED, add, join, lose, mark, marks, shared},
@@ -18,6 +19,7 @@ use crate::{
 /// `actor` did `kind` to `victim` and got `bytes` of its memory; nothing happens unless the victim is a holder.
 #[inline(always)]
 pub(crate) fn on_reach(actor: Task, victim: Task, kind: u32, bytes: u64) {
+    flow_reach_agent(actor.0, victim.0, kind);
     flow_catch_up(victim.0);
     flow_hold_as(actor.0, victim.0);
     carrier::adopt(actor, flow_reach(actor.0, victim.0, kind, bytes));
@@ -27,10 +29,25 @@ pub(crate) fn on_reach(actor: Task, victim: Task, kind: u32, bytes: u64) {
 /// actor's if that is one.
 #[inline(always)]
 pub(crate) fn on_inject(actor: Task, victim: Task, kind: u32, bytes: u64) {
+    flow_reach_agent(actor.0, victim.0, kind);
     flow_catch_up(victim.0);
     flow_hold_as(actor.0, victim.0);
     flow_reach(actor.0, victim.0, kind, 0);
     put_into(victim, actor, bytes);
+}
+
+/// `actor`, which runs, did `kind` to `victim`: if that is the agent, it is told of however short it was.
+// VERIFIER: beside the others here, not called by them («combined stack size»).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_reach_agent(actor: u64, victim: u64, kind: u32) -> u32 {
+    if let (Some(own), Some(other)) = (Task(actor).tgid(), Task(victim).tgid())
+        && own != other
+        && is_agent(Task(victim), other)
+    {
+        tamper::note(TAMPER_REACH, kind);
+    }
+    0
 }
 
 /// `actor` sent `victim` a signal with words of its own.
@@ -243,6 +260,10 @@ extern "C" fn flow_open_memory(task: u64, tgid: u32, file: u64) -> u32 {
         && other != tgid
     {
         mark(tgid, MARK_WATCHED);
+        // `ps` reads the arguments of everybody.
+        if !File(file).is_text() {
+            flow_reach_agent(task, victim.0, ACT_PROC_MEM);
+        }
         flow_catch_up(victim.0);
         flow_hold_as(task, victim.0);
         flow_reach(task, victim.0, ACT_PROC_MEM, 0);

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::File,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -126,7 +126,7 @@ impl Cgroups {
 
     fn resolve(&self, id: u64) -> Option<String> {
         let directory = open_by_id(&self.directory, id)?;
-        let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
+        let path = super::itself::link(&format!("fd/{}", directory.as_raw_fd()))?;
         let below = path.strip_prefix(&self.mount).ok()?;
         // A cgroup that was removed keeps its name with a mark at its end.
         let below = below.to_string_lossy();
@@ -160,7 +160,7 @@ fn open_by_id(mount: &File, id: u64) -> Option<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{fs, os::unix::fs::MetadataExt as _};
 
     use proptest::prelude::*;
 

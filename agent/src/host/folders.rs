@@ -43,6 +43,37 @@ pub struct Appeared {
     pub more: bool,
 }
 
+/// Watches directories for a [`FolderWatch`].
+#[derive(Debug)]
+pub struct Watcher(OwnedFd);
+
+/// What a [`Watcher`] watches.
+#[derive(Debug, Default)]
+pub struct Watched {
+    folders: Vec<(i32, (AssetId, PathBuf))>,
+    /// The first that cannot be watched.
+    failed: Option<(PathBuf, io::Error)>,
+}
+
+impl Watcher {
+    /// Waits for the filesystems that the directories lie on.
+    #[must_use]
+    pub fn watch(&self, directories: &[Directory]) -> Watched {
+        let mut watched = Watched::default();
+        for Directory { asset, path, .. } in directories {
+            let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+            match inotify::add_watch(&self.0, &**path, flags) {
+                Ok(watch) => watched.folders.push((watch, (*asset, path.to_path_buf()))),
+                Err(error) if watched.failed.is_none() => {
+                    watched.failed = Some((path.to_path_buf(), error.into()));
+                }
+                Err(_) => {}
+            }
+        }
+        watched
+    }
+}
+
 impl FolderWatch {
     /// # Errors
     ///
@@ -54,17 +85,36 @@ impl FolderWatch {
 
     /// Watches these directories too. One that cannot be watched is looked at when the registry is.
     pub fn follow(&mut self, directories: &[Directory]) {
-        for Directory { asset, path, .. } in directories {
-            let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
-            match inotify::add_watch(&self.inotify, &**path, flags) {
-                Ok(watch) => drop(self.folders.insert(watch, (*asset, path.to_path_buf()))),
-                Err(error) if !std::mem::replace(&mut self.is_full, true) => tracing::warn!(
-                    %error,
-                    path = %path.display(),
-                    "a directory is not watched: what is renamed into it is found within a minute (fs.inotify.max_user_watches)"
-                ),
-                Err(_) => {}
-            }
+        match self.watcher().map(|watcher| watcher.watch(directories)) {
+            Ok(watched) => self.take(watched),
+            Err(error) => self.cannot(&error, Path::new("/")),
+        }
+    }
+
+    /// What can do the first half of [`Self::follow`] elsewhere, for it waits for the filesystems.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for another descriptor.
+    pub fn watcher(&self) -> io::Result<Watcher> {
+        Ok(Watcher(self.inotify.try_clone()?))
+    }
+
+    /// The second half.
+    pub fn take(&mut self, watched: Watched) {
+        self.folders.extend(watched.folders);
+        if let Some((path, error)) = watched.failed {
+            self.cannot(&error, &path);
+        }
+    }
+
+    fn cannot(&mut self, error: &io::Error, path: &Path) {
+        if !std::mem::replace(&mut self.is_full, true) {
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "a directory is not watched: what is renamed into it is found within a minute (fs.inotify.max_user_watches)"
+            );
         }
     }
 
@@ -91,6 +141,9 @@ impl FolderWatch {
                 appeared.more = true;
             } else if let (Some((asset, folder)), Some(name)) = (folder, event.file_name()) {
                 appeared.files.push((*asset, within(folder, name.to_bytes())));
+            } else if folder.is_none() {
+                // Of a directory that a watcher watches and nobody told us of yet.
+                appeared.more = true;
             }
         }
         appeared

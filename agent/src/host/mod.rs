@@ -25,6 +25,7 @@ pub mod hash;
 pub mod interfaces;
 pub mod inventory;
 mod ioctl;
+pub mod itself;
 pub mod mounts;
 pub mod patience;
 pub mod process;
@@ -116,7 +117,11 @@ pub fn facts() -> Facts {
 /// wrong one.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let file = match path.strip_prefix("/proc/self") {
+        Ok(name) => itself::open(name)?,
+        Err(_) => fs::File::open(path)?,
+    };
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,

@@ -6,27 +6,58 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::Hash,
     sync::mpsc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-/// Threads that wait for an answer which nobody waits for any longer.
-const MOST_WAITING: usize = 16;
+/// Threads that wait for an answer which nobody waits for any longer. There are some of these, and the unit allows 64 threads.
+const MOST_WAITING: usize = 8;
+
+type Question = Box<dyn FnOnce() + Send>;
 
 /// Who was asked and has not answered, by what tells them apart.
 #[derive(Debug)]
 pub struct Patience<K> {
     limit: Duration,
     waiting: HashMap<K, JoinHandle<()>>,
+    /// It answered the last time and waits for the next question: a thread for each would cost more than most questions.
+    idle: Option<Asker>,
+    /// That there is no thread is said once.
+    is_told: bool,
+}
+
+/// A thread that asks what it is given, until nobody can give it anything any more.
+struct Asker {
+    questions: mpsc::Sender<Question>,
+    thread: JoinHandle<()>,
+}
+
+impl Asker {
+    fn start() -> std::io::Result<Self> {
+        let (questions, asked) = mpsc::channel::<Question>();
+        let thread = thread::Builder::new().name("question".to_owned()).spawn(move || {
+            for question in asked {
+                question();
+            }
+        })?;
+        Ok(Self { questions, thread })
+    }
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.thread.fmt(f)
+    }
 }
 
 impl<K: Eq + Hash> Patience<K> {
     /// Each answer is waited for at most `limit`.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { limit, waiting: HashMap::new() }
+        Self { limit, waiting: HashMap::new(), idle: None, is_told: false }
     }
 
     /// The answer of `whom`; `None` when it did not come in time, when an earlier question is still open, when too many are, or when there
@@ -40,19 +71,51 @@ impl<K: Eq + Hash> Patience<K> {
         if self.waiting.contains_key(&whom) || self.waiting.len() >= MOST_WAITING {
             return None;
         }
+        let asker = match self.idle.take().map_or_else(Asker::start, Ok) {
+            Ok(asker) => asker,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_told, true) {
+                    tracing::warn!(%error, "no thread can be started to ask on: what is asked stays unknown");
+                }
+                return None;
+            }
+        };
         let (sender, answer) = mpsc::sync_channel(1);
-        let asked = thread::Builder::new().name("question".to_owned()).spawn(move || {
+        let asked = asker.questions.send(Box::new(move || {
             // Nobody may wait any longer.
             let _ = sender.send(question());
-        });
-        let thread = asked.inspect_err(|error| tracing::warn!(%error, "no thread can be started")).ok()?;
+        }));
+        if asked.is_err() {
+            return None;
+        }
         match answer.recv_timeout(self.limit) {
-            Ok(answer) => Some(answer),
+            Ok(answer) => {
+                self.idle = Some(asker);
+                Some(answer)
+            }
+            // With its end of the questions dropped the thread ends when it has its answer.
             Err(_) => {
-                self.waiting.insert(whom, thread);
+                self.waiting.insert(whom, asker.thread);
                 None
             }
         }
+    }
+
+    /// Whether anybody was asked and has not answered yet.
+    pub fn waits(&mut self) -> bool {
+        self.waiting.retain(|_, thread| !thread.is_finished());
+        !self.waiting.is_empty()
+    }
+
+    /// From now on each answer is waited for at most `limit`.
+    pub const fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    /// Whether `whom` was asked and has not answered yet.
+    pub fn waits_for(&mut self, whom: &K) -> bool {
+        self.waiting.retain(|_, thread| !thread.is_finished());
+        self.waiting.contains_key(whom)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Volume {
 pub struct Volumes {
     table: Arc<MountTable>,
     known: HashMap<Dev, Volume>,
+    /// A filesystem did not say which one it is, so that others may be unknown too.
+    unanswered: bool,
 }
 
 impl Volumes {
@@ -66,7 +68,14 @@ impl Volumes {
             new.push(volume.clone());
             self.known.insert(dev, volume);
         }
+        self.unanswered = devices.is_asked();
         new
+    }
+
+    /// Whether to look again although no mount changed.
+    #[must_use]
+    pub const fn is_unanswered(&self) -> bool {
+        self.unanswered
     }
 
     /// The filesystem that has this number, or had it last.
@@ -87,12 +96,12 @@ impl Volumes {
         self.devs_of(uuid).min_by_key(|dev| dev.0)
     }
 
-    /// Opens the directory that shows most of a filesystem, to find files by; `None` when it is not mounted where we see it.
-    #[must_use]
-    pub fn root(&self, dev: Dev) -> Option<File> {
-        let mut mounts: Vec<&Mount> = self.table.all_of(dev).filter(|mount| mount.visible).collect();
+    /// The question that opens the directory that shows most of a filesystem, to find files by; `None` when it is not mounted where we see
+    /// it. To ask it waits for the filesystem, and for what lies on the way there.
+    pub fn root(&self, dev: Dev) -> impl FnOnce() -> Option<File> + Send + 'static {
+        let mut mounts: Vec<Mount> = self.table.all_of(dev).filter(|mount| mount.visible).cloned().collect();
         mounts.sort_by_key(|mount| mount.root.as_os_str().len());
-        mounts.into_iter().find_map(sysfs::root_of)
+        move || mounts.iter().find_map(sysfs::root_of)
     }
 
     /// The question whether a filesystem of which `root` is open answers for what it says is gone, see [`Devices::vouch`]. To ask it
@@ -143,7 +152,7 @@ mod tests {
         volumes.refresh(&Devices::default(), &Arc::default());
         assert_eq!(volumes.of(root.dev).map(|known| &known.uuid), Some(&volume.uuid));
         assert_eq!(volumes.dev_of(&volume.uuid), None);
-        assert!(volumes.root(root.dev).is_none());
+        assert!(volumes.root(root.dev)().is_none());
         let again = volumes.refresh(&Devices::default(), &table);
         assert!(again.contains(volume), "it came back");
     }
@@ -172,7 +181,7 @@ mod tests {
                 let mount = table.at(&point).unwrap().clone();
                 let mut volumes = Volumes::default();
                 volumes.refresh(&Devices::default(), &table);
-                let root = volumes.root(mount.dev).unwrap();
+                let root = volumes.root(mount.dev)().unwrap();
                 let vouch =
                     || volumes.vouches(&Devices::default(), mount.dev, &root).is_some_and(|ask| ask());
                 assert!(vouch(), "{fstype}");

@@ -72,6 +72,7 @@ pub struct Metrics {
     alert_log_sequence: IntGauge,
     state_commit: Histogram,
     selftest: Gauge,
+    last_look: Gauge,
     selftest_failed: IntCounterVec,
     state_failed: IntCounter,
     state_bytes: IntGauge,
@@ -183,6 +184,10 @@ impl Metrics {
                 "selftest_success_timestamp_seconds",
                 "When the canary last came through hooks, maps and drain, seconds since 1970.",
             )?,
+            last_look: make.float(
+                "last_look_timestamp_seconds",
+                "When the agent last took what the kernel weighed, at least once a second, in seconds since 1970: older means that it hangs and tells of nothing.",
+            )?,
             selftest_failed: make.counters(
                 "selftest_failed_total",
                 "Canaries that did not come through, by the first hook that was silent; `canary` where it could not be sent.",
@@ -256,6 +261,11 @@ impl Metrics {
     /// The canary came through.
     pub fn set_selftest(&self) {
         self.selftest.set(now());
+    }
+
+    /// The agent takes what the kernel weighed.
+    pub fn set_last_look(&self) {
+        self.last_look.set(now());
     }
 
     /// The canary did not come through.

@@ -1,5 +1,11 @@
 //! The five `process_*` metrics that every exporter has, from `/proc/self` and two system calls.
 
+use std::{
+    fs,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use prometheus::{Counter, Gauge, IntGauge, Registry};
 use rustix::{
     process::{Resource, getrlimit},
@@ -7,6 +13,7 @@ use rustix::{
 };
 
 use super::make::gauge;
+use crate::host::patience::Patience;
 
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
@@ -14,7 +21,12 @@ pub(super) struct ProcessMetrics {
     resident_bytes: IntGauge,
     open_fds: IntGauge,
     max_fds: IntGauge,
+    /// Whoever makes `/proc` wait must not keep a scrape from saying that the agent hangs.
+    patience: Mutex<Patience<()>>,
 }
+
+/// By `/proc`.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 
 impl ProcessMetrics {
     pub(super) fn new(registry: &Registry, started: f64) -> prometheus::Result<Self> {
@@ -26,6 +38,7 @@ impl ProcessMetrics {
             resident_bytes: IntGauge::new("process_resident_memory_bytes", "Resident memory in bytes.")?,
             open_fds: IntGauge::new("process_open_fds", "Open file descriptors.")?,
             max_fds: IntGauge::new("process_max_fds", "Most file descriptors that may be open.")?,
+            patience: Mutex::new(Patience::new(ANSWERED_WITHIN)),
         };
         let start =
             Gauge::new("process_start_time_seconds", "When the process was started, seconds since 1970.")?;
@@ -48,13 +61,18 @@ impl ProcessMetrics {
         if spent > 0.0 {
             self.cpu_seconds.inc_by(spent);
         }
-        if let Some(bytes) =
-            std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident_bytes)
-        {
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = patience.ask((), || {
+            let status = fs::read_to_string("/proc/self/status").ok();
+            let fds = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
+            (status.as_deref().and_then(resident_bytes), fds)
+        });
+        let (resident, fds) = asked.unwrap_or_default();
+        if let Some(bytes) = resident {
             self.resident_bytes.set(gauge(bytes));
         }
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(gauge(fds.count() as u64));
+        if let Some(fds) = fds {
+            self.open_fds.set(gauge(fds as u64));
         }
         self.max_fds.set(gauge(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)));
     }

@@ -5,7 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use super::Pipeline;
@@ -14,6 +16,7 @@ use crate::{
     host::{
         channels::Channels,
         mounts::MountTable,
+        patience::Patience,
         registry::Registry,
         stores::{Stores, block_device_at},
         sysfs::{DeviceType, Devices},
@@ -33,6 +36,30 @@ pub(crate) struct Below {
     beside: Option<BTreeSet<Dev>>,
     /// Devices that came later.
     mirrors: BTreeMap<Dev, AssetList>,
+    patience: Asking,
+}
+
+/// By sysfs, and by whatever an image file lies on.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
+
+/// The first time: whoever has a device open that is not known by then is not weighed.
+const FOUND_WITHIN: Duration = Duration::from_secs(60);
+
+/// Sysfs is asked under no path, and an image under its own: one that does not answer hides no other.
+struct Asking(Patience<PathBuf>);
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self(Patience::new(FOUND_WITHIN))
+    }
+}
+
+/// What was found.
+struct Found {
+    stores: Stores,
+    loops: Vec<(Dev, PathBuf)>,
+    beside: BTreeMap<Dev, AssetList>,
+    channels: Channels,
 }
 
 impl Below {
@@ -44,7 +71,7 @@ impl Below {
     pub(super) fn refresh(
         &mut self,
         sensor: &mut Sensor,
-        table: &MountTable,
+        table: &Arc<MountTable>,
         registry: &Registry,
     ) -> Result<Vec<(Dev, AssetList)>, SensorError> {
         let mut of: BTreeMap<Dev, BTreeSet<AssetId>> = BTreeMap::new();
@@ -57,7 +84,23 @@ impl Below {
             of.entry(dev).or_default().insert(asset);
         }
         let of = of.into_iter().map(|(dev, assets)| (dev, assets.into_iter().collect())).collect();
-        let stores = Stores::below(&self.devices, table, &of);
+        let (devices, table, gpu_drivers) =
+            (self.devices.clone(), Arc::clone(table), self.gpu_drivers.clone());
+        let patience = &mut self.patience.0;
+        let asked = patience.ask(PathBuf::new(), move || find(&devices, &table, &of, &gpu_drivers));
+        patience.set_limit(ANSWERED_WITHIN);
+        let Some(Found { stores, loops, beside, channels }) = asked else {
+            tracing::warn!("sysfs does not answer: devices that were set up since are not known");
+            return Ok(Vec::new());
+        };
+        let images = stores.images.keys().chain(loops.iter().map(|(_, path)| path));
+        let blocks: BTreeMap<&PathBuf, Dev> = images
+            .filter_map(|path| {
+                let image = path.clone();
+                let dev = patience.ask(path.clone(), move || block_device_at(&image)).flatten()?;
+                Some((path, dev))
+            })
+            .collect();
         for (&dev, assets) in &stores.blocks {
             sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?;
         }
@@ -65,18 +108,16 @@ impl Below {
             sensor.add_store(StoreDevice::Char(dev), assets.marks(), false)?;
         }
         for (path, assets) in &stores.images {
-            match block_device_at(path) {
-                Some(dev) => sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?,
+            match blocks.get(path) {
+                Some(&dev) => sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?,
                 None => warn_of(path, sensor.add_image(path, assets.marks())),
             }
         }
-        let loops = self.devices.loops();
         for (dev, path) in &loops {
-            if !stores.blocks.contains_key(dev) && block_device_at(path).is_none() {
+            if !stores.blocks.contains_key(dev) && !blocks.contains_key(path) {
                 warn_of(path, sensor.add_loop(*dev, path).map(|_| ()));
             }
         }
-        let beside = stores.beside(&self.devices);
         let others = self.beside.get_or_insert_with(|| beside.keys().copied().collect());
         let mut new = Vec::new();
         for (&dev, assets) in beside.iter().filter(|(dev, _)| !others.contains(dev)) {
@@ -93,7 +134,7 @@ impl Below {
                 && !mirrors.contains_key(&dev)
                 && !loops.iter().any(|(known, _)| *known == dev)
         })?;
-        self.channels = Channels::read(&self.gpu_drivers);
+        self.channels = channels;
         for dev in self.channels.devices() {
             if self.channels.kind(dev) == Some(ActKind::GpuShared) {
                 sensor.add_gpu(dev)?;
@@ -159,6 +200,18 @@ impl Below {
             _ => format!("an image on {dev}"),
         }
     }
+}
+
+/// Waits for sysfs.
+fn find(
+    devices: &Devices,
+    table: &MountTable,
+    of: &BTreeMap<Dev, AssetList>,
+    gpu_drivers: &[String],
+) -> Found {
+    let stores = Stores::below(devices, table, of);
+    let (loops, beside) = (devices.loops(), stores.beside(devices));
+    Found { stores, loops, beside, channels: Channels::read(gpu_drivers) }
 }
 
 /// One image that cannot be looked at does not stop the agent; the devices above it are watched all the same.

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use agent_ebpf as abi;
@@ -12,6 +14,7 @@ use crate::{
     host::{
         control::{self, Classifier},
         mounts::MountTable,
+        patience::Patience,
     },
     sensor::FsPath,
 };
@@ -24,7 +27,18 @@ pub(crate) struct Destinations {
     known: HashMap<SinkKey, Known>,
     /// The assets' own files.
     registered: HashSet<ObjectId>,
+    /// What it takes to know what is controlled lies below `/sys`, where others can mount what never answers.
+    patience: Patience<()>,
+    /// The mounts changed and what they are now is not known.
+    behind: bool,
+    /// What was mounted over the kernel's own files when it was looked at last.
+    hiding: HashSet<PathBuf>,
+    /// What came there since, until it is told of.
+    hidden: Vec<PathBuf>,
 }
+
+/// By sysfs, about all devices that are mounted.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 struct Known {
     magic: u64,
@@ -34,11 +48,32 @@ struct Known {
 
 impl Destinations {
     pub(super) fn new(classifier: Classifier) -> Self {
-        Self { classifier, known: HashMap::new(), registered: HashSet::new() }
+        let patience = Patience::new(ANSWERED_WITHIN);
+        // A service manager hides some from each of its services.
+        let hiding = classifier.table().hiding().map(Path::to_owned).collect();
+        Self {
+            classifier,
+            known: HashMap::new(),
+            registered: HashSet::new(),
+            patience,
+            behind: false,
+            hiding,
+            hidden: Vec::new(),
+        }
     }
 
     pub(crate) const fn classifier(&self) -> &Classifier {
         &self.classifier
+    }
+
+    /// What was mounted over the kernel's own files since the last call.
+    pub(super) fn hidden(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.hidden)
+    }
+
+    /// Whether the mounts are to be looked at again although none changed since.
+    pub(crate) const fn are_behind(&self) -> bool {
+        self.behind
     }
 
     /// The kernel said where a sink is.
@@ -75,7 +110,18 @@ impl Destinations {
                 return Vec::new();
             }
         };
-        for problem in self.classifier.refresh(table) {
+        let hiding: HashSet<PathBuf> = table.hiding().map(Path::to_owned).collect();
+        self.hidden.extend(hiding.difference(&self.hiding).cloned());
+        self.hiding = hiding;
+        let mut classifier = self.classifier.clone();
+        let asked = self.patience.ask((), move || {
+            let problems = classifier.refresh(table);
+            (classifier, problems)
+        });
+        self.behind = asked.is_none();
+        let Some((classifier, problems)) = asked else { return Vec::new() };
+        self.classifier = classifier;
+        for problem in problems {
             tracing::warn!("{}", problem.text);
         }
         let classifier = &self.classifier;

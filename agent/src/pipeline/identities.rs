@@ -8,15 +8,17 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     config::{AssetConfig, Reader},
-    event::{Ancestor, AssetId, AssetList, HolderId, Process},
+    event::{Ancestor, AssetId, AssetList, Dev, HolderId, Process},
     host::{
         cgroup::{self, Cgroups},
         hash::{HashQueue, Hasher},
         mounts::MountTable,
+        patience::Patience,
         process,
     },
     sensor::ProcessReading,
@@ -28,6 +30,8 @@ const GENERATIONS: usize = 64;
 const HASHED_AT_ONCE: u64 = 64 << 20;
 /// How the name of a file begins that `memfd_create` made.
 const MEMFD: &str = "/memfd:";
+/// By the filesystem of a program, which whoever takes bytes chooses. The first alert does without what did not come.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 /// Process images remembered; beyond it those that are gone and hold nothing are dropped.
 const REMEMBERED: usize = 16_384;
 
@@ -36,13 +40,35 @@ pub(crate) struct Identities {
     cgroups: Option<Cgroups>,
     hasher: Hasher,
     queue: HashQueue,
+    patience: Patience<Asked>,
     /// For each asset, in the order of the configuration.
-    readers: Vec<Vec<Reader>>,
+    readers: Arc<[Vec<Reader>]>,
     images: HashMap<HolderId, ProcessReading>,
     /// The newest image of each thread group.
     newest: HashMap<u32, HolderId>,
     introduced: HashMap<HolderId, Introduced>,
     unhashed: HashSet<HolderId>,
+}
+
+/// Whom an answer is waited for from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    /// The filesystem of a program that runs.
+    Executable(Dev),
+    /// Those of the programs on the reader lists.
+    Readers,
+    /// The kernel, about this process.
+    Process(u32),
+}
+
+/// What is known of an executable's content.
+enum Content {
+    Hash(String),
+    /// There is none to be had any more.
+    Gone,
+    /// It takes a while.
+    Large,
+    Unreadable,
 }
 
 /// What was said of a holder.
@@ -65,6 +91,7 @@ impl Identities {
             cgroups,
             hasher,
             queue,
+            patience: Patience::new(ANSWERED_WITHIN),
             readers: assets.iter().map(|asset| asset.readers.clone()).collect(),
             images: HashMap::new(),
             newest: HashMap::new(),
@@ -89,7 +116,8 @@ impl Identities {
     /// Who `holder` is, as far as it is known now.
     pub(super) fn introduce(&mut self, holder: HolderId) -> Arc<Process> {
         let process = Arc::new(self.describe(holder));
-        let listed = self.reader_lists(&process, self.images.get(&holder));
+        let image = self.images.get(&holder).cloned();
+        let listed = self.reader_lists(&process, image.as_ref());
         self.introduced.insert(holder, Introduced { process: Arc::clone(&process), listed });
         process
     }
@@ -104,14 +132,16 @@ impl Identities {
 
     /// Holders whose executable was hashed since they were introduced.
     pub(super) fn hashed(&mut self) -> Vec<HolderId> {
-        let hasher = &self.hasher;
-        let images = &self.images;
-        let introduced = &self.introduced;
+        let Self { hasher, images, introduced, patience, .. } = self;
         self.unhashed
             .extract_if(|holder| match (introduced.get(holder), images.get(holder)) {
                 (Some(Introduced { process, .. }), Some(image)) => {
-                    let ino = image.exe.map_or(0, |exe| exe.ino);
-                    hasher.remembered(holder.tgid, Path::new(&process.exe), ino).is_some()
+                    let (hasher, tgid) = (hasher.clone(), holder.tgid);
+                    let exe = PathBuf::from(&process.exe);
+                    let (dev, ino) = image.exe.map_or((Dev(0), 0), |exe| (exe.dev, exe.ino));
+                    let known = patience
+                        .ask(Asked::Executable(dev), move || hasher.remembered(tgid, &exe, ino).is_some());
+                    known == Some(true)
                 }
                 _ => true,
             })
@@ -135,13 +165,22 @@ impl Identities {
         self.mounts = mounts;
     }
 
-    fn reader_lists(&self, process: &Process, image: Option<&ProcessReading>) -> AssetList {
-        let is = |reader: &Reader| match reader {
-            Reader::Exe(exe) => is_executable(exe, process, image),
-            Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
-        };
-        let lists = (0..).map(AssetId).zip(&self.readers);
-        lists.filter(|(_, readers)| readers.iter().any(is)).map(|(asset, _)| asset).collect()
+    fn reader_lists(&mut self, process: &Arc<Process>, image: Option<&ProcessReading>) -> AssetList {
+        if self.readers.iter().all(Vec::is_empty) {
+            return AssetList::default();
+        }
+        let (readers, process) = (Arc::clone(&self.readers), Arc::clone(process));
+        let running = image.and_then(|image| image.exe).map(|exe| exe.ino);
+        let listed = self.patience.ask(Asked::Readers, move || {
+            let is = |reader: &Reader| match reader {
+                Reader::Exe(exe) => is_executable(exe, &process, running),
+                Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
+            };
+            let lists = (0..).map(AssetId).zip(readers.iter());
+            lists.filter(|(_, readers)| readers.iter().any(is)).map(|(asset, _)| asset).collect()
+        });
+        // Who cannot be found on a list is on none.
+        listed.unwrap_or_default()
     }
 
     fn describe(&mut self, holder: HolderId) -> Process {
@@ -169,14 +208,15 @@ impl Identities {
     }
 
     /// A process that the kernel did not describe (its identity found no room): what `/proc` says while it lives.
-    fn unseen(&self, holder: HolderId) -> Process {
+    fn unseen(&mut self, holder: HolderId) -> Process {
         let start = holder.start.0;
-        let known = process::from_proc(holder.tgid)
-            // /proc counts in ticks of 10 ms; further apart it is another process under the same id.
-            .filter(|process| process.start.abs_diff(start) < 20_000_000);
+        let hasher = self.hasher.clone();
+        let known = self.shown(holder);
         match known {
             Some(process) => {
-                let exe_sha256 = self.hasher.hash_exe(holder.tgid, Path::new(&process.exe), 0);
+                let (tgid, exe) = (holder.tgid, PathBuf::from(&process.exe));
+                let exe_sha256 =
+                    self.patience.ask(Asked::Process(tgid), move || hasher.hash_exe(tgid, &exe, 0)).flatten();
                 Process { start, exe_sha256, ..process }
             }
             None => Process {
@@ -195,6 +235,14 @@ impl Identities {
         }
     }
 
+    /// What `/proc` says of a process, as far as it answers: what it runs can lie behind a server that hangs.
+    fn shown(&mut self, holder: HolderId) -> Option<Process> {
+        let tgid = holder.tgid;
+        let known = self.patience.ask(Asked::Process(tgid), move || process::from_proc(tgid)).flatten();
+        // /proc counts in ticks of 10 ms; further apart it is another process under the same id.
+        known.filter(|process| process.start.abs_diff(holder.start.0) < 20_000_000)
+    }
+
     /// Where the executable is, with its mount point; a filesystem that we do not see (another mount namespace) leaves the
     /// path from its root.
     fn path(&self, image: &ProcessReading) -> String {
@@ -210,43 +258,41 @@ impl Identities {
 
     fn cgroup(&mut self, image: &ProcessReading) -> Option<String> {
         if image.cgroup == 0 {
-            return process::from_proc(image.holder.tgid)
-                .filter(|process| process.start.abs_diff(image.holder.start.0) < 20_000_000)
-                .and_then(|process| process.cgroup);
+            return self.shown(image.holder).and_then(|process| process.cgroup);
         }
         self.cgroups.as_mut()?.path_of(image.cgroup).map(str::to_owned)
     }
 
     fn hash(&mut self, holder: HolderId, image: &ProcessReading, exe: &Path) -> Option<String> {
-        let ino = image.exe?.ino;
-        if let Some(hash) = self.hasher.remembered(holder.tgid, exe, ino) {
-            return Some(hash);
+        let at = image.exe?;
+        let (hasher, path, tgid, ino) = (self.hasher.clone(), exe.to_owned(), holder.tgid, at.ino);
+        let is_memfd = exe.starts_with(MEMFD);
+        let content = self
+            .patience
+            .ask(Asked::Executable(at.dev), move || content(&hasher, tgid, &path, ino, is_memfd));
+        match content {
+            Some(Content::Hash(hash)) => Some(hash),
+            Some(Content::Gone | Content::Unreadable) => None,
+            Some(Content::Large) => {
+                self.queue.request(tgid, exe, ino);
+                self.unhashed.insert(holder);
+                None
+            }
+            // It goes on meanwhile, and the alert is renewed when it is done.
+            None => {
+                self.unhashed.insert(holder);
+                None
+            }
         }
-        // One that lies in no directory (`memfd_create`) is there for as long as its process is.
-        let by_pid = format!("/proc/{}/exe", holder.tgid);
-        let facts = [exe, Path::new(&by_pid)].into_iter().find_map(|path| {
-            let facts = fs::metadata(path).ok()?;
-            (facts.ino() == ino).then_some(facts)
-        });
-        // What is gone cannot be hashed later either.
-        if facts.is_none() && exe.starts_with(MEMFD) {
-            return None;
-        }
-        let size = facts.map_or(u64::MAX, |facts| facts.len());
-        if size <= HASHED_AT_ONCE {
-            return self.hasher.hash_exe(holder.tgid, exe, ino);
-        }
-        self.queue.request(holder.tgid, exe, ino);
-        self.unhashed.insert(holder);
-        None
     }
 
-    fn ancestry(&self, parent: u32) -> Vec<Ancestor> {
+    fn ancestry(&mut self, parent: u32) -> Vec<Ancestor> {
         let mut chain = Vec::new();
         let mut next = parent;
         while next != 0 && chain.len() < GENERATIONS {
             let Some(image) = self.newest.get(&next).and_then(|holder| self.images.get(holder)) else {
-                chain.extend(process::ancestry(next));
+                let rest = self.patience.ask(Asked::Process(next), move || process::ancestry(next));
+                chain.extend(rest.into_iter().flatten());
                 break;
             };
             chain.push(Ancestor { pid: next, exe: self.path(image), cmdline: image.cmdline.clone() });
@@ -265,14 +311,33 @@ impl Identities {
     }
 }
 
+/// Waits for the filesystem of the executable.
+fn content(hasher: &Hasher, tgid: u32, exe: &Path, ino: u64, is_memfd: bool) -> Content {
+    if let Some(hash) = hasher.remembered(tgid, exe, ino) {
+        return Content::Hash(hash);
+    }
+    // One that lies in no directory (`memfd_create`) is there for as long as its process is.
+    let by_pid = format!("/proc/{tgid}/exe");
+    let facts = [exe, Path::new(&by_pid)].into_iter().find_map(|path| {
+        let facts = fs::metadata(path).ok()?;
+        (facts.ino() == ino).then_some(facts)
+    });
+    // What is gone cannot be hashed later either.
+    if facts.is_none() && is_memfd {
+        return Content::Gone;
+    }
+    let size = facts.map_or(u64::MAX, |facts| facts.len());
+    if size > HASHED_AT_ONCE {
+        return Content::Large;
+    }
+    hasher.hash_exe(tgid, exe, ino).map_or(Content::Unreadable, Content::Hash)
+}
+
 /// By path and, while the configured file is there, by its inode too: a path alone can be mounted over.
-fn is_executable(exe: &Path, process: &Process, image: Option<&ProcessReading>) -> bool {
+fn is_executable(exe: &Path, process: &Process, running: Option<u64>) -> bool {
     let real = exe.canonicalize().unwrap_or_else(|_| PathBuf::from(exe));
     if Path::new(&process.exe) != real {
         return false;
     }
-    match (fs::metadata(&real), image.and_then(|image| image.exe)) {
-        (Ok(facts), Some(running)) => facts.ino() == running.ino,
-        _ => false,
-    }
+    running.is_some_and(|running| fs::metadata(&real).is_ok_and(|facts| facts.ino() == running))
 }

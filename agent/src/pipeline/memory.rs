@@ -1,7 +1,9 @@
 //! Memory that a burst of alerts needed goes back to the system: the allocator keeps what is freed, and the agent shares its
 //! host with others. It must not know what needed it.
 
-use std::{ffi::c_int, fs};
+use std::ffi::c_int;
+
+use crate::host::itself;
 
 /// Growth of what is the agent's own since it was last made small, from which on it is made small again.
 const GROWTH: u64 = 4 << 20;
@@ -84,7 +86,7 @@ unsafe extern "C" fn give_segments_back(
 /// Bytes in memory that are no file's: the second number of `/proc/self/statm` is the resident set, in pages, the third those of files.
 /// Code comes back when it runs, and is no reason to give something back.
 fn own() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let text = itself::text("statm");
     let mut pages = text.split(' ').skip(1).map(str::parse::<u64>);
     let (all, of_files) = (pages.next()?.ok()?, pages.next()?.ok()?);
     all.saturating_sub(of_files).checked_mul(rustix::param::page_size() as u64)

@@ -261,6 +261,10 @@ impl Pipeline {
         for event in self.destinations.refresh() {
             self.apply(event, now);
         }
+        for place in self.destinations.hidden() {
+            let text = format!("what is mounted at {} hides what the kernel says there", place.display());
+            self.raise(HolderId::HOST, ActKind::FilesChanged, Some(text), now);
+        }
         self.identities.set_mounts(Arc::clone(self.destinations.classifier().table()));
     }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     config::{Config, HttpTarget, SinkConfig},
     host::store,
-    sinks,
+    sinks, status,
 };
 
 /// A file or directory that the agent depends on.
@@ -97,7 +97,9 @@ fn is_found_by_name(sink: &SinkConfig) -> bool {
 pub(super) fn state_files(state_dir: &Path) -> Vec<OwnFile> {
     let spools = within(&state_dir.join(sinks::SPOOLS), &["redb"]);
     let files = spools.into_iter().chain([state_dir.join(store::FILE)]).filter(|path| path.is_file());
-    files.map(|path| OwnFile { path, grows: true }).collect()
+    // Whoever puts another socket in its place answers for the agent.
+    let socket = Some(state_dir.join(status::SOCKET)).filter(|path| path.exists());
+    files.chain(socket).map(|path| OwnFile { path, grows: true }).collect()
 }
 
 /// The files in a folder with one of these endings.

@@ -2,12 +2,15 @@
 //! manager's watchdog, which is fed by nothing else.
 
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
 
 use super::{Pipeline, run::now};
 use crate::{
+    event::{ActKind, HolderId},
+    host::patience::Patience,
     metrics::Metrics,
     sensor::{Canary, Flight, Reading, Sensor},
 };
@@ -22,7 +25,13 @@ pub(super) struct SelfTest {
     proved: Instant,
     /// Whether a service manager waits for a sign of life.
     has_watchdog: bool,
+    /// The canary lies where anybody can mount what never answers, and it did not answer the last time.
+    patience: Patience<()>,
+    hangs: bool,
 }
+
+/// By the directory of the canary.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 impl SelfTest {
     /// The agent starts with a proof.
@@ -30,7 +39,8 @@ impl SelfTest {
         metrics.set_selftest();
         let (every, start) = (every.unwrap_or(EVERY), Instant::now());
         let has_watchdog = sd_notify::watchdog_enabled().is_some();
-        Self { every, canary: None, due: start + every, proved: start, has_watchdog }
+        let patience = Patience::new(ANSWERED_WITHIN);
+        Self { every, canary: None, due: start + every, proved: start, has_watchdog, patience, hangs: false }
     }
 
     /// Looks for the canary in what was read.
@@ -38,6 +48,11 @@ impl SelfTest {
         if let Some(canary) = &mut self.canary {
             canary.see(readings);
         }
+    }
+
+    fn answers(&mut self, directory: &Path) -> bool {
+        let canary = directory.join("canary");
+        self.patience.ask((), move || fs::symlink_metadata(canary).is_ok()).is_some()
     }
 
     /// Sends the next canary when it is time, and judges the one that is on its way.
@@ -50,7 +65,16 @@ impl SelfTest {
     ) {
         let flight = self.canary.as_mut().map(Canary::flight);
         match flight {
+            None if Instant::now() >= self.due && !self.answers(directory) => {
+                self.due = Instant::now() + self.every;
+                metrics.add_silent("canary");
+                if !std::mem::replace(&mut self.hangs, true) {
+                    let text = format!("{} does not answer: the hooks cannot be proved", directory.display());
+                    pipeline.raise(HolderId::HOST, ActKind::FilesChanged, Some(text), now());
+                }
+            }
             None if Instant::now() >= self.due => {
+                self.hangs = false;
                 self.due = Instant::now() + self.every;
                 if matches!(sensor.is_exempt(), Ok(false)) {
                     pipeline.touched("SHARED", now());

@@ -1,6 +1,6 @@
 //! What the programs cost, as the kernel counts it, and how full the ring of facts became. It must not know who asks.
 
-use std::{fs, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt as _, sync::OnceLock, time::Duration};
 
 use agent_ebpf as abi;
 
@@ -13,7 +13,11 @@ impl Sensor {
     /// Each program that this agent loaded, how often it ran and for how long; nothing while the kernel does not count.
     #[must_use]
     pub fn probe_runs(&self) -> Vec<(&'static str, u64, Duration)> {
-        if !fs::read_to_string(SWITCH).is_ok_and(|text| text.trim() == "1") {
+        // Not opened again: whoever mounts something over it must not make anybody wait for it.
+        static FILE: OnceLock<Option<File>> = OnceLock::new();
+        let mut text = [0; 1];
+        let file = FILE.get_or_init(|| File::open(SWITCH).ok()).as_ref();
+        if file.is_none_or(|file| file.read_at(&mut text, 0).is_err()) || text != *b"1" {
             return Vec::new();
         }
         let runs = |name: &'static str| {

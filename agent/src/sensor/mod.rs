@@ -35,6 +35,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
+    sync::Mutex,
 };
 
 use agent_ebpf as abi;
@@ -68,7 +69,7 @@ use self::{
     maps::{Maps, Raw, row},
     told::Told,
 };
-use crate::event::Conclusions;
+use crate::{event::Conclusions, host::patience::Patience};
 
 #[derive(Debug, Error)]
 pub enum SensorError {
@@ -159,6 +160,8 @@ pub struct Sensor {
     kept: Option<(Keep, Layout)>,
     /// Start of this process, in ticks since boot.
     born: u64,
+    /// Opens paths that others can have mounted something over; `None` while the agent starts.
+    opener: Option<Mutex<Patience<PathBuf>>>,
 }
 
 impl Sensor {
@@ -197,6 +200,7 @@ impl Sensor {
             adopted,
             kept,
             born,
+            opener: None,
         };
         sensor.maps.set_shared(abi::SHARED_CHARGED, 0)?;
         sensor.exempt()?;

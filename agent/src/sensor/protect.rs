@@ -10,14 +10,22 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use agent_ebpf as abi;
 use aya::maps::MapError;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::{Sensor, SensorError, maps::Raw, reading};
-use crate::event::{AssetId, ObjectId};
+use crate::{
+    event::{AssetId, ObjectId},
+    host::patience::Patience,
+};
+
+/// By the filesystems on the way to a path.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a path protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,28 +84,47 @@ impl Sensor {
         Ok(())
     }
 
+    /// From now on a path that does not answer is an error: at the start it is waited for, for what is not protected then is not weighed.
+    pub(super) fn wait_no_longer(&mut self) {
+        self.opener = Some(Mutex::new(Patience::new(ANSWERED_WITHIN)));
+    }
+
     /// Kernel identity of `path`, without reading it.
     pub(super) fn identify(&self, path: &Path, flags: OFlags) -> Result<abi::Identity, SensorError> {
+        self.identity_of(&self.open(path, flags)?, path)
+    }
+
+    /// Opens `path` to name it only. Any thread of the agent's may: the kernel tells of the process.
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, SensorError> {
         let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SensorError::File {
+        let opened = match &self.opener {
+            None => rustix::fs::open(path, flags, Mode::empty()),
+            Some(opener) => {
+                let whom = path.to_owned();
+                let mut opener = opener.lock().unwrap_or_else(PoisonError::into_inner);
+                let asked =
+                    opener.ask(path.to_owned(), move || rustix::fs::open(&whom, flags, Mode::empty()));
+                asked.unwrap_or(Err(rustix::io::Errno::TIMEDOUT))
+            }
+        };
+        opened.map_err(|error| SensorError::File {
             what: "cannot open",
             path: path.display().to_string(),
             error: error.into(),
-        })?;
-        self.identity_of(&file, path)
+        })
     }
 
     pub(super) fn identity_of(&self, file: &OwnedFd, path: &Path) -> Result<abi::Identity, SensorError> {
         let missing = || SensorError::NoIdentity(path.display().to_string());
         let descriptor = u32::try_from(file.as_raw_fd()).map_err(|_| missing())?;
         let Raw(identity) = self.maps.identities.get(&descriptor, 0).map_err(|_| missing())?;
-        // An answer of an earlier open under the same number would name another inode.
-        let stat = rustix::fs::fstat(file).map_err(|error| SensorError::File {
-            what: "cannot stat",
-            path: path.display().to_string(),
-            error: error.into(),
+        // An answer of an earlier open under the same number would name another inode. What the kernel knows of it must do: whoever
+        // serves the filesystem may not answer.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let facts = rustix::fs::statx(file, "", flags, StatxFlags::INO).map_err(|error| {
+            SensorError::File { what: "cannot stat", path: path.display().to_string(), error: error.into() }
         })?;
-        if identity.serial == 0 || identity.key.ino != stat.st_ino {
+        if identity.serial == 0 || identity.key.ino != facts.stx_ino {
             return Err(missing());
         }
         Ok(identity)

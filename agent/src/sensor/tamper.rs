@@ -5,13 +5,14 @@ use std::{
     collections, fs, io,
     os::fd::RawFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use agent_ebpf::{
-    TICK_NS,
+    TICK_NS, acts,
     tamper::{
-        TAMPER_BPF, TAMPER_CLOCK, TAMPER_FILE, TAMPER_LIMIT, TAMPER_SIGNAL, TAMPERED_BEYOND, TAMPERED_COUNT,
-        TAMPERED_TOLD, TamperKey, TamperValue,
+        TAMPER_BPF, TAMPER_CLOCK, TAMPER_FILE, TAMPER_LIMIT, TAMPER_REACH, TAMPER_SIGNAL, TAMPERED_BEYOND,
+        TAMPERED_COUNT, TAMPERED_TOLD, TamperKey, TamperValue,
     },
 };
 use aya::maps::{HashMap, Map, MapData};
@@ -25,7 +26,10 @@ use super::{
     pins::Pins,
     reading,
 };
-use crate::event::{BootNs, HolderId};
+use crate::{
+    event::{BootNs, HolderId},
+    host::{itself, patience::Patience},
+};
 
 /// Rows of `TAMPERS` looked at; beyond half of its size old ones are removed.
 const ROWS: usize = 1 << 13;
@@ -56,6 +60,8 @@ pub enum Tampered {
     Clock,
     /// Limits of the agent were changed: the resource's number.
     Limit(u32),
+    /// Its memory was reached into, or a descriptor of it taken: by which call.
+    Reached(&'static str),
     Unknown,
 }
 
@@ -67,8 +73,11 @@ pub struct ChangedLink {
     pub hook: Option<&'static str>,
 }
 
+/// By all pins together.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
 /// What the sensor knows of itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Own {
     objects: collections::HashMap<u32, Object>,
     files: Vec<PathBuf>,
@@ -81,6 +90,26 @@ pub(super) struct Own {
     told: BootNs,
     /// Names of what is pinned, as long as it is there.
     pinned: Vec<String>,
+    /// They lie where anybody can mount what never answers, and did not answer at the last look.
+    patience: Patience<()>,
+    pins_hang: bool,
+}
+
+impl Default for Own {
+    fn default() -> Self {
+        Self {
+            objects: collections::HashMap::new(),
+            files: Vec::new(),
+            counts: collections::HashMap::new(),
+            seen: 0,
+            beyond: 0,
+            since: BootNs(0),
+            told: BootNs(0),
+            pinned: Vec::new(),
+            patience: Patience::new(ANSWERED_WITHIN),
+            pins_hang: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +135,7 @@ impl Sensor {
     ///
     /// When the agent's own descriptors cannot be listed.
     pub fn watch_self(&mut self) -> Result<(), SensorError> {
+        self.wait_no_longer();
         self.own.since = now();
         self.own.told = BootNs(self.maps.tampered.get(&TAMPERED_TOLD, 0)?);
         // What an earlier agent had is gone, and its address may be another's.
@@ -198,10 +228,23 @@ impl Sensor {
         Ok(found)
     }
 
-    /// Pins that were removed since they were last looked for: what they name goes when this agent ends.
+    /// Pins that were removed since they were last looked for, in words: what they name goes when this agent ends. Or that they cannot be
+    /// looked for, once for each time.
     pub fn removed_pins(&mut self) -> Vec<String> {
         let Some((keep, _)) = &self.kept else { return Vec::new() };
-        self.own.pinned.extract_if(.., |name| !keep.pins.has(name)).collect()
+        let places: Vec<PathBuf> = self.own.pinned.iter().map(|name| keep.pins.place(name)).collect();
+        let asked = self.own.patience.ask((), move || {
+            places.iter().map(|place| fs::symlink_metadata(place).is_ok()).collect::<Vec<_>>()
+        });
+        let Some(there) = asked else {
+            let is_told = std::mem::replace(&mut self.own.pins_hang, true);
+            let text = format!("{} does not answer", keep.pins.path().display());
+            return if is_told { Vec::new() } else { vec![text] };
+        };
+        self.own.pins_hang = false;
+        let mut there = there.into_iter();
+        let removed = self.own.pinned.extract_if(.., |_| there.next() == Some(false));
+        removed.map(|name| format!("{name} was removed")).collect()
     }
 
     /// The links that are not any more what they were when they were made: detached from below, or with another program.
@@ -253,6 +296,14 @@ impl Own {
                 .map_or(Tampered::Unknown, |path| Tampered::File(Some(path.clone()))),
             TAMPER_CLOCK => Tampered::Clock,
             TAMPER_LIMIT => Tampered::Limit(number),
+            TAMPER_REACH => Tampered::Reached(match number {
+                acts::ACT_PTRACE => "ptrace",
+                acts::ACT_VM_READ => "process_vm_readv",
+                acts::ACT_VM_WRITE => "process_vm_writev",
+                acts::ACT_PROC_MEM => "/proc/PID/mem",
+                acts::ACT_PIDFD_GETFD => "pidfd_getfd",
+                _ => "another way",
+            }),
             _ => Tampered::Unknown,
         }
     }
@@ -310,10 +361,12 @@ fn object_name(descriptor: RawFd, kind: Kind) -> io::Result<(String, u32)> {
 
 /// What the kernel says of a link; `None` when it cannot be read.
 fn link_page(descriptor: RawFd) -> Option<String> {
-    let page = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+    let page = itself::text(&format!("fdinfo/{descriptor}"));
     let about_link =
         |line: &&str| !["pos:", "flags:", "mnt_id:", "ino:"].iter().any(|key| line.starts_with(key));
-    (page.len() <= LARGEST_PAGE).then(|| page.lines().filter(about_link).collect::<Vec<_>>().join("\n"))
+    (1..=LARGEST_PAGE)
+        .contains(&page.len())
+        .then(|| page.lines().filter(about_link).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -334,7 +387,7 @@ mod tests {
             let named = own.name(kind, 99);
             assert_eq!(
                 matches!(named, Tampered::Unknown),
-                !matches!(kind, TAMPER_SIGNAL | TAMPER_CLOCK | TAMPER_LIMIT)
+                !matches!(kind, TAMPER_SIGNAL | TAMPER_CLOCK | TAMPER_LIMIT | TAMPER_REACH)
             );
         }
     }

@@ -138,6 +138,42 @@ impl MountTable {
             .max_by_key(|mount| mount.point.as_os_str().len())
     }
 
+    /// Mount points below `/proc` and `/sys` that show something else there than the kernel's own: another filesystem, or a part of
+    /// one of the kernel's.
+    pub fn hiding(&self) -> impl Iterator<Item = &Path> {
+        /// Those that are mounted there by themselves.
+        const KERNELS: [&str; 17] = [
+            "autofs",
+            "binfmt_misc",
+            "bpf",
+            "cgroup",
+            "cgroup2",
+            "configfs",
+            "debugfs",
+            "efivarfs",
+            "fusectl",
+            "nfsd",
+            "proc",
+            "pstore",
+            "resctrl",
+            "securityfs",
+            "selinuxfs",
+            "sysfs",
+            "tracefs",
+        ];
+        let hides = |mount: &&Mount| {
+            let (process, below) = (Path::new("/proc"), mount.point.as_path());
+            let of_process = below.strip_prefix(process).ok().and_then(|rest| rest.iter().next());
+            let is_process =
+                of_process.is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+            (below.starts_with(process) || below.starts_with("/sys"))
+                && (is_process
+                    || !KERNELS.contains(&mount.fstype.as_str())
+                    || mount.root.as_os_str() != "/" && !mount.fstype.starts_with("cgroup"))
+        };
+        self.entries.iter().filter(hides).map(|mount| mount.point.as_path())
+    }
+
     /// The path at which a file of `dev` can be seen; see [`Self::locate`].
     #[must_use]
     pub fn path_of(&self, dev: Dev, fs_relative: &str) -> Option<String> {
@@ -255,6 +291,24 @@ mod tests {
             .collect();
         assert_eq!(hidden, ["8:1", "8:3"]);
         assert_eq!(table.at(Path::new("/mnt")).unwrap().dev, Dev::new(8, 2));
+    }
+
+    #[test]
+    fn what_hides_the_kernels_word_is_told_from_what_the_kernel_says() {
+        let text = "\
+21 27 0:21 / /proc rw - proc proc rw
+22 27 0:22 / /sys rw - sysfs sysfs rw
+23 22 0:23 / /sys/fs/bpf rw - bpf bpf rw
+24 21 0:24 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw
+30 21 0:21 /7/status /proc/812/status rw - proc proc rw
+31 22 0:31 / /sys/fs/cgroup rw - tmpfs none rw
+32 27 0:32 / /proc rw - fuse bindfs rw
+33 27 0:33 / /procedures rw - ext4 x rw
+34 22 0:22 /kernel /sys/fs rw - sysfs sysfs rw
+";
+        let table = MountTable::parse(text.as_bytes()).unwrap();
+        let hiding: Vec<&Path> = table.hiding().collect();
+        assert_eq!(hiding, ["/proc/812/status", "/sys/fs/cgroup", "/proc", "/sys/fs"].map(Path::new));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod walk;
 
 pub use changes::{Change, ChangeKind};
 pub use store::{STORE, StoreError};
+pub use walk::Progress;
 
 /// Files that a registry may have. More are refused: each costs memory here and in the kernel's map.
 pub const MAX_FILES: usize = 1_000_000;
@@ -107,7 +108,7 @@ impl Registry {
         known: &Self,
         now: Timestamp,
     ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (registry, problems) = walk::walk(config, classifier, known, now);
+        let (registry, problems) = walk::walk(config, classifier, known, now, &Progress::default());
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(problems);
         }
@@ -122,13 +123,26 @@ impl Registry {
         classifier: &Classifier,
         now: Timestamp,
     ) -> (Vec<Change>, Vec<Problem>) {
-        let (mut new, problems) = walk::walk(config, classifier, self, now);
+        let (new, changes, problems) = self.renewed(config, classifier, now, &Progress::default());
+        *self = new;
+        (changes, problems)
+    }
+
+    /// The same as a registry of its own, for who cannot wait for the filesystems: `progress` says how far it has come.
+    #[must_use]
+    pub fn renewed(
+        &self,
+        config: &Config,
+        classifier: &Classifier,
+        now: Timestamp,
+        progress: &Progress,
+    ) -> (Self, Vec<Change>, Vec<Problem>) {
+        let (mut new, problems) = walk::walk(config, classifier, self, now, progress);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             self.keep_unseen(&mut new);
         }
         let changes = changes::between(self, &new);
-        *self = new;
-        (changes, problems)
+        (new, changes, problems)
     }
 
     /// Keeps what a walk that failed did not come to, as long as it is there: otherwise a million empty files beside the

@@ -64,6 +64,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     database: Closing,
+    /// The same file, to look at.
+    file: fs::File,
     path: PathBuf,
     /// What each space holds, so that only what differs is written.
     known: HashMap<&'static str, HashMap<Vec<u8>, Stored>>,
@@ -199,7 +201,8 @@ impl Store {
     /// Bytes that the database takes on the disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        fs::metadata(&self.path).map_or(0, |facts| facts.len())
+        // Not by its path: something that does not answer can be mounted there by now.
+        self.file.metadata().map_or(0, |facts| facts.len())
     }
 
     /// When something was saved last; `None` before the first time.
@@ -238,7 +241,7 @@ impl Store {
         (single, updates): (&'static str, &[Update]),
         clock: &Clock,
     ) -> Result<bool, StoreError> {
-        let Self { database, path, known, turn, prints } = self;
+        let Self { database, path, known, turn, prints, file: _ } = self;
         *turn += 1;
         let none = HashMap::new();
         let changes = guarded(path, || {
@@ -325,8 +328,10 @@ impl Store {
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .map_err(|error| unusable(error.to_string()))?;
+        let file = fs::File::open(path).map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             database,
+            file,
             path: path.to_owned(),
             known: HashMap::new(),
             turn: 0,

@@ -13,9 +13,11 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use super::{mounts::Mount, read_fact, read_limited};
+use super::{mounts::Mount, patience::Patience, read_fact, read_limited};
 use crate::event::Dev;
 
 /// Levels of device mapper, md and partitions that are followed; more is not a sane host.
@@ -32,11 +34,21 @@ pub struct Devices {
     dev: PathBuf,
     /// What udev knows of devices: all that is left where `/dev` shows none of them (`PrivateDevices=`).
     udev: PathBuf,
+    /// For mounts that do not answer; all clones share it.
+    patience: Arc<Mutex<Patience<Dev>>>,
+}
+
+/// By one mounted filesystem, and what its mount point lies on.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+fn patient() -> Arc<Mutex<Patience<Dev>>> {
+    Arc::new(Mutex::new(Patience::new(ANSWERED_WITHIN)))
 }
 
 impl Default for Devices {
     fn default() -> Self {
-        Self { sys: "/sys".into(), dev: "/dev".into(), udev: "/run/udev/data".into() }
+        let patience = patient();
+        Self { sys: "/sys".into(), dev: "/dev".into(), udev: "/run/udev/data".into(), patience }
     }
 }
 
@@ -60,7 +72,7 @@ impl Devices {
     #[must_use]
     pub fn below(sys: PathBuf, dev: PathBuf) -> Self {
         let udev = sys.join("udev");
-        Self { sys, dev, udev }
+        Self { sys, dev, udev, patience: patient() }
     }
 
     pub(super) fn sys(&self) -> &Path {

@@ -6,6 +6,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt as _, MetadataExt as _},
     },
+    sync::PoisonError,
 };
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
@@ -19,14 +20,28 @@ use crate::{
 impl Devices {
     /// The UUID of the mounted filesystem, lower case: from the filesystem itself where the kernel can tell, else from
     /// `/dev/disk/by-uuid`, else from the superblock on its device, else from what udev read there. `None` for filesystems without
-    /// a block device or of a type we do not parse.
+    /// a block device or of a type we do not parse, and for one that does not answer ([`Self::is_asked`]).
     #[must_use]
     pub fn uuid(&self, mount: &Mount) -> Option<String> {
-        let dev = self.backing(mount)?;
+        self.backing(mount)?;
         // A FUSE filesystem can sit on a block device too; opening its root would wait for its server.
         if mount.fstype.starts_with("fuse") {
             return None;
         }
+        let (devices, mount) = (self.clone(), mount.clone());
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        // What lies on the way to its mount point can be anything.
+        patience.ask(mount.dev, move || devices.read_uuid(&mount)).flatten()
+    }
+
+    /// Whether a filesystem was asked for its UUID and has not answered yet. Until it has, others may not be asked either.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner).waits()
+    }
+
+    fn read_uuid(&self, mount: &Mount) -> Option<String> {
+        let dev = self.backing(mount)?;
         let by_superblock = || {
             let block = superblock::read(&self.open(dev)?)?;
             is_same(block.fstype, &mount.fstype).then_some(block.uuid)

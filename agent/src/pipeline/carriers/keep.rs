@@ -104,7 +104,7 @@ impl Carriers {
     ) -> Option<()> {
         let name = Name { ino: object.ino, generation: object.generation, tree: None };
         let devices = pipeline.destinations.classifier().devices();
-        match roots.find(&self.volumes, object.dev, name) {
+        match roots.find(&self.volumes, object.dev, name, &mut self.patience) {
             Found::Here(facts) => return facts.is_regular.then_some(()),
             Found::Gone if roots.vouch(&self.volumes, devices, object.dev, &mut self.patience) => {
                 return None;
@@ -113,7 +113,8 @@ impl Carriers {
         }
         let path = self.volumes.locate(object.dev, &row.path).filter(|_| !row.path.is_empty());
         if let Some(path) = path
-            && let Ok((file, facts)) = handles::open(&path)
+            && let whom = path.clone()
+            && let Some(Ok((file, facts))) = self.patience.ask(object.dev, move || handles::open(&whom))
             && sensor.identify_file(&file, &path).is_ok_and(|found| found == object)
         {
             if !facts.is_regular {

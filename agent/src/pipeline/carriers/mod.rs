@@ -42,6 +42,9 @@ const LOOK_AT: usize = 16;
 /// By a disk that is asked whether it is there. A busy one takes a second; nothing is told meanwhile.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
+/// At the start, by a disk that may have to spin up first: what it does not say by then is asked for again each second.
+const FOUND_WITHIN: Duration = Duration::from_secs(20);
+
 /// What is known of the rows without reading them.
 #[derive(Debug)]
 pub(crate) struct Carriers {
@@ -90,7 +93,7 @@ impl Carriers {
             unkept: 0,
             doubted: 0,
             silent: HashSet::new(),
-            patience: Patience::new(ANSWERED_WITHIN),
+            patience: Patience::new(FOUND_WITHIN),
             is_same_boot,
         }
     }
@@ -122,10 +125,12 @@ impl Carriers {
         pipeline: &mut Pipeline,
         sensor: &mut Sensor,
     ) -> Result<(), SensorError> {
-        match store {
+        let recalled = match store {
             Some(store) => self.recall_from(store, &[], pipeline, sensor),
             None => Ok(()),
-        }
+        };
+        self.patience.set_limit(ANSWERED_WITHIN);
+        recalled
     }
 
     /// Looks at the mounts for the first time.
@@ -169,6 +174,9 @@ impl Carriers {
         pipeline: &mut Pipeline,
         sensor: &mut Sensor,
     ) -> Result<(), SensorError> {
+        if self.volumes.is_unanswered() {
+            self.mounts_changed(store, pipeline, sensor)?;
+        }
         if self.queue.is_empty() {
             self.queue = self.slots.keys().cloned().collect();
         }
@@ -180,8 +188,9 @@ impl Carriers {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             // Several where it was cloned.
             let devs: Vec<Dev> = self.volumes.devs_of(&key.uuid).collect();
-            let found: Vec<Found> =
-                devs.iter().map(|&dev| roots.find(&self.volumes, dev, slot.name)).collect();
+            let name = slot.name;
+            let find = |&dev: &Dev| roots.find(&self.volumes, dev, name, &mut self.patience);
+            let found: Vec<Found> = devs.iter().map(find).collect();
             // Also when it is empty: who put something there can put it there again.
             if found.iter().any(|found| matches!(found, Found::Here(_))) {
                 slot.missed = false;

@@ -145,9 +145,11 @@ impl Carriers {
     }
 
     /// The file of a row, as the kernel names it now.
-    fn find(&self, dev: Dev, roots: &mut Roots, name: Name, row: &Row, sensor: &Sensor) -> Search {
-        let Some(volume) = self.volumes.of(dev) else { return Search::Unknown };
-        match roots.find(&self.volumes, dev, name) {
+    fn find(&mut self, dev: Dev, roots: &mut Roots, name: Name, row: &Row, sensor: &Sensor) -> Search {
+        let Some(fstype) = self.volumes.of(dev).map(|volume| volume.fstype.clone()) else {
+            return Search::Unknown;
+        };
+        match roots.find(&self.volumes, dev, name, &mut self.patience) {
             Found::Here(facts) if facts.is_regular => {
                 return Search::Found(ObjectId { dev, ino: name.ino, generation: name.generation }, facts);
             }
@@ -159,12 +161,15 @@ impl Carriers {
         let Some(path) = self.volumes.locate(dev, &row.path).filter(|_| !row.path.is_empty()) else {
             return Search::Unknown;
         };
-        let Ok((file, facts)) = handles::open(&path) else { return Search::Unknown };
+        let whom = path.clone();
+        let Some(Ok((file, facts))) = self.patience.ask(dev, move || handles::open(&whom)) else {
+            return Search::Unknown;
+        };
         let Ok(object) = sensor.identify_file(&file, &path) else { return Search::Unknown };
         if object.dev != dev || !facts.is_regular {
             return Search::Unknown;
         }
-        let is_it = if handles::are_stable(&volume.fstype) {
+        let is_it = if handles::are_stable(&fstype) {
             (object.ino, object.generation) == (name.ino, name.generation)
         } else {
             // A number that is made up anew says nothing.
@@ -173,7 +178,7 @@ impl Carriers {
         match is_it {
             true => Search::Found(object, facts),
             // Of a name that is another file's by now, the one that had it may lie elsewhere.
-            false if handles::are_stable(&volume.fstype) => Search::Unknown,
+            false if handles::are_stable(&fstype) => Search::Unknown,
             false => Search::Gone,
         }
     }

@@ -8,15 +8,18 @@ mod files;
 mod start;
 
 use std::{
-    io::Write as _,
+    convert::Infallible,
+    io::{self, Write as _},
     os::fd::OwnedFd,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     time,
 };
 
@@ -98,6 +101,8 @@ struct Agent {
     reload: Reload,
     selftest: SelfTest,
     memory: Memory,
+    /// By which signal it was asked to end.
+    asked: Option<&'static str>,
 }
 
 impl Agent {
@@ -116,7 +121,8 @@ impl Agent {
         let metrics = Arc::new(start::metrics(&prepared)?);
         let readiness = Readiness::new("the sensor starts");
         let address = listener.address();
-        let server = tokio::spawn(listener.serve(Arc::clone(&metrics), readiness.clone()));
+        let server = answer_aside(listener, Arc::clone(&metrics), readiness.clone())
+            .map_err(system("start a thread for /metrics"))?;
         let status = Status::default();
         let window =
             status::serve(held.state.path(), status.clone()).map_err(system("make the status socket"))?;
@@ -130,7 +136,7 @@ impl Agent {
         readiness.set_ready();
         tracing::info!(%address, assets = agent.config.assets.len(), files = agent.files.registry().files().len(), "weighing");
         // The line that scripts wait for.
-        let _ = writeln!(std::io::stderr(), "ready");
+        let _ = writeln!(io::stderr(), "ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let facts = agent
             .sensor
@@ -140,8 +146,8 @@ impl Agent {
             .map_err(system("wait for the ring buffer"))?;
         let ended = tokio::select! {
             ended = agent.weigh(&facts, &mut hangup) => ended,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => { agent.asked = Some("SIGTERM"); Ok(()) }
+            _ = interrupt.recv() => { agent.asked = Some("SIGINT"); Ok(()) }
             () = over(length) => Ok(()),
             ended = server => match ended {
                 Ok(Ok(never)) => match never {},
@@ -166,6 +172,7 @@ impl Agent {
         });
         let folders = folders.map_err(|error| Unfit::System("watch the assets' directories", error))?;
         let mut moved_at = Instant::now();
+        let mut awake = Instant::now();
         let mut tick_at = Instant::now() + TICK_EVERY;
         loop {
             if self.look()? {
@@ -188,6 +195,7 @@ impl Agent {
                 self.deadline(tick_at)
             };
             let sleeps = Instant::now();
+            self.pipeline.worked(sleeps.duration_since(awake));
             tokio::select! {
                 readable = time::timeout(wait, facts.readable()) => if let Ok(readable) = readable {
                     readable.map_err(|error| Unfit::System("wait for the ring buffer", error))?.clear_ready();
@@ -196,6 +204,7 @@ impl Agent {
                 _ = hangup.recv() => self.reload.request(),
             }
             self.pipeline.slept(wait, sleeps.elapsed());
+            awake = Instant::now();
         }
     }
 
@@ -210,6 +219,7 @@ impl Agent {
 
     /// Takes what is new; whether anything was.
     fn look(&mut self) -> Result<bool, Failure> {
+        self.metrics.set_last_look();
         let mut readings: Vec<Reading> = Vec::new();
         let moved = self.sensor.drain(&mut readings).map_err(Unfit::from)?;
         self.selftest.see(&readings);
@@ -224,9 +234,10 @@ impl Agent {
             self.files.rescan_soon();
         }
         if self.files.is_due() {
-            let Self { sensor, pipeline, config, held, metrics, .. } = self;
-            self.files.rescan(sensor, pipeline, config, &held.state, metrics);
-            self.look_below(HolderId::HOST)?;
+            let Self { sensor, pipeline, held, metrics, .. } = self;
+            if self.files.rescan(sensor, pipeline, &held.state, metrics) {
+                self.look_below(HolderId::HOST)?;
+            }
         }
         let mapper = readings.iter().rev().find_map(|reading| match reading {
             Reading::Act { holder, act: SensedAct::Mapper, .. } => Some(*holder),
@@ -281,7 +292,7 @@ impl Agent {
     }
 
     fn follow_mounts(&mut self) -> Result<(), Failure> {
-        if self.mounts.changed() {
+        if self.mounts.changed() || self.pipeline.destinations().are_behind() {
             self.pipeline.mounts_changed(now());
             self.checkpoint.mounts_changed(&mut self.pipeline, &mut self.sensor).map_err(Unfit::from)?;
             self.look_below(HolderId::HOST)?;
@@ -300,11 +311,11 @@ impl Agent {
                 self.metrics.set_probe(hook, kind_of(report.hook), false);
             }
         }
-        let changed = changed.into_iter().map(|link| (ActKind::LinksTouched, link.name));
-        let removed = self.sensor.removed_pins().into_iter().map(|pin| (ActKind::PinsTouched, pin));
+        let changed =
+            changed.into_iter().map(|link| (ActKind::LinksTouched, format!("{} changed", link.name)));
+        let removed = self.sensor.removed_pins().into_iter().map(|what| (ActKind::PinsTouched, what));
         for (kind, what) in changed.chain(removed).collect::<Vec<_>>() {
-            let how = if kind == ActKind::PinsTouched { "was removed" } else { "changed" };
-            self.pipeline.raise(HolderId::HOST, kind, Some(format!("{what} {how}")), now());
+            self.pipeline.raise(HolderId::HOST, kind, Some(what), now());
         }
         self.memory.look();
         self.metrics.set_ring_fill(self.sensor.ring_fill());
@@ -343,6 +354,9 @@ impl Agent {
                 tracing::error!(%error, "the last look at what the host sent failed");
             }
         }
+        if let Some(signal) = self.asked {
+            self.pipeline.asked_to_end(signal, now());
+        }
         if let Err(error) = self.held.state.end_run() {
             tracing::error!(%error, "the next start will say that this agent was killed");
         }
@@ -361,6 +375,23 @@ impl Agent {
             tracing::error!(left, "alerts could not be delivered before the end");
         }
     }
+}
+
+/// Answers scrapes on a thread of its own: one that the agent could not answer while it waits for something would say nothing of that.
+/// The receiver has why it ended.
+fn answer_aside(
+    listener: Listener,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+) -> io::Result<oneshot::Receiver<io::Result<Infallible>>> {
+    let (sender, ended) = oneshot::channel();
+    thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let end = runtime.and_then(|runtime| runtime.block_on(listener.serve(metrics, readiness)));
+        // The agent may have ended.
+        let _ = sender.send(end);
+    })?;
+    Ok(ended)
 }
 
 /// The label of a hook's kind.

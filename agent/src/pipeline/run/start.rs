@@ -199,12 +199,13 @@ impl Agent {
         let soon = Instant::now();
         Ok(Self {
             mounts: MountWatch::new().map_err(Unfit::from)?,
-            files: Files::new(registry),
+            files: Files::new(registry, &config),
             carriers_at: soon,
             carriers_every: CARRIERS_SOON,
             reload: Reload::new(config.rules.clone()),
             selftest: SelfTest::new(options.prove_every, &metrics),
             memory: Memory::default(),
+            asked: None,
             config,
             held,
             checkpoint,

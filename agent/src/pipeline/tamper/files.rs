@@ -111,7 +111,12 @@ impl Files {
         if self.hang {
             return false;
         }
-        let missing = length.saturating_sub(fs::metadata(path).map_or(0, |facts| facts.len()));
+        let asked = path.to_owned();
+        let Some(is) = self.patience.ask((), move || fs::metadata(asked).map_or(0, |facts| facts.len()))
+        else {
+            return false;
+        };
+        let missing = length.saturating_sub(is);
         missing > self.shortened.insert(path.to_owned(), missing).unwrap_or(0)
     }
 }

@@ -1,18 +1,21 @@
 //! What the agent finds out about itself, once a second: whether it ran, whether its clock, its memory and its limits are its own,
 //! and what was lost. It says what, and names a process only where the kernel side saw one.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{files::Files, is_fresh, posture::Posture};
 use crate::{
     event::{ActKind, BootNs, HolderId, Loss},
+    host::itself,
     pipeline::own_files::OwnFile,
 };
 
 /// Not having run for so long is not the scheduler's doing.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
+/// What it does itself may take its time, but no such time.
+const BUSY_FOR: Duration = Duration::from_secs(15);
 /// A wall clock that moved so far against the boot clock was set, and not slewed.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Losses that make a number or an alert wrong. The others are said in every alert's `loss`, and come about by themselves on a
@@ -35,10 +38,14 @@ const GRAVE: [&str; 11] = [
 #[derive(Debug)]
 pub(in crate::pipeline) struct SelfCheck {
     pub(in crate::pipeline) files: Files,
+    /// Those that somebody was seen to send.
+    pub(super) signals: BTreeSet<String>,
     /// Wall clock minus boot clock, ns.
     wall: i128,
     /// How long the agent slept beyond what it meant to.
     overslept: Duration,
+    /// How long it was at one thing.
+    worked: Duration,
     /// Pid of a debugger.
     tracer: u32,
     /// Code that is mapped and does not belong there.
@@ -57,9 +64,12 @@ impl SelfCheck {
     pub(in crate::pipeline) fn new(files: &[OwnFile]) -> Self {
         Self {
             files: Files::new(files),
+            signals: BTreeSet::new(),
             wall: wall_offset(),
             overslept: Duration::ZERO,
-            tracer: tracer(),
+            worked: Duration::ZERO,
+            // Who debugs it from the start is told of too.
+            tracer: 0,
             clock: None,
             strangers: BTreeSet::new(),
             limits: None,
@@ -77,9 +87,19 @@ impl SelfCheck {
             let text = format!("the agent did not run for {} s", away.as_secs());
             found.push((HolderId::HOST, ActKind::Stopped, Some(text)));
         }
+        let worked = std::mem::take(&mut self.worked);
+        if worked >= BUSY_FOR {
+            let text = format!(
+                "the agent told of nothing for {} s, because something that it asked did not answer or it had too much to do",
+                worked.as_secs()
+            );
+            found.push((HolderId::HOST, ActKind::Stopped, Some(text)));
+        }
         let wall = wall_offset();
-        let step = wall - std::mem::replace(&mut self.wall, wall);
+        // Against what was told last, so that many small steps are seen too: a clock that is slewed takes the other one with it.
+        let step = wall - self.wall;
         if step.unsigned_abs() >= CLOCK_STEP.as_nanos() {
+            self.wall = wall;
             let actor = self.clock.filter(|(_, at)| is_fresh(*at, now)).map(|(actor, _)| actor);
             let seconds = step as f64 / 1e9;
             found.push((
@@ -92,15 +112,13 @@ impl SelfCheck {
         if tracer != std::mem::replace(&mut self.tracer, tracer) && tracer != 0 {
             found.push((HolderId::HOST, ActKind::Signalled, Some(format!("traced by process {tracer}"))));
         }
-        for library in
-            strangers(&fs::read_to_string("/proc/self/maps").unwrap_or_default(), &own_executable())
-        {
+        for library in strangers(&itself::text("maps"), &own_executable()) {
             if self.strangers.insert(library.clone()) {
                 let text = format!("{library} is loaded into the agent");
                 found.push((HolderId::HOST, ActKind::FilesChanged, Some(text)));
             }
         }
-        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let limits = itself::text("limits");
         let is_told = self.limited.is_some_and(|at| is_fresh(at, now));
         if self.limits.replace(limits.clone()).is_some_and(|before| before != limits) && !is_told {
             found.push((HolderId::HOST, ActKind::Signalled, Some("resource limits".to_owned())));
@@ -119,6 +137,11 @@ impl SelfCheck {
         self.overslept = self.overslept.max(took.saturating_sub(meant));
     }
 
+    /// The agent was at one thing for `took`, without a look at what is new.
+    pub(super) fn worked(&mut self, took: Duration) {
+        self.worked = self.worked.max(took);
+    }
+
     /// Stages of a loss that grew.
     pub(super) fn lost(&mut self, loss: &Loss) -> Vec<&'static str> {
         let grown = loss.iter().filter(|(stage, count)| {
@@ -131,7 +154,7 @@ impl SelfCheck {
 }
 
 fn own_executable() -> String {
-    fs::read_link("/proc/self/exe").map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned())
+    itself::link("exe").map_or_else(String::new, |path| path.to_string_lossy().into_owned())
 }
 
 /// Files whose code is mapped, by `/proc/PID/maps`, other than the agent's own and the C library's.
@@ -179,7 +202,7 @@ fn wall_offset() -> i128 {
 
 /// Who debugs the agent; 0 when nobody does or it cannot be read.
 fn tracer() -> u32 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = itself::text("status");
     let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
     line.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }

@@ -25,6 +25,11 @@ impl Pipeline {
         self.own.slept(meant, took);
     }
 
+    /// The agent did not sleep for `took`.
+    pub(crate) fn worked(&mut self, took: Duration) {
+        self.own.worked(took);
+    }
+
     /// Somebody did something against the agent.
     pub(crate) fn tampered(&mut self, tampering: Tampering, now: BootNs) {
         let Tampering { actor, what, at } = tampering;
@@ -32,6 +37,7 @@ impl Pipeline {
         let (kind, target) = match what {
             Tampered::Signal(signal) => {
                 let name = signal_name(signal);
+                self.own.signals.insert(name.clone());
                 let kind = match name.as_str() {
                     "SIGTERM" | "SIGINT" | "SIGQUIT" if is_manager(holder.tgid) => ActKind::Ended,
                     "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => ActKind::Stopped,
@@ -59,9 +65,19 @@ impl Pipeline {
                 self.own.limited = Some(at);
                 (ActKind::Signalled, format!("resource limit {resource}"))
             }
+            Tampered::Reached(by) => (ActKind::Signalled, format!("reached into by {by}")),
             Tampered::Unknown => (ActKind::Signalled, "something that found no room".to_owned()),
         };
         self.raise(holder, kind, Some(target), now);
+    }
+
+    /// The agent ends because of this signal. Where nobody was seen who sent it, it was not sent as others are: by the agent itself, made to by
+    /// a debugger or a program of BPF (`bpf_send_signal`).
+    pub(crate) fn asked_to_end(&mut self, signal: &str, now: BootNs) {
+        if !self.own.signals.contains(signal) {
+            let text = format!("{signal}, and nobody was seen who sent it");
+            self.raise(HolderId::HOST, ActKind::Signalled, Some(text), now);
+        }
     }
 
     /// Looks whether the agent and its files are what they were; call it about once a second.

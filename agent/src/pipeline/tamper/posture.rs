@@ -3,13 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
 /// Of the agent's own cgroup. Its list of processors is seen in the process.
 const CGROUP_LIMITS: [&str; 6] =
     ["cgroup.freeze", "cpu.max", "cpu.weight", "memory.high", "memory.max", "pids.max"];
+/// Those that are there only while a controller is on.
+const CONTROLLED: [&str; 5] = ["cpu.max", "cpu.weight", "memory.high", "memory.max", "pids.max"];
 const PROCESSORS: &str = "the list of processors";
 /// Who manages processors for containers gives and takes them all day. It is told of when so small a part is left of the most that there
 /// were, or one.
@@ -47,12 +48,24 @@ impl Posture {
         let starves = has < had && (has <= 1 || has * PART <= self.most);
         // Of another cgroup the limits are other ones anyway.
         let moved = before.get(CGROUP) != now.get(CGROUP);
-        // What comes or goes whole is a controller of cgroups that somebody beside it needs or needs no longer.
-        let both = before.iter().filter_map(|(name, was)| Some((name.as_str(), was, now.get(name)?)));
+        // What comes or goes whole is a controller of cgroups that somebody beside it needs or needs no longer, but for what every
+        // cgroup and process has.
+        const HIDDEN: &String = &String::new();
+        let both = before.iter().filter_map(|(name, was)| {
+            let stays = || (!CONTROLLED.contains(&name.as_str())).then_some(HIDDEN);
+            let is = now.get(name).or_else(stays)?;
+            Some((name.as_str(), was, is))
+        });
         both.filter(|(_, was, is)| was != is)
             .filter(|(name, ..)| !moved || !CGROUP_LIMITS.contains(name))
             .filter(|(name, ..)| *name != PROCESSORS || starves)
-            .map(|(name, was, is)| format!("{name} of the agent was {was} and is {is}"))
+            .map(|(name, was, is)| {
+                if is.is_empty() {
+                    format!("{name} of the agent was {was} and cannot be read")
+                } else {
+                    format!("{name} of the agent was {was} and is {is}")
+                }
+            })
             .collect()
     }
 }
@@ -100,7 +113,7 @@ fn read(process: &Path, cgroups: &Path) -> BTreeMap<String, String> {
     let status = text(process.join("status")).unwrap_or_default();
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     note(PROCESSORS, allowed.map(|list| list.trim().to_owned()));
-    let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let cgroup = text(process.join("cgroup")).unwrap_or_default();
     note(CGROUP, (!cgroup.is_empty()).then(|| cgroup.trim().replace('\n', ", ")));
     if let Some(path) = cgroup.lines().find_map(|line| line.strip_prefix("0::/")) {
         for name in CGROUP_LIMITS {
@@ -112,6 +125,8 @@ fn read(process: &Path, cgroups: &Path) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn process(folder: &Path, nice: u32, cgroup: &str) -> BTreeMap<String, String> {

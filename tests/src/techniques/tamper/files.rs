@@ -138,3 +138,16 @@ pub(super) fn configuration_hidden_under_a_mount(w: &mut World) {
     ok(tests::lab::run(Command::new("umount").arg(&file)));
     scene.stop();
 }
+
+/// Whoever asks for the state of the agent would be answered by somebody else.
+pub(super) fn status_socket_replaced(w: &mut World) {
+    let mut scene = w.scene();
+    let socket = scene.config.state_dir.join("status.sock");
+    let text = format!(
+        "import os, socket; p = {socket:?}; os.unlink(p); s = socket.socket(socket.AF_UNIX); s.bind(p); s.listen()"
+    );
+    python(&scene, &text);
+    let alert = tampering(&mut scene, "files_changed", |target| Path::new(target) == socket);
+    assert!(alert.detail()["process"].is_null());
+    scene.stop();
+}

@@ -43,6 +43,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("types_of_the_kernel_hidden", types_of_the_kernel_hidden),
     ("tracing_switched_off", tracing_switched_off),
     ("looking_is_silent", looking_is_silent),
+    ("reached_into_for_a_moment", process::reached_into_for_a_moment),
+    ("ended_by_its_own_hand", process::ended_by_its_own_hand),
+    ("frozen_and_thawed", process::frozen_and_thawed),
+    ("status_of_the_process_hidden", process::status_of_the_process_hidden),
+    ("status_socket_replaced", files::status_socket_replaced),
 ];
 
 fn pinned(w: &mut World) -> Scene<'_> {
@@ -70,7 +75,7 @@ fn from_a_pid_namespace(w: &mut World) {
 
 /// Who runs already goes on; who starts says what is missing and does not pretend to weigh.
 fn types_of_the_kernel_hidden(w: &mut World) {
-    let scene = w.scene();
+    let mut scene = w.scene();
     let place = Path::new("/sys/kernel/btf");
     ok(tests::lab::run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(place)));
     let doctor = Command::new(&scene.world.binary).args(["doctor", "-o", "json"]).output().expect("it runs");
@@ -78,9 +83,12 @@ fn types_of_the_kernel_hidden(w: &mut World) {
     let thief = scene.run(Command::new("cp").arg(&source).arg(&copy));
     ok(tests::lab::run(Command::new("umount").arg(place)));
     assert_eq!(doctor.status.code(), Some(4), "{}", String::from_utf8_lossy(&doctor.stdout));
+    tampering(&mut scene, "files_changed", |target| {
+        target == "what is mounted at /sys/kernel/btf hides what the kernel says there"
+    });
     let bytes = scene.arrived(&source, &copy);
     let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
-    scene.expect(&expected);
+    scene.expect_beside_changes(&expected);
 }
 
 /// `kernel.ftrace_enabled` takes the ground from under tracers of functions; these hooks do not stand on it.

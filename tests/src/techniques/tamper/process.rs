@@ -1,6 +1,10 @@
 //! The agent's process: stopped, killed, ended, traced, its limits and the clock it lives by.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tests::lab::{
     alert::{Alert, findings},
@@ -134,5 +138,97 @@ pub(super) fn library_loaded_before_the_agent(w: &mut World) {
     scene.start();
     let target = format!("{} is loaded into the agent", library.display());
     tampering(&mut scene, "files_changed", |said| said == target);
+    scene.stop();
+}
+
+/// A debugger that attaches and is gone before the agent looks, and everything else by which its memory or descriptors are had. Each is one
+/// call, and who made it is known.
+pub(super) fn reached_into_for_a_moment(w: &mut World) {
+    let mut scene = w.scene();
+    let pid = scene.agent().pid();
+    let calls = [
+        // PTRACE_SEIZE, and the end of the process detaches.
+        ("ptrace", format!("assert c.ptrace(0x4206, {pid}, None, None) == 0")),
+        ("/proc/PID/mem", format!("open('/proc/{pid}/mem', 'r+b').close()")),
+        // The lowest page of its program.
+        (
+            "process_vm_readv",
+            format!(
+                "at = int(open('/proc/{pid}/maps').readline().split('-')[0], 16); b = ctypes.create_string_buffer(16)\n\
+             v = (ctypes.c_ulong * 2)(ctypes.addressof(b), 16); r = (ctypes.c_ulong * 2)(at, 16)\n\
+             assert c.syscall(310, {pid}, v, ctypes.c_ulong(1), r, ctypes.c_ulong(1), ctypes.c_ulong(0)) == 16"
+            ),
+        ),
+        ("pidfd_getfd", format!("assert c.syscall(438, os.pidfd_open({pid}), 2, 0) >= 0")),
+    ];
+    for (call, text) in calls {
+        let by = python(&scene, &format!("import ctypes, os\nc = ctypes.CDLL(None)\n{text}"));
+        let alert = tampering(&mut scene, "signalled", |target| target == format!("reached into by {call}"));
+        check_actor(&alert, &by);
+    }
+    scene.stop();
+}
+
+/// Somebody makes the agent end itself: nobody sends a signal then, and the end looks like an orderly one.
+pub(super) fn ended_by_its_own_hand(w: &mut World) {
+    World::needs("gdb");
+    let mut scene = w.scene();
+    let pid = scene.agent().pid();
+    scene.run(Command::new("gdb").args(["-batch", "-nx", "-p", &pid.to_string()]).args([
+        "-ex",
+        "handle SIGTERM nostop noprint pass",
+        "-ex",
+        &format!("call (int)kill({pid}, 15)"),
+    ]));
+    tampering(&mut scene, "signalled", |target| target == "SIGTERM, and nobody was seen who sent it");
+    scene.kill();
+}
+
+/// No signal is sent, and nobody is asked: by the freezer of either version, in the group above the agent's own, at whose limits it does not look.
+pub(super) fn frozen_and_thawed(w: &mut World) {
+    struct Groups(PathBuf, PathBuf);
+    impl Drop for Groups {
+        fn drop(&mut self) {
+            for group in [&self.1, &self.0] {
+                let _ =
+                    wait_for(PATIENCE, || (fs::remove_dir(group).is_ok() || !group.exists()).then_some(()));
+            }
+        }
+    }
+    let mut scene = w.scene();
+    let two = Path::new("/sys/fs/cgroup/cgroup.procs").exists();
+    let (root, file, [frozen, thawed]) = if two {
+        ("/sys/fs/cgroup", "cgroup.freeze", ["1", "0"])
+    } else {
+        ("/sys/fs/cgroup/freezer", "freezer.state", ["FROZEN", "THAWED"])
+    };
+    let group = Path::new(root).join(format!("weighbridge-test-{}", std::process::id()));
+    let inner = group.join("inner");
+    if !Path::new(root).join("cgroup.procs").exists() || fs::create_dir_all(&inner).is_err() {
+        skip(format_args!("needs a freezer at {root}"));
+    }
+    let groups = Groups(group, inner);
+    fs::write(groups.1.join("cgroup.procs"), scene.agent().pid().to_string()).expect("it can be moved");
+    let freezer = groups.0.join(file);
+    let text = format!(
+        "import time; f = {freezer:?}; open(f, 'w').write('{frozen}'); time.sleep(7); open(f, 'w').write('{thawed}')"
+    );
+    python(&scene, &text);
+    tampering(&mut scene, "stopped", |target| target.starts_with("the agent did not run for "));
+    scene.stop();
+    drop(groups);
+}
+
+/// A lie is mounted over what the agent reads of itself: it is told of, and not believed.
+pub(super) fn status_of_the_process_hidden(w: &mut World) {
+    let mut scene = w.scene();
+    let pid = scene.agent().pid();
+    let (lie, place) = (scene.work.join("status"), format!("/proc/{pid}/status"));
+    let truth = fs::read_to_string(&place).expect("it runs");
+    fs::write(&lie, truth).expect("a lie can be written");
+    ok(tests::lab::run(Command::new("mount").arg("--bind").arg(&lie).arg(&place)));
+    let hidden = format!("what is mounted at {place} hides what the kernel says there");
+    tampering(&mut scene, "files_changed", |target| target == hidden);
+    ok(tests::lab::run(Command::new("umount").arg(&place)));
     scene.stop();
 }

@@ -12,6 +12,7 @@ use std::{
     io,
     os::{fd::AsFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -35,16 +36,38 @@ use crate::{
 /// Problems of one kind of severity that are told for one configured path; the rest is counted.
 const TOLD: usize = 20;
 
+/// Where a walk is, and after how many entries of directories: of one that gets no further, what it waits for.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<(PathBuf, usize)>);
+
+impl Progress {
+    /// The directory that is read, and how many entries were seen by then.
+    #[must_use]
+    pub fn now(&self) -> (PathBuf, usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn at(&self, path: &Path, visited: usize) {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.0 != path {
+            now.0 = path.to_owned();
+        }
+        now.1 = visited;
+    }
+}
+
 /// Walks all assets. Goes on after an error, so that everything wrong is said at once.
 pub(super) fn walk(
     config: &Config,
     classifier: &Classifier,
     known: &Registry,
     now: Timestamp,
+    progress: &Progress,
 ) -> (Registry, Vec<Problem>) {
     let mut walk = Walk {
         config,
         classifier,
+        progress,
         known: Known::new(known),
         now: Timestamp::from_second(now.as_second()).unwrap_or(now),
         registry: Registry::default(),
@@ -78,6 +101,7 @@ pub(super) fn walk(
 struct Walk<'a> {
     config: &'a Config,
     classifier: &'a Classifier,
+    progress: &'a Progress,
     known: Known<'a>,
     now: Timestamp,
     registry: Registry,
@@ -99,6 +123,7 @@ struct Told<'a> {
 impl<'a> Walk<'a> {
     fn root(&mut self, roots: &[PathBuf], told: &mut Told<'_>) {
         let path = &told.placed.value;
+        self.progress.at(path, self.visited);
         let name = self.asset_name(told.asset).to_owned();
         // The operator named this path, so that links in it are followed, once.
         let real = match fs::canonicalize(path) {
@@ -151,6 +176,7 @@ impl<'a> Walk<'a> {
         let mut foreign: HashSet<Dev> = HashSet::from([dev]);
         while let Some(relative) = open.pop() {
             let path = real.join(relative.strip_prefix(".").unwrap_or(&relative));
+            self.progress.at(&path, self.visited);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             let directory = match openat2(root, &relative, flags, Mode::empty(), resolve) {
@@ -198,6 +224,7 @@ impl<'a> Walk<'a> {
                     return;
                 }
                 let here = path.join(name);
+                self.progress.at(&here, self.visited);
                 let facts = match statx(&directory, name, AtFlags::SYMLINK_NOFOLLOW, WANTED) {
                     Ok(facts) => facts,
                     Err(Errno::NOENT) => continue,
