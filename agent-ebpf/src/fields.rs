@@ -107,9 +107,12 @@ fields! {
     MAPPING_TREE = "address_space", "i_mmap.rb_root.rb_node", true;
     INODE_SIZE = "inode", "i_size", true;
     INODE_PRIVATE = "inode", "i_private", true;
+    INODE_LINK = "inode", "i_sb_list", true;
     SB_DEV = "super_block", "s_dev", true;
     SB_MAGIC = "super_block", "s_magic", true;
     SB_OWN = "super_block", "s_fs_info", true;
+    SB_LIST = "super_block", "s_list", true;
+    SB_INODES = "super_block", "s_inodes", true;
     EROFS_FILE = "erofs_sb_info", "dif0.file", false;
     DENTRY_PARENT = "dentry", "d_parent", true;
     DENTRY_NAME = "dentry", "d_name.name", true;
@@ -158,11 +161,14 @@ fields! {
     UFFD_MM = "userfaultfd_ctx", "mm", false;
     OVL_FILE_REAL = "ovl_file", "realfile", false;
     OVL_INODE_VFS = "ovl_inode", "vfs_inode", false;
+    OVL_INODE_FLAGS = "ovl_inode", "flags", false;
     OVL_INODE_UPPER = "ovl_inode", "__upperdentry", false;
     OVL_INODE_ENTRY = "ovl_inode", "oe", false;
     OVL_ENTRY_COUNT = "ovl_entry", "__numlower", false;
     OVL_ENTRY_STACK = "ovl_entry", "__lowerstack", false;
     OVL_PATH_DENTRY = "ovl_path", "dentry", false;
+    OVL_FS_COUNT = "ovl_fs", "numfs", false;
+    OVL_FS_ALL = "ovl_fs", "fs", false;
     URING_FILE = "io_kiocb", "file", false;
     URING_OPCODE = "io_kiocb", "opcode", false;
     URING_FLAGS = "io_kiocb", "flags", false;

@@ -9,6 +9,7 @@ mod memory;
 mod packet;
 mod pid;
 mod socket;
+mod superblock;
 mod task;
 mod uring;
 
@@ -22,6 +23,7 @@ pub(crate) use inode::{Dentry, Inode, Known, Layers};
 pub(crate) use memory::{Mm, Vma};
 pub(crate) use packet::mapped;
 pub(crate) use socket::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, Packet, Sock};
+pub(crate) use superblock::{Link, Superblock};
 pub(crate) use task::{Task, ThreadLink};
 pub(crate) use uring::{UringRequest, UringRing};
 

@@ -11,6 +11,7 @@ pub mod acts;
 pub mod egress;
 mod facts;
 pub mod fields;
+pub mod layers;
 mod losses;
 mod memory;
 pub mod requests;

@@ -10,6 +10,7 @@ use agent_ebpf::{
     TakeValue,
     acts::{ActKey, ActValue, GpuKey, GpuValue, ReachKey, StoreValue},
     egress::{PeerKey, PeerValue, REST, SCALE_WORDS, SUMS},
+    layers::{COPYABLES, Layered, OVERLAYS},
     tamper::{TAMPERED_WORDS, TamperKey, TamperValue},
 };
 use aya_ebpf::{
@@ -18,7 +19,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 
-use crate::{flow::overlay::Copied, hooks::orders::Moved, scratch::Scratch};
+use crate::{
+    flow::{layers::Look, overlay::Copied},
+    hooks::orders::Moved,
+    scratch::Scratch,
+};
 
 const NO_PREALLOC: u32 = 1;
 
@@ -95,6 +100,19 @@ pub(crate) static CHANNELS: HashMap<u32, u32> = HashMap::with_max_entries(1 << 1
 /// Who has which node of a GPU open (us; user space removes rows).
 #[map]
 pub(crate) static GPU_USERS: HashMap<GpuKey, GpuValue> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Overlays in whose layers there can be assets, by number (us).
+// A hash map, so that two CPUs cannot take one number for two of them.
+#[map]
+pub(crate) static LAYERED: HashMap<u32, Layered> = HashMap::with_max_entries(OVERLAYS, NO_PREALLOC);
+
+/// Files of assets as overlays have them, by number: addresses of their `struct inode` (us).
+#[map]
+pub(crate) static COPYABLE: HashMap<u32, u64> = HashMap::with_max_entries(COPYABLES, NO_PREALLOC);
+
+/// A look at overlays (us).
+#[map]
+pub(crate) static LOOK_SCRATCH: Scratch<Look> = Scratch::new();
 
 /// What an overlay copied (us).
 #[map]

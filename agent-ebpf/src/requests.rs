@@ -38,6 +38,9 @@ pub const DESCRIBED: u8 = 14;
 /// Makes a symbolic link, whose text is the caller's.
 pub const LINK: u8 = 15;
 
+/// Changes what is said of a file that a path names, or its name.
+pub const CHANGE: u8 = 16;
+
 /// By number of the operation.
 pub const OPERATIONS: [u8; TABLE] = {
     let list: &[(usize, u8)] = &[
@@ -57,7 +60,10 @@ pub const OPERATIONS: [u8; TABLE] = {
         (28, OPEN),         // OPENAT2
         (30, THROUGH),      // SPLICE
         (33, THROUGH),      // TEE
+        (35, CHANGE),       // RENAMEAT
+        (36, CHANGE),       // UNLINKAT
         (38, LINK),         // SYMLINKAT
+        (39, CHANGE),       // LINKAT
         (41, DESCRIBE),     // FSETXATTR
         (42, DESCRIBE),     // SETXATTR
         (43, DESCRIBED),    // FGETXATTR

@@ -47,4 +47,10 @@ pub const SHARED_PACKETS: u32 = 19;
 pub const SHARED_NEIGHBOURS: u32 = 20;
 /// Not 0 once a process had a network device open that it serves ([`crate::CLASS_TUNNELS`]): before that nothing is put there.
 pub const SHARED_TUNNELS: u32 = 21;
-pub const SHARED_WORDS: u32 = 22;
+/// Rows in `LAYERED`: while there are none nobody's calls are looked at for what an overlay copied.
+pub const SHARED_LAYERED: u32 = 22;
+/// Rows in `COPYABLE`.
+pub const SHARED_COPYABLE: u32 = 23;
+/// Not 0 when the overlays of the host are to be looked for anew: user space asks for it, the next look clears it.
+pub const SHARED_LAYERS_STALE: u32 = 24;
+pub const SHARED_WORDS: u32 = 25;

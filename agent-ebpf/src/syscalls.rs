@@ -112,6 +112,11 @@ pub const IPC: u8 = 47;
 /// A signal with a `siginfo_t` of the sender's making: (pid, signal, info), (group, thread, signal, info), (pidfd, signal, info).
 pub const SIGNAL: u8 = 31;
 
+/// Names a file by a path and changes what is said of it, or its name.
+pub const CHANGE_NAMED: u8 = 48;
+/// Makes a filesystem that can be mounted, or mounts it.
+pub const MOUNT: u8 = 49;
+
 /// Something that can be done against the agent; told apart by number.
 pub const TAMPER: u8 = 64;
 
@@ -224,6 +229,31 @@ pub const CALLS_64: [u8; TABLE] = table(&[
     (93, CHANGE),              // fchown
     (199, CHANGE),             // fremovexattr
     (280, CHANGE),             // utimensat, of a descriptor
+    (76, CHANGE_NAMED),        // truncate
+    (82, CHANGE_NAMED),        // rename
+    (86, CHANGE_NAMED),        // link
+    (87, CHANGE_NAMED),        // unlink
+    (90, CHANGE_NAMED),        // chmod
+    (92, CHANGE_NAMED),        // chown
+    (94, CHANGE_NAMED),        // lchown
+    (132, CHANGE_NAMED),       // utime
+    (163, CHANGE_NAMED),       // acct
+    (165, MOUNT),              // mount
+    (167, CHANGE_NAMED),       // swapon
+    (197, CHANGE_NAMED),       // removexattr
+    (198, CHANGE_NAMED),       // lremovexattr
+    (235, CHANGE_NAMED),       // utimes
+    (260, CHANGE_NAMED),       // fchownat
+    (261, CHANGE_NAMED),       // futimesat
+    (263, CHANGE_NAMED),       // unlinkat
+    (264, CHANGE_NAMED),       // renameat
+    (265, CHANGE_NAMED),       // linkat
+    (268, CHANGE_NAMED),       // fchmodat
+    (316, CHANGE_NAMED),       // renameat2
+    (431, MOUNT),              // fsconfig
+    (452, CHANGE_NAMED),       // fchmodat2
+    (466, CHANGE_NAMED),       // removexattrat
+    (469, CHANGE_NAMED),       // file_setattr
     (164, TAMPER),             // settimeofday
     (227, TAMPER),             // clock_settime
     (305, TAMPER),             // clock_adjtime
@@ -316,6 +346,34 @@ pub const CALLS_32: [u8; TABLE] = table(&[
     (237, CHANGE),             // fremovexattr
     (320, CHANGE),             // utimensat, of a descriptor
     (412, CHANGE),             // utimensat_time64
+    (9, CHANGE_NAMED),         // link
+    (10, CHANGE_NAMED),        // unlink
+    (15, CHANGE_NAMED),        // chmod
+    (16, CHANGE_NAMED),        // lchown
+    (21, MOUNT),               // mount
+    (30, CHANGE_NAMED),        // utime
+    (38, CHANGE_NAMED),        // rename
+    (51, CHANGE_NAMED),        // acct
+    (87, CHANGE_NAMED),        // swapon
+    (92, CHANGE_NAMED),        // truncate
+    (182, CHANGE_NAMED),       // chown
+    (193, CHANGE_NAMED),       // truncate64
+    (198, CHANGE_NAMED),       // lchown32
+    (212, CHANGE_NAMED),       // chown32
+    (235, CHANGE_NAMED),       // removexattr
+    (236, CHANGE_NAMED),       // lremovexattr
+    (271, CHANGE_NAMED),       // utimes
+    (298, CHANGE_NAMED),       // fchownat
+    (299, CHANGE_NAMED),       // futimesat
+    (301, CHANGE_NAMED),       // unlinkat
+    (302, CHANGE_NAMED),       // renameat
+    (303, CHANGE_NAMED),       // linkat
+    (306, CHANGE_NAMED),       // fchmodat
+    (353, CHANGE_NAMED),       // renameat2
+    (431, MOUNT),              // fsconfig
+    (452, CHANGE_NAMED),       // fchmodat2
+    (466, CHANGE_NAMED),       // removexattrat
+    (469, CHANGE_NAMED),       // file_setattr
     (397, ATTACH),             // shmat
     (400, MESSAGE_SEND),       // msgsnd
     (401, MESSAGE_RECEIVE),    // msgrcv
@@ -351,6 +409,12 @@ pub const fn moves(kind: u8) -> bool {
 #[must_use]
 pub const fn is_channel(kind: u8) -> bool {
     MESSAGE_SEND <= kind && kind <= IPC
+}
+
+/// Whether a call of this kind can have an overlay copy a file that it names by a path.
+#[must_use]
+pub const fn copies(kind: u8) -> bool {
+    matches!(kind, CHANGE_NAMED | CHANGE | ATTRIBUTE_SET | ATTRIBUTE_SET_AT)
 }
 
 /// Not 0 where either ABI has something to move: the first look, before it is known which one made the call.

@@ -260,6 +260,12 @@ extern "C" fn flow_fold_there(sock: u64) -> u64 {
 /// A regular file that is protected or a carrier, registering it when a directory or its name protects it.
 #[inline(always)]
 pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
+    protected_at(file.dentry(), inode)
+}
+
+/// As [`protected`], for a file that nobody has open, by a name of it.
+#[inline(always)]
+pub(crate) fn protected_at(dentry: Option<Dentry>, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
     if inode.kind()? != S_IFREG {
         return None;
     }
@@ -271,12 +277,17 @@ pub(crate) fn protected(file: File, inode: Inode) -> Option<(ObjectKey, ObjectVa
     }
     // SAFETY: copied out at once.
     let stored = *unsafe { DEVICES.get(key.dev) }?;
-    let asset = flow_walk(file.dentry()?.0, ANY_ASSET + stored.trailing_zeros());
-    if asset == NOT_PROTECTED { None } else { register(&key, asset, file, inode) }
+    let asset = flow_walk(dentry?.0, ANY_ASSET + stored.trailing_zeros());
+    if asset == NOT_PROTECTED { None } else { register(&key, asset, dentry, inode) }
 }
 
 #[inline(always)]
-fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(ObjectKey, ObjectValue)> {
+fn register(
+    key: &ObjectKey,
+    asset: u32,
+    dentry: Option<Dentry>,
+    inode: Inode,
+) -> Option<(ObjectKey, ObjectValue)> {
     let assets = 1 << asset_mark(asset);
     let value = ObjectValue { assets, kind: OBJECT_FILE, asset, seen: 0, held: 0, fed: 0 };
     if OBJECTS.insert(key, &value, 0).is_err() {
@@ -290,7 +301,7 @@ fn register(key: &ObjectKey, asset: u32, file: File, inode: Inode) -> Option<(Ob
             (*fact).key = *key;
             (*fact).size = inode.size();
         }
-        if let Some(dentry) = file.dentry() {
+        if let Some(dentry) = dentry {
             flow_send_object(dentry.0);
         }
     }

@@ -2,15 +2,15 @@
 //! metadata is changed, and no process reads it.
 //!
 //! A copy is noticed by its inode in the overlay, which knows its names in both layers (`struct ovl_inode`, 6.5 and later, and
-//! only where the kernel's BTF describes it). Misses: who made a copy by a call that names the file by its path; whoever opens it
-//! next counts for that.
+//! only where the kernel's BTF describes it). Who made a copy by a call that names the file by its path is found by `layers`; who was
+//! not, counts as whoever opens it next.
 
-use agent_ebpf::{FlowKey, OBJECT_CARRIER, OBJECT_FILE, ObjectKey, ObjectValue};
+use agent_ebpf::{FlowKey, LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_FILE, ObjectKey, ObjectValue};
 
 use super::{carrier, hold, is_agent, object, put, take};
 use crate::{
     kernel::{Dentry, File, Inode, Layers, Task},
-    maps::COPIED_SCRATCH,
+    maps::{COPIED_SCRATCH, OBJECTS, lose},
 };
 
 /// A copy of a protected file or of a carrier.
@@ -46,7 +46,7 @@ pub(crate) fn on_change(task: Task, file: File) {
 
 /// Counts the copy that was found just now: as taken and put by `task`.
 #[inline(always)]
-fn settle(task: Task) {
+pub(super) fn settle(task: Task) {
     if !is_agent(task, task.tgid().unwrap_or(0)) {
         hold::become_holder(task, assets());
         carrier::adopt(task, flow_take_copy(task.0));
@@ -73,17 +73,30 @@ fn copied() -> Option<*const Copied> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_copied(file: u64) -> u32 {
-    u32::from(find(File(file)).is_some())
+    match File(file).inode() {
+        Some(inode) => flow_copied_inode(inode.0),
+        None => 0,
+    }
+}
+
+/// As [`flow_copied`], for a file that nobody need have open.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn flow_copied_inode(inode: u64) -> u32 {
+    u32::from(find(Inode(inode)).is_some())
 }
 
 #[inline(always)]
-fn find(file: File) -> Option<()> {
-    let layers = file.inode()?.overlay_layers()?;
+fn find(inode: Inode) -> Option<()> {
+    let layers = inode.overlay_layers()?;
+    if !layers.has_data {
+        return None;
+    }
     let (upper, lower) = (layers.upper?, layers.lower?);
     let scratch = COPIED_SCRATCH.row()?;
     // SAFETY: a row of this program's alone.
     let copied = unsafe { &mut *scratch };
-    let (copy, original) = (upper.inode()?, data(lower)?);
+    let (copy, original) = (upper.inode()?, data(lower)?.inode()?);
     copied.lower = original.key()?;
     copied.upper = copy.key()?;
     copied.value = object::lookup(&copied.lower)?;
@@ -102,14 +115,13 @@ fn find(file: File) -> Option<()> {
     }
 }
 
-/// The inode that stores the data: an overlay can lie on an overlay.
+/// The name of what stores the data: an overlay can lie on an overlay.
 #[inline(always)]
-fn data(lower: Dentry) -> Option<Inode> {
-    let inode = lower.inode()?;
-    match inode.overlay_layers() {
-        Some(Layers { upper: Some(upper), .. }) => upper.inode(),
-        Some(Layers { lower: Some(lower), .. }) => lower.inode(),
-        _ => Some(inode),
+pub(super) fn data(lower: Dentry) -> Option<Dentry> {
+    match lower.inode()?.overlay_layers() {
+        Some(Layers { upper: Some(upper), has_data: true, .. }) => Some(upper),
+        Some(Layers { lower: Some(lower), .. }) => Some(lower),
+        _ => Some(lower),
     }
 }
 
@@ -148,6 +160,20 @@ fn put_copy(task: Task) -> Option<()> {
     // SAFETY: the row stays valid until the program ends.
     unsafe { hold::moved(&holder, row) };
     Some(())
+}
+
+/// Of a copy that was made before anybody looked it is not known by whom: it is a file of the asset, as what it was copied from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn flow_protect_copy() -> u32 {
+    if let Some(copied) = copied() {
+        // SAFETY: a row of this program's alone.
+        let copied = unsafe { &*copied };
+        if copied.value.kind == OBJECT_FILE && OBJECTS.insert(&copied.upper, &copied.value, 0).is_err() {
+            lose(LOSS_OBJECTS_FULL, 1);
+        }
+    }
+    0
 }
 
 #[unsafe(no_mangle)]

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use super::{
     carrier,
     channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
-    looped,
+    layers, looped,
     map::on_grow,
     memory,
     noted::{flow_request_name, flow_request_note, flow_request_release},
@@ -86,7 +86,7 @@ pub(crate) fn submitted(request: UringRequest) -> Option<()> {
     let flags = request.flags();
     match kind {
         requests::OPEN if flags & SKIP_SUCCESS != 0 => mark(tgid, MARK_WATCHED | MARK_SHARED),
-        requests::OPEN | requests::CONNECT | requests::SEND | requests::RECEIVE => {}
+        requests::OPEN | requests::CONNECT | requests::SEND | requests::RECEIVE | requests::CHANGE => {}
         requests::INSTALL => match ring.file(request.descriptor()?) {
             Some(file) => on_open(task, tgid, NO_DESCRIPTOR, file),
             // It is filled by an earlier request of the same chain.
@@ -236,6 +236,10 @@ pub(crate) fn completed(request: UringRequest, result: i32) -> Option<()> {
     let mut input = 0;
     if moves(kind) != 0 && marks(tgid) & (MARK_WATCHED | MARK_HOLDER) != 0 {
         input = flow_request_release(ring.0, request.user_data());
+    }
+    // Whether it failed after that or not.
+    if (kind == requests::CHANGE || kind == requests::DESCRIBE) && layers::are_some() {
+        layers::on_named(task);
     }
     if result < 0 {
         return None;

@@ -6,14 +6,14 @@
 
 use agent_ebpf::{
     ALL_ASSETS, MARK_HOLDER, MARK_MAPPED, MARK_SHARED, MARK_WATCHED, OBJECT_CARRIER, OBJECT_FILE,
-    OBJECT_STORE, OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CHARGED, SHARED_EPOCH,
+    OBJECT_STORE, OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CHARGED, SHARED_EPOCH, SHARED_LAYERS_STALE,
 };
 use aya_ebpf::{EbpfContext, cty::c_void};
 
 use super::word;
 use crate::{
     flow::{
-        carrier, channel, gpu, hold, is_agent, map, memory, neighbour, object, process, space, store,
+        carrier, channel, gpu, hold, is_agent, layers, map, memory, neighbour, object, process, space, store,
         take::on_take,
     },
     kernel::{File, Inode, Task, Vma},
@@ -43,8 +43,17 @@ const FILE: usize = 3;
 #[unsafe(link_section = "iter/task")]
 extern "C" fn scan_processes(ctx: *mut c_void) -> i32 {
     scratch::scan();
+    look_at_overlays();
     note_process(Task(word(&IterContext(ctx), TASK)));
     0
+}
+
+/// Once for each time that user space asks for it. What was copied since the last look waits for the call that did it to return.
+#[inline(always)]
+fn look_at_overlays() {
+    if shared(SHARED_LAYERS_STALE) != 0 {
+        layers::refresh();
+    }
 }
 
 #[inline(always)]
@@ -159,6 +168,7 @@ fn raw(task: Task, file: File, inode: Inode, key: &ObjectKey, value: &ObjectValu
 #[unsafe(link_section = "iter/task")]
 extern "C" fn scan_marks(ctx: *mut c_void) -> i32 {
     scratch::scan();
+    look_at_overlays();
     unmark(Task(word(&IterContext(ctx), TASK)));
     0
 }

@@ -20,7 +20,7 @@ use self::{
         FLAGS_OF_SEND, cloned, gave, lends, lent, option_of_socketcall, put_into, read_from, received,
         sent_many, take_from, through, wrote,
     },
-    descriptors::{brought, changed, duplicates, flow_raced, got, replaced},
+    descriptors::{brought, changed, changes, duplicates, flow_raced, got, replaced},
     mappings::{mapped, mapped_old, shifted, shown_anew},
     submitted::{SUBMITS, flow_submitted},
 };
@@ -32,7 +32,7 @@ use super::{
     tamper, word,
 };
 use crate::{
-    flow::{carrier, hold, looped, map::on_remap, memory, space},
+    flow::{carrier, hold, layers, looped, map::on_remap, memory, space},
     kernel::{File, Task},
     maps::{lose, mark, marks},
 };
@@ -47,7 +47,13 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let glance = GLANCE[number as usize];
-    if glance == 0 || (result < 0 && glance & ASKS == 0 && !moves_although(result)) {
+    if glance == 0 {
+        return 0;
+    }
+    if glance & (COPIES | OPENS | MOUNTS) != 0 {
+        named(number as usize, glance, result);
+    }
+    if glance & LOOKED_AT == 0 || (result < 0 && glance & ASKS == 0 && !moves_although(result)) {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -91,6 +97,25 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A call that names a file, or mounts one, was made.
+#[inline(always)]
+fn named(number: usize, glance: u8, result: i64) {
+    if glance & MOUNTS != 0 && is_mount(number) {
+        layers::on_mount();
+    }
+    // One that opened is looked at by its descriptor.
+    if layers::are_some() && (glance & COPIES != 0 || (glance & OPENS != 0 && result < 0 && result != ENOENT))
+    {
+        layers::on_named(Task::current());
+    }
+}
+
+#[inline(always)]
+fn is_mount(number: usize) -> bool {
+    number < TABLE
+        && syscalls::MOUNT == if Task::current().is_compat() { CALLS_32[number] } else { CALLS_64[number] }
+}
+
 /// The marks of the current process, of which those of a holder are gone if it is the agent.
 // VERIFIER: not inlined, so that what it needs is not on the stack of all that comes after it («combined stack size»).
 #[inline(never)]
@@ -106,6 +131,8 @@ fn suspected(marks: u8) -> bool {
     memory::suspect(Task::current(), marks)
 }
 
+/// Nothing was found, and nothing copied.
+const ENOENT: i64 = -2;
 /// Of a connect that goes on without its caller.
 const EINPROGRESS: i64 = -115;
 /// Of a call that moved bytes and then could not store an offset, an address or the rest of a buffer.
@@ -128,13 +155,29 @@ const LENDS: u8 = 4;
 /// what was sent.
 const ASKS: u8 = 8;
 
+/// One that can have an overlay copy what it names, whether it fails after that or not; one that is looked at elsewhere for that unless it
+/// fails; one that mounts.
+const COPIES: u8 = 16;
+const OPENS: u8 = 32;
+const MOUNTS: u8 = 64;
+
 /// What is known of a call by its number alone, of either ABI: all that most calls of most processes are asked for.
 const GLANCE: [u8; TABLE] = {
     let mut glance = [0; TABLE];
     let mut number = 0;
     while number < TABLE {
-        if CALLS_ANY[number] != syscalls::NONE {
+        if CALLS_ANY[number] != syscalls::NONE && (looked_at(CALLS_64[number]) || looked_at(CALLS_32[number]))
+        {
             glance[number] |= LOOKED_AT;
+        }
+        if syscalls::copies(CALLS_64[number]) || syscalls::copies(CALLS_32[number]) {
+            glance[number] |= COPIES;
+        }
+        if CALLS_64[number] == syscalls::OPEN || CALLS_32[number] == syscalls::OPEN {
+            glance[number] |= OPENS;
+        }
+        if CALLS_64[number] == syscalls::MOUNT || CALLS_32[number] == syscalls::MOUNT {
+            glance[number] |= MOUNTS;
         }
         if begins_with(CALLS_64[number]) || begins_with(CALLS_32[number]) {
             glance[number] |= BEGINS;
@@ -149,6 +192,10 @@ const GLANCE: [u8; TABLE] = {
     }
     glance
 };
+
+const fn looked_at(call: u8) -> bool {
+    !matches!(call, syscalls::NONE | syscalls::CHANGE_NAMED | syscalls::MOUNT)
+}
 
 const fn asks(call: u8) -> bool {
     matches!(call, syscalls::KEY_REQUEST | syscalls::FLUSH)
@@ -301,6 +348,9 @@ fn moved(registers: u64, number: usize, result: u64, tgid: u32, marks: u8) {
         syscalls::TEE => through(&call, call.argument(0), call.argument(1), result),
         syscalls::IOCTL => {
             cloned(&call);
+            if changes(&call) {
+                changed(&call);
+            }
             // Some return a descriptor (XFS_IOC_OPEN_BY_HANDLE, TIOCGPTPEER); looking at any other once more does no harm.
             if result != 0 {
                 got(&call);

@@ -2,7 +2,10 @@
 
 use agent_ebpf::{ObjectKey, fields::*};
 
-use super::{EROFS_MAGIC, File, OVERLAYFS_MAGIC, S_IFMT, field, pointer};
+use super::{EROFS_MAGIC, File, OVERLAYFS_MAGIC, S_IFMT, Superblock, field, pointer};
+
+/// `1 << OVL_UPPERDATA` (`enum ovl_inode_flag`).
+const UPPER_DATA: u64 = 1 << 3;
 
 /// An inode with its superblock. Each read of the kernel's memory is a call, so that what was read once is kept.
 #[derive(Clone, Copy)]
@@ -42,6 +45,10 @@ pub(crate) struct Layers {
     pub(crate) upper: Option<Dentry>,
     /// Of its data in a lower one.
     pub(crate) lower: Option<Dentry>,
+    /// Whether the upper layer has its data, and not only what is said of it (`metacopy=on`).
+    pub(crate) has_data: bool,
+    /// Stands for its lower layers; 0 where it has none, or is not made yet.
+    pub(crate) lowers: u64,
 }
 
 /// `own` is the address of a `struct ovl_inode`.
@@ -101,7 +108,17 @@ impl Inode {
         }
         let own = self.0 - u64::from(OVL_INODE_VFS.load());
         let upper = pointer(own, &OVL_INODE_UPPER).map(Dentry);
-        Some(Layers { upper, lower: lower_data(own) })
+        Some(Layers {
+            upper,
+            lower: lower_data(own),
+            has_data: field::<u64>(own, &OVL_INODE_FLAGS).is_none_or(|flags| flags & UPPER_DATA != 0),
+            lowers: pointer(own, &OVL_INODE_ENTRY).unwrap_or(0),
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn superblock(self) -> Option<Superblock> {
+        pointer(self.0, &INODE_SB).map(Superblock)
     }
 
     #[inline(always)]

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Maps that outlive the agent. The others are scratch of one program, or belong to one agent.
-pub(super) const MAPS: [&str; 39] = [
+pub(super) const MAPS: [&str; 41] = [
     "MARKS_OF",
     "SHARED",
     "OBJECTS",
@@ -33,6 +33,8 @@ pub(super) const MAPS: [&str; 39] = [
     "GPU_USERS",
     "STORES",
     "CHANNELS",
+    "LAYERED",
+    "COPYABLE",
     "PROCESSES",
     "REQUESTS",
     "SPACES",

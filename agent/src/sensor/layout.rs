@@ -119,6 +119,7 @@ fn sizes() -> String {
         size_of::<abi::PendingValue>(),
         size_of::<abi::SentValue>(),
         abi::SENT_SLOTS as usize,
+        size_of::<abi::layers::Layered>(),
         size_of::<abi::egress::PeerKey>(),
         size_of::<abi::egress::PeerValue>(),
         abi::egress::REST,

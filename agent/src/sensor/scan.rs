@@ -29,6 +29,7 @@ impl Sensor {
     ///
     /// When an iterator cannot run.
     pub fn scan_existing(&mut self) -> Result<(), SensorError> {
+        self.maps.set_shared(abi::SHARED_LAYERS_STALE, 1)?;
         self.iterate("scan_processes")?;
         self.add_arguments()?;
         let charged = match &self.adopted {
@@ -70,6 +71,8 @@ impl Sensor {
         self.maps.set_shared(abi::SHARED_SETTLED, made)?;
         let forgotten = self.forget_carriers(epoch)?;
         self.drain.sweep_gpus(&mut self.maps, epoch)?;
+        // Overlays that came with a new asset, or that no call told of.
+        self.maps.set_shared(abi::SHARED_LAYERS_STALE, 1)?;
         self.iterate("scan_marks")?;
         Ok(unsettled || forgotten != 0)
     }

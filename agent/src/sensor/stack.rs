@@ -130,7 +130,7 @@ fn functions() -> BTreeMap<Place, Function> {
 
 /// The chain below `place` that needs most: its bytes, and its frames.
 fn deepest(functions: &BTreeMap<Place, Function>, place: Place, above: usize) -> (u32, Vec<String>) {
-    assert!(above < CALLS, "more than {CALLS} frames");
+    assert!(above < CALLS, "more than {CALLS} frames at {}", functions[&place].name);
     let function = &functions[&place];
     let below = function.calls.iter().map(|&called| deepest(functions, called, above + 1)).max();
     let (bytes, mut chain) = below.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What people and daemons do beside a model (TECHNIQUES B07, B11, B12, B14–B18): copy where it is allowed, back up, look around,
 //! move other data. None of it may raise an incident.
 
-use std::{ffi::OsStr, fs, process::Command};
+use std::{ffi::OsStr, fs, path::PathBuf, process::Command};
 
 use tests::lab::{
     MIB,
@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("somebody_listens_to_the_loopback_device", listener),
     ("heap_of_who_was_started_by_a_reader", heap_grows),
     ("container_reads_through_an_overlay", container_overlay),
+    ("container_is_set_up_over_the_model", container_is_set_up),
     ("admin_looks_at_the_configuration", admin),
     ("pings_and_small_talk", small_talk),
     ("mounts_come_and_go", mounts_come_and_go),
@@ -170,7 +171,34 @@ fn half_a_gigabyte_outside(w: &mut World) {
 /// The runtime's upper layer is on the controlled disk; what runs inside loads the model.
 fn container_overlay(w: &mut World) {
     let mut scene = w.scene();
-    let [upper, scratch] = ["upper", "scratch"].map(|name| scene.controlled.join(name));
+    let place = overlay_over_the_model(&mut scene, "controlled");
+    let own = std::env::current_exe().expect("a process knows its executable");
+    let names = scene.model.files.iter().map(|file| place.join(file.file_name().expect("a name")));
+    scene.run(Command::new(own).args(["work", "load-mmap"]).args(names));
+    scene.shell(&format!("echo log > {}/run.log", place.display()));
+    scene.expect_silence();
+}
+
+/// Packages are unpacked beside the model, logs are written and turned, and what else is there changes its mode, owner and name.
+fn container_is_set_up(w: &mut World) {
+    let mut scene = w.prepare();
+    fs::create_dir(scene.model.dir.join("etc")).expect("a folder can be made");
+    let place = overlay_over_the_model(&mut scene, "uncontrolled");
+    scene.start();
+    let text = format!(
+        "cd {}; chmod 755 . etc; ls -laR . > log.0; i=0; while [ $i -lt 40 ]; do \
+         mkdir -p usr/$i; head -c 100000 /dev/zero > usr/$i/lib.new; chmod 644 usr/$i/lib.new; chown 0:0 usr/$i/lib.new; \
+         touch -d @1 usr/$i/lib.new; mv usr/$i/lib.new usr/$i/lib; ln usr/$i/lib usr/$i/lib.so; mv log.$i log.$((i + 1)); \
+         rm -f usr/$i/lib.so; i=$((i + 1)); done; rm -rf usr etc",
+        place.display()
+    );
+    scene.shell(&text);
+    scene.expect_silence();
+}
+
+fn overlay_over_the_model(scene: &mut Scene<'_>, volume: &str) -> PathBuf {
+    let base = if volume == "controlled" { scene.controlled.clone() } else { scene.uncontrolled.clone() };
+    let [upper, scratch] = ["upper", "scratch"].map(|name| base.join(name));
     for folder in [&upper, &scratch] {
         fs::create_dir(folder).expect("a folder can be made");
     }
@@ -185,11 +213,7 @@ fn container_overlay(w: &mut World) {
     if let Err(error) = scene.mount(&words, &place) {
         skip(format_args!("no overlay here: {error:#}"));
     }
-    let own = std::env::current_exe().expect("a process knows its executable");
-    let names = scene.model.files.iter().map(|file| place.join(file.file_name().expect("a name")));
-    scene.run(Command::new(own).args(["work", "load-mmap"]).args(names));
-    scene.shell(&format!("echo log > {}/run.log", place.display()));
-    scene.expect_silence();
+    place
 }
 
 /// A shell that stays open: configuration is read, searched and copied, a shard's header is looked at.

@@ -31,6 +31,17 @@ pub(super) fn changed(call: &Call) {
     }
 }
 
+/// ioctl: whether its command changes what is said of a file, by a descriptor that need not be writable.
+#[inline(always)]
+pub(super) fn changes(call: &Call) -> bool {
+    /// `_IOW('f', 2, long)`, what it is to i386, and `_IOW('X', 32, struct fsxattr)`.
+    const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
+    const FS_IOC32_SETFLAGS: u64 = 0x4004_6602;
+    const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
+    let command = call.argument(1) & 0xffff_ffff;
+    command == FS_IOC_SETFLAGS || command == FS_IOC32_SETFLAGS || command == FS_IOC_FSSETXATTR
+}
+
 #[inline(never)]
 pub(super) fn replaced(call: &Call, descriptor: u32) {
     if call.marks & (MARK_HOLDER | MARK_WATCHED) != 0 {

@@ -77,11 +77,14 @@ fn every_kernel_has_every_required_field() {
                 "VSOCK_OWN_PORT",
                 "OVL_FILE_REAL",
                 "OVL_INODE_VFS",
+                "OVL_INODE_FLAGS",
                 "OVL_INODE_UPPER",
                 "OVL_INODE_ENTRY",
                 "OVL_ENTRY_COUNT",
                 "OVL_ENTRY_STACK",
                 "OVL_PATH_DENTRY",
+                "OVL_FS_COUNT",
+                "OVL_FS_ALL",
             ],
         };
         // io_uring keeps its task and its files otherwise since 6.13, and named its results otherwise before 5.19.

@@ -1,6 +1,7 @@
 //! Kinds of filesystems (TECHNIQUES 1B S09, 1C, 1G E16): clones without a copy, images, and filesystems that a process serves;
 //! layers (overlays) have a file of their own.
 
+mod layers;
 mod overlays;
 
 use std::{ffi::OsStr, fs, path::Path, process::Command};
@@ -40,12 +41,37 @@ pub(crate) const TESTS: &[Test] = &[
     ("passed_through_by_a_server", passed_through_by_a_server),
     ("passed_through_by_a_server_and_mapped", passed_through_by_a_server_and_mapped),
     ("overlay_copies_up", overlays::overlay_copies_up),
-    ("overlay_copies_up_for_its_mode", |w| overlays::overlay_copies_up_for_its_mode(w, false)),
-    ("overlay_copies_up_by_path", |w| {
-        hole(w, "who has an overlay copy a file by a call that names its path", |w| {
-            overlays::overlay_copies_up_for_its_mode(w, true);
+    ("overlay_copies_up_for_its_mode", overlays::overlay_copies_up_for_its_mode),
+    ("overlay_copies_up_by_path", |w| layers::by_path(w, "chmod", "")),
+    ("overlay_copies_up_by_chown", |w| layers::by_path(w, "chown", "")),
+    ("overlay_copies_up_by_rename", |w| layers::by_path(w, "rename", ",index=on,redirect_dir=on")),
+    ("overlay_copies_up_by_link", |w| layers::by_path(w, "link", ",index=on")),
+    ("overlay_copies_up_by_setxattr", |w| layers::by_path(w, "setxattr", "")),
+    ("overlay_copies_up_by_utime", |w| layers::by_path(w, "utime", "")),
+    ("overlay_copies_up_by_truncate", |w| layers::by_path(w, "truncate", "")),
+    ("overlay_copies_up_by_a_link_to_it", |w| layers::by_path(w, "by_a_link", "")),
+    ("overlay_copies_up_by_flags", |w| layers::by_path(w, "flags", "")),
+    ("overlay_copies_up_by_file_setattr", |w| layers::by_path(w, "file_setattr", "")),
+    ("overlay_copies_up_by_a_call_that_fails", |w| layers::by_path(w, "fails", "")),
+    ("overlay_copies_up_by_a_request_to_rename", |w| layers::by_request(w, "renamed")),
+    ("overlay_copies_up_by_a_request_to_link", |w| layers::by_request(w, "linked_again")),
+    ("overlay_copies_up_by_a_request_to_describe", |w| layers::by_request(w, "described")),
+    ("overlay_copies_up_by_a_request_without_an_event", |w| {
+        hole(w, "who has an overlay copy a file by a request of io_uring that leaves no event", |w| {
+            layers::by_request(w, "renamed_quietly");
         })
     }),
+    ("overlay_copies_up_metadata_first", layers::metadata_first),
+    ("overlay_copies_up_once", layers::copied_once),
+    ("overlay_copy_taken_at_once", layers::taken_at_once),
+    ("overlay_in_a_mount_namespace", |w| layers::in_a_namespace(w, false)),
+    ("overlay_in_a_user_namespace", |w| layers::in_a_namespace(w, true)),
+    ("overlay_mounted_nowhere", layers::mounted_nowhere),
+    ("overlay_mounted_before_the_agent", layers::mounted_before),
+    ("overlay_copied_before_the_agent", layers::copied_before),
+    ("overlay_clones_on_xfs", |w| layers::cloned(w, "xfs")),
+    ("overlay_clones_on_btrfs", |w| layers::cloned(w, "btrfs")),
+    ("overlay_on_an_overlay_by_path", layers::on_an_overlay),
     ("overlay_copy_of_before", overlays::overlay_copy_of_before),
     ("overlay_copy_taken_from_the_upper_layer", overlays::overlay_copy_taken_from_the_upper_layer),
     ("overlay_on_an_overlay", overlays::overlay_on_an_overlay),

@@ -25,18 +25,13 @@ pub(super) fn overlay_copies_up(w: &mut World) {
     scene.expect(&expected);
 }
 
-/// Nobody opens it for writing: its mode is set, by a descriptor that is read through or by its path.
-pub(super) fn overlay_copies_up_for_its_mode(w: &mut World, by_path: bool) {
+/// Nobody opens it for writing: its mode is set, by a descriptor that is read through.
+pub(super) fn overlay_copies_up_for_its_mode(w: &mut World) {
     let mut scene = w.scene();
     let place = overlay(&mut scene, "uncontrolled");
     let source = &scene.model.files[0];
     let name = source.file_name().expect("a name");
-    let file = place.join(name);
-    let text = if by_path {
-        format!("import os; os.chmod({file:?}, 0o600)")
-    } else {
-        format!("import os; os.fchmod(os.open({file:?}, os.O_RDONLY), 0o600)")
-    };
+    let text = format!("import os; os.fchmod(os.open({:?}, os.O_RDONLY), 0o600)", place.join(name));
     let thief = scene.run(Command::new(World::python()).args(["-c", &text]));
     let copy = scene.uncontrolled.join("upper").join(name);
     let bytes = scene.arrived(source, &copy);
@@ -117,6 +112,11 @@ pub(super) fn fifo_on_an_overlay(w: &mut World) {
 
 /// An overlay with the model as its lower layer, and its upper one below `upper`.
 fn overlay(scene: &mut Scene<'_>, volume: &str) -> PathBuf {
+    overlay_with(scene, volume, "")
+}
+
+/// The same with more options.
+pub(super) fn overlay_with(scene: &mut Scene<'_>, volume: &str, more: &str) -> PathBuf {
     let base = if volume == "uncontrolled" { scene.uncontrolled.clone() } else { scene.controlled.clone() };
     let [upper, scratch] = ["upper", "scratch"].map(|name| base.join(name));
     for folder in [&upper, &scratch] {
@@ -124,7 +124,7 @@ fn overlay(scene: &mut Scene<'_>, volume: &str) -> PathBuf {
     }
     let place = scene.work.join("merged");
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={}{more}",
         scene.model.dir.display(),
         upper.display(),
         scratch.display()

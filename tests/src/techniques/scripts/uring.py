@@ -16,6 +16,7 @@ LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_i
 SETUP, ENTER, REGISTER = 425, 426, 427
 NOP, READV, WRITEV, READ_FIXED, WRITE_FIXED, SENDMSG, RECVMSG = 0, 1, 2, 4, 5, 9, 10
 OPENAT, READ, WRITE, SEND, RECV, SPLICE, MSG_RING, SEND_ZC = 18, 22, 23, 26, 27, 30, 40, 47
+RENAMEAT, LINKAT, SETXATTR = 35, 39, 42
 PROVIDE_BUFFERS, READ_MULTISHOT, INSTALL = 31, 49, 54
 FIXED_FILE, DRAIN, LINK, HARDLINK, ASYNC, SELECT, SKIP = 1, 2, 4, 8, 16, 32, 64
 SQPOLL, CQSIZE = 2, 8
@@ -499,6 +500,32 @@ def sent(op):
     return send
 
 
+def named_by(op, *words, **more):
+    """One request that names files by their paths."""
+    kept = [ctypes.create_string_buffer(os.fsencode(word)) for word in words]
+    old, new = (ctypes.addressof(word) for word in kept)
+    Ring().do(op, -100, old, offset=new, **more)
+
+
+def renamed(source, destination):
+    named_by(RENAMEAT, source, destination, length=0xffffffff - 99)
+
+
+def renamed_quietly(source, destination):
+    ring = Ring()
+    old, new = (ctypes.create_string_buffer(os.fsencode(word)) for word in (source, destination))
+    ring.quiet(RENAMEAT, -100, ctypes.addressof(old), offset=ctypes.addressof(new), length=0xffffffff - 99)
+
+
+def linked_again(source, destination):
+    named_by(LINKAT, source, destination, length=0xffffffff - 99)
+
+
+def described(source, _):
+    path = ctypes.create_string_buffer(os.fsencode(source))
+    named_by(SETXATTR, "user.a", "x", length=1, addr3=ctypes.addressof(path))
+
+
 def swapped(source, destination):
     """A chain that waits for a pipe, and a descriptor that is another when its turn comes; no request leaves an event."""
     ring, buffer = Ring(), Buffer()
@@ -523,7 +550,7 @@ def swapped(source, destination):
 WAYS = {
     name: way
     for name, way in list(globals().items())
-    if callable(way) and name not in ("Buffer", "Ring", "copy", "plain_copy", "with_child", "maker_is_gone", "sent")
+    if callable(way) and name not in ("Buffer", "Ring", "copy", "plain_copy", "with_child", "maker_is_gone", "sent", "named_by")
 }
 WAYS |= {"send": sent(SEND), "send_zc": sent(SEND_ZC), "sendmsg": sent(SENDMSG)}
 
