@@ -4,8 +4,7 @@
 //! user space to apply, which knows how that grows later.
 
 use agent_ebpf::{
-    CANARY_SET, LOSS_REACHED_FULL, MARK_HOLDER, MARK_MAPPED, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS,
-    TakeValue,
+    CANARY_SET, LOSS_REACHED_FULL, MARK_HOLDER, MARK_WATCHED, SHARED_GONE, SHARED_MEMORY_ASSETS, TakeValue,
     acts::{ACT_PROC_MEM, ReachKey},
     tamper::TAMPER_REACH,
 };

@@ -221,11 +221,8 @@ extern "C" fn flow_address(sock: u64) -> u32 {
         }
         let takes_names = sock.is_datagram() || sock.is_raw();
         let is_connected = has_peer(sock);
-        if (!is_connected || (takes_names && channel::may_name_receiver()))
-            && !read_address(sink, sock)
-            && is_connected
-            && sink.kind != SINK_PEER
-        {
+        let can_name = !is_connected || (takes_names && channel::may_name_receiver());
+        if can_name && !read_address(sink, sock) && is_connected && sink.kind != SINK_PEER {
             // It can have named any: its socket's peer must not speak for that.
             (sink.kind, sink.dev) = (SINK_PEER, u32::from(AF_INET));
         }
