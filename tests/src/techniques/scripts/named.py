@@ -105,8 +105,14 @@ def many(out, name):
             message.vectors, message.count = ctypes.pointer(vector), 1
             if name is not None:
                 message.name, message.name_length = ctypes.addressof(name), 16
-        if libc.sendmmsg(out.fileno(), messages, number, 0) != number:
-            sys.exit("sendmmsg sent fewer")
+        done = 0
+        # The kernel may send fewer than it was asked to.
+        while done < number:
+            rest = ctypes.byref(messages, done * ctypes.sizeof(Message))
+            sent = libc.sendmmsg(out.fileno(), rest, number - done, 0)
+            if sent <= 0:
+                sys.exit("sendmmsg: " + os.strerror(ctypes.get_errno()))
+            done += sent
 
 
 if how == "many":
