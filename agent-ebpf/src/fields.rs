@@ -73,6 +73,7 @@ fields! {
     TASK_SELF_EXEC_ID = "task_struct", "self_exec_id", true;
     TASK_STATUS = "task_struct", "thread_info.status", true;
     TASK_NSPROXY = "task_struct", "nsproxy", true;
+    TASK_IO_URING = "task_struct", "io_uring", false;
     TASK_LOGINUID = "task_struct", "loginuid.val", false;
     TASK_THREAD_PID = "task_struct", "thread_pid", true;
     TASK_PID_LINKS = "task_struct", "pid_links", true;

@@ -53,4 +53,6 @@ pub const SHARED_LAYERED: u32 = 22;
 pub const SHARED_COPYABLE: u32 = 23;
 /// Not 0 when the overlays of the host are to be looked for anew: user space asks for it, the next look clears it.
 pub const SHARED_LAYERS_STALE: u32 = 24;
-pub const SHARED_WORDS: u32 = 25;
+/// Counts what can have made a file worth to be looked at that was not before: carriers on filesystems that store assets, and scans.
+pub const SHARED_LAYERS_MADE: u32 = 25;
+pub const SHARED_WORDS: u32 = 26;

@@ -10,11 +10,12 @@ use crate::{
         Sock, Task,
     },
     log,
-    maps::{OBJECTS, SHARED, add, join, lose, marks, shared, zero},
+    maps::{DEVICES, OBJECTS, SHARED, add, add_shared, join, lose, marks, shared, zero},
 };
 use agent_ebpf::{
     DEV_FUSE, DEV_TERMINAL, DEV_UNIX, LOSS_OBJECTS_FULL, MARK_MAPPED, OBJECT_CARRIER, OBJECT_PATHWAY,
-    OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH, SHARED_SETTLED,
+    OBJECT_STREAM, ObjectKey, ObjectValue, SHARED_CARRIERS, SHARED_DATAGRAMS, SHARED_EPOCH,
+    SHARED_LAYERS_MADE, SHARED_SETTLED,
 };
 
 /// Its lower byte; that of MPTCP is the same.
@@ -269,6 +270,10 @@ pub(crate) fn make(object: &ObjectKey, kind: u32, assets: u64) -> bool {
         return true;
     }
     count_made();
+    // SAFETY: nothing is kept of it.
+    if kind == OBJECT_CARRIER && unsafe { DEVICES.get(&object.dev) }.is_some() {
+        add_shared(SHARED_LAYERS_MADE, 1);
+    }
     true
 }
 

@@ -150,7 +150,8 @@ extern "C" fn flow_channel_take(task: u64, dev_generation: u64, ino: u64, bytes:
 /// Whether the call under way can have named a receiver other than the one that the socket is connected to.
 ///
 /// Only what the kernel itself holds is believed: the number of the call, and that `sendto` was given no address. A
-/// `sendmsg` names one in user memory, which another thread can change; so does a request of io_uring.
+/// `sendmsg` names one in user memory, which another thread can change; so does a request of io_uring, which can run on the way out of any
+/// call.
 #[inline(always)]
 pub(crate) fn may_name_receiver() -> bool {
     flow_may_name() != 0
@@ -161,7 +162,7 @@ pub(crate) fn may_name_receiver() -> bool {
 extern "C" fn flow_may_name() -> u32 {
     const WRITES: [u64; 8] = [1, 18, 20, 40, 275, 276, 278, 296];
     const SENDTO: u64 = 44;
-    if Task::current().is_compat() {
+    if Task::current().is_compat() || Task::current().has_requests() {
         return 1;
     }
     // SAFETY: both helpers only return addresses; all reads through them are checked.

@@ -6,7 +6,8 @@
 //! an overlay that has none of its layers on a filesystem that stores an asset.
 
 use agent_ebpf::{
-    LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_FILE, SHARED_COPYABLE, SHARED_LAYERED, SHARED_LAYERS_STALE,
+    LOSS_OBJECTS_FULL, OBJECT_CARRIER, OBJECT_FILE, SHARED_COPYABLE, SHARED_LAYERED, SHARED_LAYERS_MADE,
+    SHARED_LAYERS_STALE,
     layers::{COPYABLES, KNOWN, Layered, OVERLAYS},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Look {
     pub(super) state: u64,
     /// When it began, ns since boot.
     pub(super) since: u64,
+    /// When an overlay that found no room was counted, ns since boot.
+    pub(super) told: u64,
     superblock: u64,
     is_new: u64,
     /// Not 0 when some inode has to be looked at again.
@@ -45,6 +48,7 @@ pub(crate) struct Look {
     /// The first of the known inodes that it came to.
     met: u64,
     newest: u64,
+    made: u64,
     known: [u64; KNOWN],
     pub(super) fresh: Layered,
     /// Files of assets: the number of the next to be looked at, and how many there still are.
@@ -143,7 +147,11 @@ extern "C" fn flow_copyable() -> u32 {
     if overlay::flow_copied_inode(inode) != 0 {
         return 1;
     }
-    if can_be_copied(Inode(inode)) != WORTH && COPYABLE.remove(number).is_ok() {
+    if can_be_copied(Inode(inode)) != WORTH
+        // SAFETY: as above. Another CPU can have put another there meanwhile.
+        && COPYABLE.get_ptr(number).is_some_and(|row| unsafe { *row } == inode)
+        && COPYABLE.remove(number).is_ok()
+    {
         add_shared(SHARED_COPYABLE, u64::MAX);
     }
     0
@@ -179,6 +187,11 @@ extern "C" fn flow_inodes_of(number: u32) -> u32 {
     unsafe {
         look.known = (*row).known;
         (look.superblock, look.is_new) = ((*row).superblock, (*row).is_new);
+        look.made = shared(SHARED_LAYERS_MADE);
+        // What was of no asset can be a carrier by now.
+        if (*row).made != look.made {
+            look.known = [0; KNOWN];
+        }
     }
     let head = Superblock(look.superblock).inodes();
     let first = head.next();
@@ -214,6 +227,7 @@ extern "C" fn flow_inodes_of(number: u32) -> u32 {
             }
         }
         (*row).is_new = 0;
+        (*row).made = look.made;
     }
     0
 }

@@ -17,6 +17,10 @@ use crate::{
 
 /// Turns of a loop that calls another loop of as many.
 const SUPERBLOCKS: u32 = 128;
+/// An overlay that was not met for so long is gone, ns: looks of several CPUs at once each meet what the others do not.
+const UNSEEN: u64 = 10_000_000_000;
+/// Overlays that find no room are counted once in so long, ns: each look meets them again.
+const TOLD_FOR: u64 = 3_600_000_000_000;
 /// Filesystems of one overlay's layers; with more of them one is assumed to store an asset.
 const LAYERS: u32 = 8;
 
@@ -120,20 +124,26 @@ extern "C" fn flow_note_overlay(superblock: u64) -> u32 {
             // SAFETY: the row stays valid until the program ends.
             unsafe {
                 if (*row).superblock == superblock {
-                    (*row).seen = look.since;
+                    // Another CPU can have looked since.
+                    if (*row).seen < look.since {
+                        (*row).seen = look.since;
+                    }
                     return 0;
                 }
             }
         }
     }
-    look.fresh = Layered { superblock, seen: look.since, is_new: 1, known: [0; KNOWN] };
+    look.fresh = Layered { superblock, seen: look.since, is_new: 1, made: 0, known: [0; KNOWN] };
     for number in 0..OVERLAYS {
         if LAYERED.get_ptr(number).is_none() && LAYERED.insert(number, &look.fresh, NOT_THERE).is_ok() {
             add_shared(SHARED_LAYERED, 1);
             return 0;
         }
     }
-    lose(LOSS_OBJECTS_FULL, 1);
+    if look.told == 0 || look.told + TOLD_FOR < look.since {
+        look.told = look.since;
+        lose(LOSS_OBJECTS_FULL, 1);
+    }
     0
 }
 
@@ -143,7 +153,7 @@ extern "C" fn flow_note_overlay(superblock: u64) -> u32 {
 extern "C" fn flow_forget_overlay(number: u32) -> u32 {
     let (Some(row), Some(look)) = (LAYERED.get_ptr(number), look()) else { return 0 };
     // SAFETY: the row stays valid until the program ends.
-    if unsafe { (*row).seen } < look.since && LAYERED.remove(number).is_ok() {
+    if unsafe { (*row).seen } + UNSEEN < look.since && LAYERED.remove(number).is_ok() {
         add_shared(SHARED_LAYERED, u64::MAX);
     }
     0

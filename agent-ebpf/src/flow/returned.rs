@@ -59,13 +59,22 @@ extern "C" fn flow_sent(task: u64, sock: u64, bytes: u64) -> u32 {
         if (*sent).holder != holder {
             (*sent).holder = holder;
         }
-        if sock.is_udp() && sock.is_corked() {
-            (*sent).corked = 1;
-        }
         join(&raw mut (*sent).assets, (*row).assets);
         add(&raw mut (*sent).bytes, bytes);
     }
     0
+}
+
+/// A holder sent through `sock`. A piece without a byte names a receiver too, to which the others go.
+#[inline(always)]
+pub(crate) fn note_wait(sock: Sock) {
+    if sock.is_udp()
+        && sock.is_corked()
+        && let Some(sent) = slot(sock)
+    {
+        // SAFETY: a slot of an array map.
+        unsafe { core::ptr::write_volatile(&raw mut (*sent).corked, 1) };
+    }
 }
 
 /// Whether what is sent through `sock` may go elsewhere than its call says, because something waited in it for that.

@@ -247,6 +247,10 @@ fn read_address(sink: &mut SinkKey, sock: Sock) -> bool {
     const SENDTO: u64 = 44;
     const SENDMSG: u64 = 46;
     const SENDMMSG: u64 = 307;
+    // One of its requests can be what sends, on the way out of a call that has nothing to do with it.
+    if Task::current().has_requests() {
+        return false;
+    }
     if Task::current().is_compat() {
         return flow_names_none_32() != 0;
     }
@@ -340,11 +344,13 @@ extern "C" fn flow_same_address(message: u64, name: u64, first: u64, second: u64
     u32::from(name_of(message).is_some_and(|other| other == name || head(other) == [first, second, third]))
 }
 
-/// `msg_name`, the first member of `struct msghdr`.
+/// `msg_name`, the first member of `struct msghdr`; 0 too where `msg_namelen`, the second, says that it is not to be read
+/// (`__copy_msghdr`).
 #[inline(always)]
 fn name_of(message: u64) -> Option<u64> {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user(message as *const u64) }.ok()
+    let [name, length] = unsafe { bpf_probe_read_user(message as *const [u64; 2]) }.ok()?;
+    Some(if length as i32 > 0 { name } else { 0 })
 }
 
 /// Family, port and address of a `struct sockaddr_in6`; of a `struct sockaddr_in` too, with what lies behind it.

@@ -15,17 +15,18 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use super::{
     carrier,
     channel::{self, LARGEST_ATTRIBUTE, LONGEST_TEXT},
-    layers, looped,
+    hold, layers, looped,
     map::on_grow,
     memory,
     noted::{flow_request_name, flow_request_note, flow_request_release},
     open::{NO_DESCRIPTOR, on_open},
     put::{on_put, on_put_unknown},
+    send::on_send_gained,
     space, store,
     take::{become_holder, on_take},
 };
 use crate::{
-    kernel::{File, S_IFBLK, S_IFCHR, S_IFREG, Task, UringRequest, UringRing},
+    kernel::{File, S_IFBLK, S_IFCHR, S_IFREG, S_IFSOCK, Task, UringRequest, UringRing},
     maps::{FILES_NAMED, RECEIVES_COUNTED, REQUESTS, SOCKETS_COUNTED, mark, marks, shared},
 };
 
@@ -264,7 +265,9 @@ pub(crate) fn completed(request: UringRequest, result: i32) -> Option<()> {
         requests::SEND if SOCKETS_COUNTED.load() == 0 => on_put(task, request.file()?, bytes),
         requests::THROUGH => {
             let input = if input == 0 { input_of(request, ring, task) } else { Some(File(input)) };
+            let before = hold::flow_assets_held(task.0);
             charge(task, REQUEST_THROUGH, request.file(), input, bytes);
+            gained(task, request.file(), bytes, before);
         }
         _ => {}
     }
@@ -292,6 +295,19 @@ pub(crate) fn overflowed(ring: UringRing, user_data: u64, result: i32, flags: u3
         charge(Task(task), kind, known(file), known(input), result as u64);
     }
     Some(())
+}
+
+/// As for calls that splice: a socket counted while it sent, for what `task` held then, and not at all for who held nothing.
+#[inline(never)]
+fn gained(task: Task, to: Option<File>, bytes: u64, before: u64) {
+    let gained = hold::flow_assets_held(task.0) & !before;
+    if gained != 0
+        && let Some(file) = to
+        && file.inode().and_then(|inode| inode.kind()) == Some(S_IFSOCK)
+        && let Some(sock) = file.socket()
+    {
+        on_send_gained(task, sock, bytes, gained);
+    }
 }
 
 /// Counts `bytes` that a request moves; where its file is not known, for all that it can be.

@@ -29,8 +29,11 @@ pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     }
     if sent >= 0 && marks & (MARK_HOLDER | MARK_WATCHED) != 0 {
         let sock = Sock(word(&ctx, 0));
-        if sent > 0 && marks & MARK_HOLDER != 0 {
-            on_send(Task::current(), sock, sent as u64);
+        if marks & MARK_HOLDER != 0 {
+            if sent > 0 {
+                on_send(Task::current(), sock, sent as u64);
+            }
+            returned::note_wait(sock);
         }
         carrier::pass_descriptors(sock);
     }

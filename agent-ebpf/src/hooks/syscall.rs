@@ -100,20 +100,19 @@ pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
 /// A call that names a file, or mounts one, was made.
 #[inline(always)]
 fn named(number: usize, glance: u8, result: i64) {
-    if glance & MOUNTS != 0 && is_mount(number) {
+    if (glance & MOUNTS == 0 && !layers::are_some()) || number >= TABLE {
+        return;
+    }
+    // A number of one ABI is another call of the other: 16 is `ioctl`, which everybody makes, and `lchown`.
+    let call = if Task::current().is_compat() { CALLS_32[number] } else { CALLS_64[number] };
+    if call == syscalls::MOUNT {
         layers::on_mount();
     }
     // One that opened is looked at by its descriptor.
-    if layers::are_some() && (glance & COPIES != 0 || (glance & OPENS != 0 && result < 0 && result != ENOENT))
-    {
+    let fails = call == syscalls::OPEN && result < 0 && result != ENOENT;
+    if (syscalls::copies(call) || fails) && layers::are_some() {
         layers::on_named(Task::current());
     }
-}
-
-#[inline(always)]
-fn is_mount(number: usize) -> bool {
-    number < TABLE
-        && syscalls::MOUNT == if Task::current().is_compat() { CALLS_32[number] } else { CALLS_64[number] }
 }
 
 /// The marks of the current process, of which those of a holder are gone if it is the agent.

@@ -50,6 +50,12 @@ impl Task {
         field::<u32>(self.0, &TASK_STATUS).is_some_and(|status| status & TS_COMPAT != 0)
     }
 
+    /// Whether it ever made a ring of io_uring, or submitted to one.
+    #[inline(always)]
+    pub(crate) fn has_requests(self) -> bool {
+        pointer(self.0, &TASK_IO_URING).is_some_and(|requests| requests != 0)
+    }
+
     /// The process image that this task runs.
     #[inline(always)]
     pub(crate) fn holder_key(self) -> Option<HolderKey> {

@@ -71,7 +71,9 @@ impl Sensor {
         self.maps.set_shared(abi::SHARED_SETTLED, made)?;
         let forgotten = self.forget_carriers(epoch)?;
         self.drain.sweep_gpus(&mut self.maps, epoch)?;
-        // Overlays that came with a new asset, or that no call told of.
+        // Overlays that came with a new asset, or that no call told of; and files in them that are of an asset only now.
+        let made = self.maps.shared(abi::SHARED_LAYERS_MADE)?;
+        self.maps.set_shared(abi::SHARED_LAYERS_MADE, made.wrapping_add(1))?;
         self.maps.set_shared(abi::SHARED_LAYERS_STALE, 1)?;
         self.iterate("scan_marks")?;
         Ok(unsettled || forgotten != 0)

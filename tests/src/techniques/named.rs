@@ -20,7 +20,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("by_a_header_of_its_own", |w| by_a_header_of_its_own(w, RAW)),
     // A raw socket too, of a protocol whose peers can be listed.
     ("by_a_header_through_a_socket_of_udp", |w| by_a_header_of_its_own(w, UDP)),
-    ("by_a_datagram_that_waits", by_a_datagram_that_waits),
+    ("by_a_datagram_that_waits", |w| by_a_datagram_that_waits(w, 1)),
+    ("by_an_empty_datagram_that_waits", |w| by_a_datagram_that_waits(w, 0)),
+    ("by_a_name_of_no_length", by_a_name_of_no_length),
     ("by_what_another_let_wait", by_what_another_let_wait),
     ("two_in_one_call", |w| several(w, 2)),
     ("without_a_family", without_a_family),
@@ -126,15 +128,27 @@ fn by_a_header_of_its_own(w: &mut World, protocol: u8) {
     scene.expect(&expected);
 }
 
-/// All but the first byte of each datagram names an address that is listed, and goes where that byte goes. The very first is told
-/// under the name that it has: nothing waited in the socket yet.
-fn by_a_datagram_that_waits(w: &mut World) {
+/// All but the first bytes of each datagram name an address that is listed, and go where the first go. The very first are told under
+/// the name that they have: nothing waited in the socket yet.
+fn by_a_datagram_that_waits(w: &mut World, first: u32) {
     let scene = w.scene();
     let source = &scene.model.files[0];
     let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
-    let thief = send(&scene, "corked", &receiver, 0);
+    let thief = send(&scene, "corked", &receiver, first);
     let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
-    let expected = [Expected::egress(&scene, &thief, unknown, "udp", scene.received(source, receiver) - 1)];
+    let bytes = scene.received(source, receiver) - u64::from(first);
+    let expected = [Expected::egress(&scene, &thief, unknown, "udp", bytes)];
+    scene.expect(&expected);
+}
+
+/// The kernel does not read it, and sends to where the socket is connected to.
+fn by_a_name_of_no_length(w: &mut World) {
+    let scene = w.scene();
+    let source = &scene.model.files[0];
+    let receiver = ok(scene.world.outside.udp(UNCONTROLLED, size(source)));
+    let addr = receiver.addr;
+    let thief = send(&scene, "covered", &receiver, 0);
+    let expected = [Expected::egress(&scene, &thief, addr, "udp", scene.received(source, receiver))];
     scene.expect(&expected);
 }
 

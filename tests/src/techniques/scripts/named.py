@@ -3,7 +3,8 @@
 - udp: a datagram socket that is connected to LISTED, each call naming ADDRESS;
 - raw PROTOCOL: a raw socket that is connected to LISTED, each call naming ADDRESS;
 - header PROTOCOL: a raw socket, each call naming LISTED, and the header in each packet ADDRESS;
-- corked: a datagram socket in which a byte for ADDRESS waits, each call naming LISTED;
+- corked N: a datagram socket in which N bytes for ADDRESS wait, each call naming LISTED;
+- covered: by sendmsg with an address (LISTED) of no length through a socket that is connected to ADDRESS;
 - uncorked: two sockets of one port: what a child that holds nothing put into one for this host is let go of by this process, and
   then as much is sent to ADDRESS by the other;
 - several N: N datagrams in one call, of which only the last goes to ADDRESS, and the others to LISTED;
@@ -141,8 +142,20 @@ elif how == "udp":
 elif how == "corked":
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for start in range(0, len(whole), PART):
-        out.sendto(whole[start : start + 1], socket.MSG_MORE, (address, port))
-        out.sendto(whole[start + 1 : start + PART], (listed, port))
+        out.sendto(whole[start : start + number], socket.MSG_MORE, (address, port))
+        out.sendto(whole[start + number : start + PART], (listed, port))
+elif how == "covered":
+    libc = ctypes.CDLL(None, use_errno=True)
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.connect((address, port))
+    name = place(listed)
+    for start in range(0, len(whole), PART):
+        part = whole[start : start + PART]
+        held = ctypes.create_string_buffer(part, len(part))
+        vector = Vector(ctypes.addressof(held), len(part))
+        message = Message(name=ctypes.addressof(name), name_length=0, vectors=ctypes.pointer(vector), count=1)
+        if libc.sendmsg(out.fileno(), ctypes.byref(message), 0) != len(part):
+            sys.exit("sendmsg: " + os.strerror(ctypes.get_errno()))
 elif how == "uncorked":
     for start in range(0, len(whole), PART):
         ask.send(b"x")
