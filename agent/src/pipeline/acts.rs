@@ -37,6 +37,10 @@ pub(crate) struct Below {
     /// Devices that came later.
     mirrors: BTreeMap<Dev, AssetList>,
     patience: Asking,
+    /// An image that did not answer at the last look.
+    unanswered: Option<PathBuf>,
+    /// That one does not was told of.
+    is_told: bool,
 }
 
 /// By sysfs, and by whatever an image file lies on.
@@ -45,12 +49,15 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 /// The first time: whoever has a device open that is not known by then is not weighed.
 const FOUND_WITHIN: Duration = Duration::from_secs(60);
 
-/// Sysfs is asked under no path, and an image under its own: one that does not answer hides no other.
-struct Asking(Patience<PathBuf>);
+/// However many images do not answer, sysfs is asked, and an image that does not hides no other.
+struct Asking {
+    sysfs: Patience<()>,
+    images: Patience<PathBuf>,
+}
 
 impl Default for Asking {
     fn default() -> Self {
-        Self(Patience::new(FOUND_WITHIN))
+        Self { sysfs: Patience::new(FOUND_WITHIN), images: Patience::new(ANSWERED_WITHIN) }
     }
 }
 
@@ -60,6 +67,8 @@ struct Found {
     loops: Vec<(Dev, PathBuf)>,
     beside: BTreeMap<Dev, AssetList>,
     channels: Channels,
+    /// Sysfs knows no device of an asset: something else is mounted there, or the device is gone.
+    is_hidden: bool,
 }
 
 impl Below {
@@ -84,12 +93,13 @@ impl Below {
             of.entry(dev).or_default().insert(asset);
         }
         let of = of.into_iter().map(|(dev, assets)| (dev, assets.into_iter().collect())).collect();
+        self.unanswered = None;
         let (devices, table, gpu_drivers) =
             (self.devices.clone(), Arc::clone(table), self.gpu_drivers.clone());
-        let patience = &mut self.patience.0;
-        let asked = patience.ask(PathBuf::new(), move || find(&devices, &table, &of, &gpu_drivers));
-        patience.set_limit(ANSWERED_WITHIN);
-        let Some(Found { stores, loops, beside, channels }) = asked else {
+        let Asking { sysfs, images: patience } = &mut self.patience;
+        let asked = sysfs.ask((), move || find(&devices, &table, &of, &gpu_drivers));
+        sysfs.set_limit(ANSWERED_WITHIN);
+        let Some(Found { stores, loops, beside, channels, is_hidden }) = asked else {
             tracing::warn!("sysfs does not answer: devices that were set up since are not known");
             return Ok(Vec::new());
         };
@@ -110,12 +120,16 @@ impl Below {
         for (path, assets) in &stores.images {
             match blocks.get(path) {
                 Some(&dev) => sensor.add_store(StoreDevice::Block(dev), assets.marks(), false)?,
-                None => warn_of(path, sensor.add_image(path, assets.marks())),
+                None => {
+                    let added = sensor.add_image(path, assets.marks());
+                    warn_of(path, added, &mut self.unanswered);
+                }
             }
         }
         for (dev, path) in &loops {
             if !stores.blocks.contains_key(dev) && !blocks.contains_key(path) {
-                warn_of(path, sensor.add_loop(*dev, path).map(|_| ()));
+                let added = sensor.add_loop(*dev, path).map(|_| ());
+                warn_of(path, added, &mut self.unanswered);
             }
         }
         let others = self.beside.get_or_insert_with(|| beside.keys().copied().collect());
@@ -126,14 +140,17 @@ impl Below {
                 new.push((dev, assets.clone()));
             }
         }
-        self.mirrors.retain(|dev, _| beside.contains_key(dev));
-        others.retain(|dev| beside.contains_key(dev));
-        let mirrors = &self.mirrors;
-        sensor.forget_stores(|dev| {
-            !stores.blocks.contains_key(&dev)
-                && !mirrors.contains_key(&dev)
-                && !loops.iter().any(|(known, _)| *known == dev)
-        })?;
+        // What sysfs does not show then may be there all the same.
+        if !is_hidden {
+            self.mirrors.retain(|dev, _| beside.contains_key(dev));
+            others.retain(|dev| beside.contains_key(dev));
+            let mirrors = &self.mirrors;
+            sensor.forget_stores(|dev| {
+                !stores.blocks.contains_key(&dev)
+                    && !mirrors.contains_key(&dev)
+                    && !loops.iter().any(|(known, _)| *known == dev)
+            })?;
+        }
         self.channels = channels;
         for dev in self.channels.devices() {
             if self.channels.kind(dev) == Some(ActKind::GpuShared) {
@@ -147,6 +164,12 @@ impl Below {
             sensor.scan_stores()?;
         }
         Ok(new)
+    }
+
+    /// The image that did not answer at the last look, once for each time that there is one. Each look asks again.
+    pub(super) fn unanswered(&mut self) -> Option<PathBuf> {
+        let was_told = std::mem::replace(&mut self.is_told, self.unanswered.is_some());
+        self.unanswered.take().filter(|_| !was_told)
     }
 
     /// An act in the words of people; `None` for what is none by itself.
@@ -211,12 +234,18 @@ fn find(
 ) -> Found {
     let stores = Stores::below(devices, table, of);
     let (loops, beside) = (devices.loops(), stores.beside(devices));
-    Found { stores, loops, beside, channels: Channels::read(gpu_drivers) }
+    let shows = |dev: Dev| devices.knows(DeviceType::Block, dev);
+    let is_hidden = of.keys().any(|&dev| dev.major() != 0 && !shows(dev));
+    Found { stores, loops, beside, channels: Channels::read(gpu_drivers), is_hidden }
 }
 
-/// One image that cannot be looked at does not stop the agent; the devices above it are watched all the same.
-fn warn_of(path: &Path, result: Result<(), SensorError>) {
+/// One image that cannot be looked at does not stop the agent; the devices above it are watched all the same. One that does not answer is
+/// kept in `unanswered`.
+fn warn_of(path: &Path, result: Result<(), SensorError>, unanswered: &mut Option<PathBuf>) {
     if let Err(error) = result {
+        if error.is_unanswered() {
+            unanswered.get_or_insert_with(|| path.to_owned());
+        }
         tracing::debug!(%error, path = %path.display(), "an image below a device is not watched");
     }
 }
@@ -288,6 +317,19 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_that_does_not_answer_is_told_once_for_each_time() {
+        let mut below = Below::default();
+        let mut look = |unanswered: Option<&str>| {
+            below.unanswered = unanswered.map(PathBuf::from);
+            below.unanswered().is_some()
+        };
+        assert_eq!(
+            [Some("a"), Some("a"), Some("b"), None, Some("a")].map(&mut look),
+            [true, false, false, false, true]
+        );
+    }
 
     /// Assets 0, 63 and 126 share a mark, and so do 1 and 64.
     #[test]

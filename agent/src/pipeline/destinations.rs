@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use agent_ebpf as abi;
 
 use crate::{
-    event::{Event, ObjectId, Sink, SinkKey},
+    event::{Dev, Event, ObjectId, Sink, SinkKey},
     host::{
         control::{self, Classifier},
         mounts::MountTable,
@@ -32,13 +32,20 @@ pub(crate) struct Destinations {
     /// The mounts changed and what they are now is not known.
     behind: bool,
     /// What was mounted over the kernel's own files when it was looked at last.
-    hiding: HashSet<PathBuf>,
+    hiding: HashSet<Hiding>,
     /// What came there since, until it is told of.
     hidden: Vec<PathBuf>,
 }
 
-/// By sysfs, about all devices that are mounted.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// By sysfs, about all devices that are mounted, and by one of those about which one it is.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+
+/// One mount over the kernel's own files. Another one at the same place is another.
+type Hiding = (u64, Dev, PathBuf);
+
+fn hiding(table: &MountTable) -> HashSet<Hiding> {
+    table.hiding().map(|mount| (mount.id, mount.dev, mount.point.clone())).collect()
+}
 
 struct Known {
     magic: u64,
@@ -50,7 +57,7 @@ impl Destinations {
     pub(super) fn new(classifier: Classifier) -> Self {
         let patience = Patience::new(ANSWERED_WITHIN);
         // A service manager hides some from each of its services.
-        let hiding = classifier.table().hiding().map(Path::to_owned).collect();
+        let hiding = hiding(classifier.table());
         Self {
             classifier,
             known: HashMap::new(),
@@ -110,8 +117,8 @@ impl Destinations {
                 return Vec::new();
             }
         };
-        let hiding: HashSet<PathBuf> = table.hiding().map(Path::to_owned).collect();
-        self.hidden.extend(hiding.difference(&self.hiding).cloned());
+        let hiding = hiding(&table);
+        self.hidden.extend(hiding.difference(&self.hiding).map(|(.., place)| place.clone()));
         self.hiding = hiding;
         let mut classifier = self.classifier.clone();
         let asked = self.patience.ask((), move || {

@@ -32,6 +32,8 @@ const HASHED_AT_ONCE: u64 = 64 << 20;
 const MEMFD: &str = "/memfd:";
 /// By the filesystem of a program, which whoever takes bytes chooses. The first alert does without what did not come.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
+/// By the programs on the reader lists, for who is on none by mistake is told of.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 /// Process images remembered; beyond it those that are gone and hold nothing are dropped.
 const REMEMBERED: usize = 16_384;
 
@@ -41,6 +43,8 @@ pub(crate) struct Identities {
     hasher: Hasher,
     queue: HashQueue,
     patience: Patience<Asked>,
+    /// For the programs on the reader lists.
+    listing: Patience<()>,
     /// For each asset, in the order of the configuration.
     readers: Arc<[Vec<Reader>]>,
     images: HashMap<HolderId, ProcessReading>,
@@ -48,6 +52,8 @@ pub(crate) struct Identities {
     newest: HashMap<u32, HolderId>,
     introduced: HashMap<HolderId, Introduced>,
     unhashed: HashSet<HolderId>,
+    /// Those of whom it is not known yet whether they are on a reader list.
+    unlisted: HashSet<HolderId>,
 }
 
 /// Whom an answer is waited for from.
@@ -55,8 +61,6 @@ pub(crate) struct Identities {
 enum Asked {
     /// The filesystem of a program that runs.
     Executable(Dev),
-    /// Those of the programs on the reader lists.
-    Readers,
     /// The kernel, about this process.
     Process(u32),
 }
@@ -74,7 +78,7 @@ enum Content {
 /// What was said of a holder.
 struct Introduced {
     process: Arc<Process>,
-    /// The assets on whose reader list it is: an image runs what it was executed from, so this is looked up once.
+    /// The assets on whose reader list it is: an image runs what it was executed from, so this is looked up until there is an answer.
     listed: AssetList,
 }
 
@@ -92,11 +96,13 @@ impl Identities {
             hasher,
             queue,
             patience: Patience::new(ANSWERED_WITHIN),
+            listing: Patience::new(LISTED_WITHIN),
             readers: assets.iter().map(|asset| asset.readers.clone()).collect(),
             images: HashMap::new(),
             newest: HashMap::new(),
             introduced: HashMap::new(),
             unhashed: HashSet::new(),
+            unlisted: HashSet::new(),
         }
     }
 
@@ -117,7 +123,8 @@ impl Identities {
     pub(super) fn introduce(&mut self, holder: HolderId) -> Arc<Process> {
         let process = Arc::new(self.describe(holder));
         let image = self.images.get(&holder).cloned();
-        let listed = self.reader_lists(&process, image.as_ref());
+        self.listing.set_limit(LISTED_WITHIN);
+        let listed = self.reader_lists(holder, &process, image.as_ref());
         self.introduced.insert(holder, Introduced { process: Arc::clone(&process), listed });
         process
     }
@@ -148,6 +155,21 @@ impl Identities {
             .collect()
     }
 
+    /// Asks again about those whose reader lists did not answer; what they take from then on is told with the answer.
+    pub(super) fn list_late(&mut self) {
+        self.listing.set_limit(ANSWERED_WITHIN);
+        for holder in std::mem::take(&mut self.unlisted) {
+            let Some(process) = self.introduced.get(&holder).map(|known| Arc::clone(&known.process)) else {
+                continue;
+            };
+            let image = self.images.get(&holder).cloned();
+            let listed = self.reader_lists(holder, &process, image.as_ref());
+            if let Some(known) = self.introduced.get_mut(&holder) {
+                known.listed = listed;
+            }
+        }
+    }
+
     /// The assets on whose reader list `holder` is; none before it was introduced.
     pub(super) fn listed_assets(&self, holder: HolderId) -> AssetList {
         self.introduced.get(&holder).map_or_else(AssetList::default, |introduced| introduced.listed.clone())
@@ -156,6 +178,7 @@ impl Identities {
     pub(super) fn forget(&mut self, holder: HolderId) {
         self.introduced.remove(&holder);
         self.unhashed.remove(&holder);
+        self.unlisted.remove(&holder);
     }
 
     pub(super) fn set_mounts(&mut self, mounts: Arc<MountTable>) {
@@ -165,22 +188,38 @@ impl Identities {
         self.mounts = mounts;
     }
 
-    fn reader_lists(&mut self, process: &Arc<Process>, image: Option<&ProcessReading>) -> AssetList {
-        if self.readers.iter().all(Vec::is_empty) {
-            return AssetList::default();
+    fn reader_lists(
+        &mut self,
+        holder: HolderId,
+        process: &Arc<Process>,
+        image: Option<&ProcessReading>,
+    ) -> AssetList {
+        let lists = |readers: &[Vec<Reader>], is: &dyn Fn(&Reader) -> bool| -> AssetList {
+            let lists = (0..).map(AssetId).zip(readers);
+            lists.filter(|(_, readers)| readers.iter().any(is)).map(|(asset, _)| asset).collect()
+        };
+        let is_unit = |reader: &Reader, process: &Process| match reader {
+            Reader::Exe(_) => false,
+            Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
+        };
+        let is_exe = |reader: &Reader| matches!(reader, Reader::Exe(_));
+        let by_unit = lists(&self.readers, &|reader| is_unit(reader, process));
+        if !self.readers.iter().flatten().any(is_exe) {
+            return by_unit;
         }
         let (readers, process) = (Arc::clone(&self.readers), Arc::clone(process));
         let running = image.and_then(|image| image.exe).map(|exe| exe.ino);
-        let listed = self.patience.ask(Asked::Readers, move || {
-            let is = |reader: &Reader| match reader {
+        let asked = self.listing.ask((), move || {
+            lists(&readers, &|reader| match reader {
                 Reader::Exe(exe) => is_executable(exe, &process, running),
-                Reader::Unit(unit) => process.unit.as_deref() == Some(unit),
-            };
-            let lists = (0..).map(AssetId).zip(readers.iter());
-            lists.filter(|(_, readers)| readers.iter().any(is)).map(|(asset, _)| asset).collect()
+                Reader::Unit(_) => is_unit(reader, &process),
+            })
         });
-        // Who cannot be found on a list is on none.
-        listed.unwrap_or_default()
+        // Who cannot be found on a list is on none until the list answers.
+        asked.unwrap_or_else(|| {
+            self.unlisted.insert(holder);
+            by_unit
+        })
     }
 
     fn describe(&mut self, holder: HolderId) -> Process {

@@ -171,6 +171,7 @@ impl Pipeline {
             self.send(alerts);
             drill.answer(finding);
         }
+        self.identities.list_late();
         for holder in self.identities.hashed() {
             self.introduce(holder, now);
         }

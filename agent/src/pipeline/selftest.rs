@@ -106,8 +106,9 @@ impl SelfTest {
         {
             sensor.end_canary(canary);
         }
-        // Fed only by proofs: an agent that runs and sees nothing is to be started anew.
-        if self.has_watchdog && self.proved.elapsed() < self.every * 2 {
+        // Fed only by proofs: an agent that runs and sees nothing is to be started anew. Where no canary can fly, which was told of,
+        // weighing goes on, and another start would hang on the same directory.
+        if self.has_watchdog && (self.hangs || self.proved.elapsed() < self.every * 2) {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }

@@ -113,6 +113,14 @@ pub enum SensorError {
     Canary(#[source] io::Error),
 }
 
+impl SensorError {
+    /// Whether a path did not answer, or was not asked because too many others did not.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::File { error, .. } if error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 const NOTHING_HELD: abi::HolderValue = abi::HolderValue {
     assets: 0,
     taken: 0,
@@ -162,6 +170,8 @@ pub struct Sensor {
     born: u64,
     /// Opens paths that others can have mounted something over; `None` while the agent starts.
     opener: Option<Mutex<Patience<PathBuf>>>,
+    /// The same for images and what else lies below assets: however many of those do not answer, what appears in assets is opened.
+    opener_below: Option<Mutex<Patience<PathBuf>>>,
 }
 
 impl Sensor {
@@ -201,6 +211,7 @@ impl Sensor {
             kept,
             born,
             opener: None,
+            opener_below: None,
         };
         sensor.maps.set_shared(abi::SHARED_CHARGED, 0)?;
         sensor.exempt()?;

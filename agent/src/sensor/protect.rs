@@ -9,7 +9,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -86,7 +86,8 @@ impl Sensor {
 
     /// From now on a path that does not answer is an error: at the start it is waited for, for what is not protected then is not weighed.
     pub(super) fn wait_no_longer(&mut self) {
-        self.opener = Some(Mutex::new(Patience::new(ANSWERED_WITHIN)));
+        let patient = || Some(Mutex::new(Patience::new(ANSWERED_WITHIN)));
+        (self.opener, self.opener_below) = (patient(), patient());
     }
 
     /// Kernel identity of `path`, without reading it.
@@ -94,24 +95,14 @@ impl Sensor {
         self.identity_of(&self.open(path, flags)?, path)
     }
 
+    /// The same of what lies below assets.
+    pub(super) fn identify_below(&self, path: &Path) -> Result<abi::Identity, SensorError> {
+        self.identity_of(&open(self.opener_below.as_ref(), path, OFlags::empty())?, path)
+    }
+
     /// Opens `path` to name it only. Any thread of the agent's may: the kernel tells of the process.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, SensorError> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
-        let opened = match &self.opener {
-            None => rustix::fs::open(path, flags, Mode::empty()),
-            Some(opener) => {
-                let whom = path.to_owned();
-                let mut opener = opener.lock().unwrap_or_else(PoisonError::into_inner);
-                let asked =
-                    opener.ask(path.to_owned(), move || rustix::fs::open(&whom, flags, Mode::empty()));
-                asked.unwrap_or(Err(rustix::io::Errno::TIMEDOUT))
-            }
-        };
-        opened.map_err(|error| SensorError::File {
-            what: "cannot open",
-            path: path.display().to_string(),
-            error: error.into(),
-        })
+        open(self.opener.as_ref(), path, flags)
     }
 
     pub(super) fn identity_of(&self, file: &OwnedFd, path: &Path) -> Result<abi::Identity, SensorError> {
@@ -154,4 +145,27 @@ impl Sensor {
         self.maps.devices.insert(identity.key.dev, stored | value.assets, 0)?;
         Ok(())
     }
+}
+
+/// What does not answer is an error, unless it is waited for: see [`Sensor::wait_no_longer`].
+fn open(
+    opener: Option<&Mutex<Patience<PathBuf>>>,
+    path: &Path,
+    flags: OFlags,
+) -> Result<OwnedFd, SensorError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
+    let opened = match opener {
+        None => rustix::fs::open(path, flags, Mode::empty()),
+        Some(opener) => {
+            let whom = path.to_owned();
+            let mut opener = opener.lock().unwrap_or_else(PoisonError::into_inner);
+            let asked = opener.ask(path.to_owned(), move || rustix::fs::open(&whom, flags, Mode::empty()));
+            asked.unwrap_or(Err(rustix::io::Errno::TIMEDOUT))
+        }
+    };
+    opened.map_err(|error| SensorError::File {
+        what: "cannot open",
+        path: path.display().to_string(),
+        error: error.into(),
+    })
 }

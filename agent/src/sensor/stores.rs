@@ -56,7 +56,7 @@ impl Sensor {
     ///
     /// When it cannot be opened, or the kernel does not report what was opened.
     pub fn add_image(&mut self, path: &Path, assets: AssetSet) -> Result<(), SensorError> {
-        let key = self.identify(path, rustix::fs::OFlags::empty())?.key;
+        let key = self.identify_below(path)?.key;
         // A file of an asset stays one.
         if row(&self.maps.objects, key)?.is_some_and(|Raw(object)| object.kind == abi::OBJECT_FILE) {
             return Ok(());
@@ -79,7 +79,7 @@ impl Sensor {
     ///
     /// As [`Sensor::add_image`].
     pub fn add_loop(&mut self, device: Dev, path: &Path) -> Result<bool, SensorError> {
-        let key = self.identify(path, rustix::fs::OFlags::empty())?.key;
+        let key = self.identify_below(path)?.key;
         let Some(Raw(object)) = row(&self.maps.objects, key)? else { return Ok(false) };
         let shows = matches!(object.kind, abi::OBJECT_FILE | abi::OBJECT_STORE | abi::OBJECT_CARRIER);
         if shows {

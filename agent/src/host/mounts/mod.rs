@@ -138,40 +138,41 @@ impl MountTable {
             .max_by_key(|mount| mount.point.as_os_str().len())
     }
 
-    /// Mount points below `/proc` and `/sys` that show something else there than the kernel's own: another filesystem, or a part of
-    /// one of the kernel's.
-    pub fn hiding(&self) -> impl Iterator<Item = &Path> {
-        /// Those that are mounted there by themselves.
-        const KERNELS: [&str; 17] = [
-            "autofs",
-            "binfmt_misc",
-            "bpf",
-            "cgroup",
-            "cgroup2",
-            "configfs",
-            "debugfs",
-            "efivarfs",
-            "fusectl",
-            "nfsd",
-            "proc",
-            "pstore",
-            "resctrl",
-            "securityfs",
-            "selinuxfs",
-            "sysfs",
-            "tracefs",
+    /// Mounts below `/proc` and `/sys` but for the kernel's own at their usual places: what shows something else there than the kernel
+    /// says. Also those at `/proc` and `/sys` themselves, which are what they ought to be only if they were there first: another one can be
+    /// of other processes.
+    pub fn hiding(&self) -> impl Iterator<Item = &Mount> {
+        /// Those that are mounted there by themselves, and where.
+        const USUAL: [(&str, &str); 17] = [
+            ("autofs", "/proc/sys/fs/binfmt_misc"),
+            ("binfmt_misc", "/proc/sys/fs/binfmt_misc"),
+            ("bpf", "/sys/fs/bpf"),
+            ("configfs", "/sys/kernel/config"),
+            ("debugfs", "/sys/kernel/debug"),
+            ("efivarfs", "/sys/firmware/efi/efivars"),
+            ("fusectl", "/sys/fs/fuse/connections"),
+            ("nfsd", "/proc/fs/nfs"),
+            ("nfsd", "/proc/fs/nfsd"),
+            ("pstore", "/sys/fs/pstore"),
+            ("resctrl", "/sys/fs/resctrl"),
+            ("securityfs", "/sys/kernel/security"),
+            ("selinuxfs", "/sys/fs/selinux"),
+            ("smackfs", "/sys/fs/smackfs"),
+            ("tracefs", "/sys/kernel/debug/tracing"),
+            ("tracefs", "/sys/kernel/tracing"),
+            ("xenfs", "/proc/xen"),
         ];
-        let hides = |mount: &&Mount| {
-            let (process, below) = (Path::new("/proc"), mount.point.as_path());
-            let of_process = below.strip_prefix(process).ok().and_then(|rest| rest.iter().next());
-            let is_process =
-                of_process.is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
-            (below.starts_with(process) || below.starts_with("/sys"))
-                && (is_process
-                    || !KERNELS.contains(&mount.fstype.as_str())
-                    || mount.root.as_os_str() != "/" && !mount.fstype.starts_with("cgroup"))
+        let is_usual = |mount: &Mount| {
+            // Of one in another namespace of cgroups the root is another.
+            if mount.fstype == "cgroup" || mount.fstype == "cgroup2" {
+                return mount.point.starts_with("/sys/fs/cgroup");
+            }
+            let is_at =
+                |&(fstype, point): &(&str, &str)| mount.fstype == fstype && mount.point == Path::new(point);
+            mount.root.as_os_str() == "/" && USUAL.iter().any(is_at)
         };
-        self.entries.iter().filter(hides).map(|mount| mount.point.as_path())
+        let is_below = |mount: &Mount| mount.point.starts_with("/proc") || mount.point.starts_with("/sys");
+        self.entries.iter().filter(move |mount| is_below(mount) && !is_usual(mount))
     }
 
     /// The path at which a file of `dev` can be seen; see [`Self::locate`].
@@ -305,10 +306,17 @@ mod tests {
 32 27 0:32 / /proc rw - fuse bindfs rw
 33 27 0:33 / /procedures rw - ext4 x rw
 34 22 0:22 /kernel /sys/fs rw - sysfs sysfs rw
+35 22 0:35 / /sys/dev/block rw - tracefs none rw
+36 21 0:36 / /proc rw - proc none rw
+37 22 0:37 / /sys/class rw - autofs none rw
+38 21 0:21 /sys /proc/sys/fs/binfmt_misc rw - binfmt_misc none rw
+39 22 0:39 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+40 22 0:40 / /sys/kernel/debug/tracing rw - tracefs tracefs rw
 ";
         let table = MountTable::parse(text.as_bytes()).unwrap();
-        let hiding: Vec<&Path> = table.hiding().collect();
-        assert_eq!(hiding, ["/proc/812/status", "/sys/fs/cgroup", "/proc", "/sys/fs"].map(Path::new));
+        let hiding: Vec<u64> = table.hiding().map(|mount| mount.id).collect();
+        // The first two are there before the agent is.
+        assert_eq!(hiding, [21, 22, 30, 31, 32, 34, 35, 36, 37, 38]);
     }
 
     #[test]

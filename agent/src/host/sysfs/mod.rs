@@ -10,6 +10,7 @@ mod uuid;
 pub(super) use self::uuid::{is_on, root_of};
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -36,10 +37,17 @@ pub struct Devices {
     udev: PathBuf,
     /// For mounts that do not answer; all clones share it.
     patience: Arc<Mutex<Patience<Dev>>>,
+    /// What each mount answered the last time, by its id and device; all clones share it.
+    answered: Answered,
 }
 
+type Answered = Arc<Mutex<HashMap<(u64, Dev), Option<String>>>>;
+
+/// Mounts whose answer is remembered; beyond it all are asked anew.
+const REMEMBERED: usize = 4096;
+
 /// By one mounted filesystem, and what its mount point lies on.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 fn patient() -> Arc<Mutex<Patience<Dev>>> {
     Arc::new(Mutex::new(Patience::new(ANSWERED_WITHIN)))
@@ -48,7 +56,8 @@ fn patient() -> Arc<Mutex<Patience<Dev>>> {
 impl Default for Devices {
     fn default() -> Self {
         let patience = patient();
-        Self { sys: "/sys".into(), dev: "/dev".into(), udev: "/run/udev/data".into(), patience }
+        let (udev, answered) = ("/run/udev/data".into(), Answered::default());
+        Self { sys: "/sys".into(), dev: "/dev".into(), udev, patience, answered }
     }
 }
 
@@ -72,7 +81,7 @@ impl Devices {
     #[must_use]
     pub fn below(sys: PathBuf, dev: PathBuf) -> Self {
         let udev = sys.join("udev");
-        Self { sys, dev, udev, patience: patient() }
+        Self { sys, dev, udev, patience: patient(), answered: Answered::default() }
     }
 
     pub(super) fn sys(&self) -> &Path {
@@ -146,6 +155,12 @@ impl Devices {
 
     pub(super) fn link(&self, kind: DeviceType, dev: Dev) -> PathBuf {
         self.sys.join("dev").join(kind.directory()).join(dev.to_string())
+    }
+
+    /// Whether sysfs shows a device.
+    #[must_use]
+    pub fn knows(&self, kind: DeviceType, dev: Dev) -> bool {
+        self.link(kind, dev).exists()
     }
 
     /// The real directories in sysfs of the lowest devices under `dev`: through partitions and all slaves.

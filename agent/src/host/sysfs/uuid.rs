@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::{DeviceType, Devices, of_rdev};
+use super::{DeviceType, Devices, REMEMBERED, of_rdev};
 use crate::{
     event::Dev,
     host::{ioctl, mounts::Mount, read_fact, superblock},
@@ -20,18 +20,29 @@ use crate::{
 impl Devices {
     /// The UUID of the mounted filesystem, lower case: from the filesystem itself where the kernel can tell, else from
     /// `/dev/disk/by-uuid`, else from the superblock on its device, else from what udev read there. `None` for filesystems without
-    /// a block device or of a type we do not parse, and for one that does not answer ([`Self::is_asked`]).
+    /// a block device or of a type we do not parse. One that does not answer ([`Self::is_asked`]) is what the same mount was before.
     #[must_use]
     pub fn uuid(&self, mount: &Mount) -> Option<String> {
-        self.backing(mount)?;
+        let (key, asked) = ((mount.id, mount.dev), self.ask_uuid(mount));
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(uuid) = asked else { return answered.get(&key).cloned().flatten() };
+        if answered.len() >= REMEMBERED {
+            answered.clear();
+        }
+        answered.insert(key, uuid.clone());
+        uuid
+    }
+
+    /// What it says now; the outer `None` when it does not answer.
+    pub(super) fn ask_uuid(&self, mount: &Mount) -> Option<Option<String>> {
         // A FUSE filesystem can sit on a block device too; opening its root would wait for its server.
-        if mount.fstype.starts_with("fuse") {
-            return None;
+        if self.backing(mount).is_none() || mount.fstype.starts_with("fuse") {
+            return Some(None);
         }
         let (devices, mount) = (self.clone(), mount.clone());
         let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
         // What lies on the way to its mount point can be anything.
-        patience.ask(mount.dev, move || devices.read_uuid(&mount)).flatten()
+        patience.ask(mount.dev, move || devices.read_uuid(&mount))
     }
 
     /// Whether a filesystem was asked for its UUID and has not answered yet. Until it has, others may not be asked either.

@@ -47,6 +47,11 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 /// One that is no further by then waits for something that does not answer.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
 
+/// Files that are remembered because they did not answer.
+const MOST_UNANSWERED: usize = 4096;
+/// How long those are asked again, each second.
+const LATE_FOR: Duration = Duration::from_millis(500);
+
 pub(super) struct Files {
     registry: Arc<Registry>,
     /// Nobody changes it while the agent runs.
@@ -70,6 +75,12 @@ pub(super) struct Files {
     grown: HashMap<Object, u64>,
     /// Where an inode stands in the registry.
     places: HashMap<(Dev, u64), usize>,
+    /// Files that did not answer when they were to be protected.
+    unanswered: HashMap<PathBuf, (AssetId, Protection)>,
+    /// That there are some was told of.
+    is_told: bool,
+    /// A volume that is mounted in an asset did not answer when it was to be protected. Each scan asks again.
+    folders_hang: bool,
     /// `None` where the kernel gives none: what is renamed into an asset is then found by the next scan.
     folders: Option<FolderWatch>,
     scanned_at: Instant,
@@ -112,6 +123,9 @@ impl Files {
             config: Arc::new(config.clone()),
             scan: None,
             again: false,
+            unanswered: HashMap::new(),
+            is_told: false,
+            folders_hang: false,
             unsaved: false,
             storing: Patience::new(ANSWERED_WITHIN),
             patience: Patience::new(ANSWERED_WITHIN),
@@ -146,14 +160,13 @@ impl Files {
         self.rescan_at = self.rescan_at.min(self.scanned_at + rest);
     }
 
-    /// Of one file of an asset, as far as its filesystem answers.
-    fn facts(&mut self, asset: AssetId, path: &Path) -> Option<Facts> {
+    /// Of one file of an asset, if it is there; `None` when its filesystem does not answer.
+    fn facts(&mut self, asset: AssetId, path: &Path) -> Option<Option<Facts>> {
         let path = path.to_owned();
-        let asked = self.patience.ask(asset, move || {
+        self.patience.ask(asset, move || {
             let facts = fs::symlink_metadata(path).ok()?;
             Some(Facts { is_file: facts.is_file(), ino: facts.ino(), size: facts.len() })
-        });
-        asked.flatten()
+        })
     }
 
     /// Protects what was renamed or linked into an asset, before it can be taken out by its other name. Whether there is anything that
@@ -163,18 +176,66 @@ impl Files {
         let Appeared { files, more } = folders.appeared();
         let some = more || !files.is_empty();
         for (asset, path) in files {
-            // What a link leads to is no part of the asset.
-            if !self.facts(asset, &path).is_some_and(|facts| facts.is_file) {
-                continue;
+            match self.facts(asset, &path) {
+                Some(Some(Facts { is_file: true, .. })) => {}
+                // What a link leads to is no part of the asset.
+                Some(_) => continue,
+                None => {
+                    self.unanswers(path, asset, Protection::Appeared, pipeline);
+                    continue;
+                }
             }
             match sensor.protect(asset, &path, Protection::Appeared) {
                 Ok(object) => pipeline.protected(object),
+                Err(error) if error.is_unanswered() => {
+                    self.unanswers(path, asset, Protection::Appeared, pipeline);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "what appeared is gone again, or is found by the next scan")
                 }
             }
         }
         some
+    }
+
+    /// A file could not be protected because it does not answer, or too many others do not.
+    fn unanswers(&mut self, path: PathBuf, asset: AssetId, protection: Protection, pipeline: &mut Pipeline) {
+        if !std::mem::replace(&mut self.is_told, true) {
+            let text =
+                format!("{} does not answer: what appears in an asset is not protected", path.display());
+            pipeline.raise(HolderId::HOST, ActKind::FilesChanged, Some(text), now());
+        }
+        // What is beyond is for the next scans: their directory protects those that were made there.
+        if self.unanswered.len() < MOST_UNANSWERED {
+            self.unanswered.insert(path, (asset, protection));
+        }
+    }
+
+    /// Protects what did not answer when it was to be. Who does not answer now either is asked again when it has answered.
+    pub(super) fn protect_late(&mut self, sensor: &mut Sensor, pipeline: &mut Pipeline) {
+        let end = Instant::now() + LATE_FOR;
+        for (path, (asset, protection)) in std::mem::take(&mut self.unanswered) {
+            let facts = if Instant::now() < end { self.facts(asset, &path) } else { None };
+            let protected = match facts {
+                // As when it appeared; what the registry names may be a link.
+                Some(Some(facts)) if facts.is_file || protection == Protection::File => {
+                    sensor.protect(asset, &path, protection)
+                }
+                Some(_) => continue,
+                None => {
+                    self.unanswered.insert(path, (asset, protection));
+                    continue;
+                }
+            };
+            match protected {
+                Ok(object) => pipeline.protected(object),
+                Err(error) if error.is_unanswered() => {
+                    self.unanswered.insert(path, (asset, protection));
+                }
+                Err(error) => tracing::debug!(%error, "what did not answer is gone"),
+            }
+        }
+        self.is_told &= !self.unanswered.is_empty();
     }
 
     /// Follows the sizes of files that were written to, without a scan: who copies a file as soon as it has grown is told of with the
@@ -191,7 +252,7 @@ impl Files {
             let place = self.places.get(&(object.dev, object.ino));
             let Some(file) = place.and_then(|&place| registry.files().get(place)) else { continue };
             // One that was replaced is not this one.
-            let Some(facts) = self.facts(file.asset, &file.path) else { continue };
+            let Some(facts) = self.facts(file.asset, &file.path).flatten() else { continue };
             let grown = facts.size.saturating_sub(file.size);
             if facts.is_file
                 && facts.ino == file.object.ino
@@ -250,7 +311,14 @@ impl Files {
         if let Some(folders) = &mut self.folders {
             folders.take(watched);
         }
-        if let Err(error) = protect_mounted(sensor, &self.registry) {
+        let mounted = protect_mounted(sensor, &self.registry);
+        let hang = mounted.as_ref().is_err_and(SensorError::is_unanswered);
+        let was_told = std::mem::replace(&mut self.folders_hang, hang);
+        if let Err(error) = mounted {
+            if hang && !was_told {
+                let text = format!("a volume mounted in an asset does not answer: {error}");
+                pipeline.raise(HolderId::HOST, ActKind::FilesChanged, Some(text), now());
+            }
             tracing::warn!(%error, "a volume mounted in an asset's directory is protected file by file only");
         }
         for problem in problems {
@@ -277,6 +345,9 @@ impl Files {
             }
             match sensor.protect(change.asset, &change.path, Protection::File) {
                 Ok(object) => pipeline.protected(object),
+                Err(error) if error.is_unanswered() => {
+                    self.unanswers(change.path.into(), change.asset, Protection::File, pipeline);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a changed file could not be protected by its inode; its directory still does");
                 }

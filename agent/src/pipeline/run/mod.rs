@@ -43,7 +43,7 @@ use crate::{
         Metrics,
         http::{Listener, Readiness},
     },
-    sensor::{Hook, HookKind, Reading, SensedAct, Sensor},
+    sensor::{Hook, HookKind, HookReport, Reading, SensedAct, Sensor},
     status::{self, Status},
 };
 
@@ -57,6 +57,8 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 const CARRIERS_SOON: Duration = Duration::from_secs(1);
 /// Longest, for carriers that are empty or closed by now.
 const CARRIERS_LATE: Duration = Duration::from_secs(60);
+/// The hook that sees who sends the agent a signal. Not every kernel has it.
+const SIGNALS: &str = "signal_generate";
 /// For the sinks at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -121,14 +123,22 @@ impl Agent {
         let metrics = Arc::new(start::metrics(&prepared)?);
         let readiness = Readiness::new("the sensor starts");
         let address = listener.address();
-        let server = answer_aside(listener, Arc::clone(&metrics), readiness.clone())
-            .map_err(system("start a thread for /metrics"))?;
         let status = Status::default();
         let window =
             status::serve(held.state.path(), status.clone()).map_err(system("make the status socket"))?;
         tokio::spawn(window);
         let length = options.record.as_ref().and_then(|record| record.length);
-        let mut agent = Self::start(prepared, held, metrics, status, options)?;
+        let mut agent = Self::start(prepared, held, Arc::clone(&metrics), status, options)?;
+        metrics.set_last_look();
+        // Not before: what is not restored yet would be scraped as zeros. Until now a scrape waits for its connection to be taken.
+        let server = answer_aside(listener, metrics, readiness.clone())
+            .map_err(system("start a thread for /metrics"))?;
+        // A signal that came meanwhile may be older than the hook that sees who sends one: it ends the agent without a claim.
+        let is_ending = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+            () = time::sleep(LOOK_EVERY) => false,
+        };
         // From here on what is sent is compared with what is counted.
         agent.weigh_host()?;
         // What starting needed (the kernel's types, the programs, the first scan) goes back to the system.
@@ -145,6 +155,7 @@ impl Agent {
             .and_then(|ring| Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
             .map_err(system("wait for the ring buffer"))?;
         let ended = tokio::select! {
+            () = std::future::ready(()), if is_ending => Ok(()),
             ended = agent.weigh(&facts, &mut hangup) => ended,
             _ = terminate.recv() => { agent.asked = Some("SIGTERM"); Ok(()) }
             _ = interrupt.recv() => { agent.asked = Some("SIGINT"); Ok(()) }
@@ -271,6 +282,10 @@ impl Agent {
             .below
             .refresh(&mut self.sensor, &table, self.files.registry())
             .map_err(Unfit::from)?;
+        if let Some(path) = self.pipeline.below.unanswered() {
+            let text = format!("{} does not answer: an image below a device is not watched", path.display());
+            self.pipeline.raise(HolderId::HOST, ActKind::FilesChanged, Some(text), now());
+        }
         self.pipeline.mirrored(holder, new, now());
         Ok(())
     }
@@ -317,6 +332,7 @@ impl Agent {
         for (kind, what) in changed.chain(removed).collect::<Vec<_>>() {
             self.pipeline.raise(HolderId::HOST, kind, Some(what), now());
         }
+        self.files.protect_late(&mut self.sensor, &mut self.pipeline);
         self.memory.look();
         self.metrics.set_ring_fill(self.sensor.ring_fill());
         for (probe, runs, took) in self.sensor.probe_runs() {
@@ -354,7 +370,10 @@ impl Agent {
                 tracing::error!(%error, "the last look at what the host sent failed");
             }
         }
-        if let Some(signal) = self.asked {
+        let is_seen = |report: &HookReport| report.hook.name == SIGNALS && report.result.is_ok();
+        if let Some(signal) = self.asked
+            && self.sensor.hooks().iter().any(is_seen)
+        {
             self.pipeline.asked_to_end(signal, now());
         }
         if let Err(error) = self.held.state.end_run() {

@@ -18,6 +18,8 @@ const STOPPED_FOR: Duration = Duration::from_secs(5);
 const BUSY_FOR: Duration = Duration::from_secs(15);
 /// A wall clock that moved so far against the boot clock was set, and not slewed.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
+/// Steps that did not sum up to that within so long are forgotten: small corrections of a clock come about by themselves.
+const CLOCK_FORGIVES: u64 = 3_600_000_000_000;
 /// Losses that make a number or an alert wrong. The others are said in every alert's `loss`, and come about by themselves on a
 /// busy host.
 const GRAVE: [&str; 11] = [
@@ -42,6 +44,8 @@ pub(in crate::pipeline) struct SelfCheck {
     pub(super) signals: BTreeSet<String>,
     /// Wall clock minus boot clock, ns.
     wall: i128,
+    /// Since when steps are summed up.
+    summed_from: BootNs,
     /// How long the agent slept beyond what it meant to.
     overslept: Duration,
     /// How long it was at one thing.
@@ -66,6 +70,8 @@ impl SelfCheck {
             files: Files::new(files),
             signals: BTreeSet::new(),
             wall: wall_offset(),
+            // The first look begins to.
+            summed_from: BootNs(0),
             overslept: Duration::ZERO,
             worked: Duration::ZERO,
             // Who debugs it from the start is told of too.
@@ -96,10 +102,10 @@ impl SelfCheck {
             found.push((HolderId::HOST, ActKind::Stopped, Some(text)));
         }
         let wall = wall_offset();
-        // Against what was told last, so that many small steps are seen too: a clock that is slewed takes the other one with it.
+        // Against what was told last or an hour ago, so that many small steps are seen too: a clock that is slewed takes the other one with it.
         let step = wall - self.wall;
         if step.unsigned_abs() >= CLOCK_STEP.as_nanos() {
-            self.wall = wall;
+            (self.wall, self.summed_from) = (wall, now);
             let actor = self.clock.filter(|(_, at)| is_fresh(*at, now)).map(|(actor, _)| actor);
             let seconds = step as f64 / 1e9;
             found.push((
@@ -107,6 +113,8 @@ impl SelfCheck {
                 ActKind::ClockSet,
                 Some(format!("the wall clock by {seconds:+.1} s")),
             ));
+        } else if now.0.saturating_sub(self.summed_from.0) >= CLOCK_FORGIVES {
+            (self.wall, self.summed_from) = (wall, now);
         }
         let tracer = tracer();
         if tracer != std::mem::replace(&mut self.tracer, tracer) && tracer != 0 {
@@ -123,9 +131,8 @@ impl SelfCheck {
         if self.limits.replace(limits.clone()).is_some_and(|before| before != limits) && !is_told {
             found.push((HolderId::HOST, ActKind::Signalled, Some("resource limits".to_owned())));
         }
-        found.extend(
-            self.posture.changed().into_iter().map(|what| (HolderId::HOST, ActKind::Signalled, Some(what))),
-        );
+        let changed = self.posture.changed().into_iter();
+        found.extend(changed.map(|(kind, what)| (HolderId::HOST, kind, Some(what))));
         let changed = self.files.changed(now).into_iter();
         found.extend(changed.map(|what| (HolderId::HOST, ActKind::FilesChanged, Some(what))));
         found
@@ -247,6 +254,17 @@ mod tests {
         assert_eq!(found[0].1, ActKind::Stopped);
         assert_eq!((found[1].0.tgid, found[1].1), (7, ActKind::ClockSet));
         assert_eq!(found[1].2.as_deref(), Some("the wall clock by +3600.0 s"));
+    }
+
+    #[test]
+    fn small_steps_sum_up_within_an_hour_and_no_longer() {
+        let (mut check, hour) = (check(), CLOCK_FORGIVES);
+        let mut told = |at: u64| {
+            check.wall -= 600_000_000;
+            check.look(BootNs(at)).iter().filter(|(_, kind, _)| *kind == ActKind::ClockSet).count()
+        };
+        assert_eq!([told(hour), told(2 * hour), told(3 * hour)], [0; 3]);
+        assert_eq!([told(3 * hour + 1), told(3 * hour + 2), told(3 * hour + 3)], [0, 1, 0]);
     }
 
     #[test]

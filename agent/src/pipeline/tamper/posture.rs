@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use crate::{event::ActKind, host::patience::Patience};
 
 /// Of the agent's own cgroup. Its list of processors is seen in the process.
 const CGROUP_LIMITS: [&str; 6] =
@@ -24,21 +27,41 @@ pub(super) struct Posture {
     known: BTreeMap<String, String>,
     /// Processors that it had, at most.
     most: usize,
+    /// The files lie where anybody can mount what never answers.
+    patience: Patience<()>,
+    /// They did not answer at the last look, and that was told of.
+    hang: bool,
 }
+
+/// By all of them together.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Posture {
     /// As it is now.
     pub(super) fn new() -> Self {
-        Self::of(own())
+        let mut new = Self::of(BTreeMap::new());
+        // What does not answer is told of at the first look, and compared from when it does.
+        if let Some(known) = new.patience.ask((), own) {
+            new.compare(known);
+        }
+        new
     }
 
     fn of(known: BTreeMap<String, String>) -> Self {
-        Self { most: processors(&known), known }
+        Self { most: processors(&known), known, patience: Patience::new(ANSWERED_WITHIN), hang: false }
     }
 
-    /// What is not as it was at the last look.
-    pub(super) fn changed(&mut self) -> Vec<String> {
-        self.compare(own())
+    /// What is not as it was at the last look, or, once for each time, that it does not answer.
+    pub(super) fn changed(&mut self) -> Vec<(ActKind, String)> {
+        let Some(now) = self.patience.ask((), own) else {
+            if std::mem::replace(&mut self.hang, true) {
+                return Vec::new();
+            }
+            let text = "the files of the agent's cgroup do not answer: nothing is known of its limits";
+            return vec![(ActKind::FilesChanged, text.to_owned())];
+        };
+        self.hang = false;
+        self.compare(now).into_iter().map(|what| (ActKind::Signalled, what)).collect()
     }
 
     fn compare(&mut self, now: BTreeMap<String, String>) -> Vec<String> {
