@@ -7,7 +7,11 @@ mod process;
 
 use std::{fs, path::Path, process::Command};
 
-use tests::lab::{alert::Alert, process::Identity};
+use tests::lab::{
+    alert::Alert,
+    guard::{Undo, Undoing},
+    process::Identity,
+};
 
 use super::tooling::{descendant, ok};
 use crate::{
@@ -78,14 +82,16 @@ fn types_of_the_kernel_hidden(w: &mut World) {
     let mut scene = w.scene();
     let place = Path::new("/sys/kernel/btf");
     ok(tests::lab::run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(place)));
+    let mounted = Undoing::new(Undo::Unmount(place.to_path_buf()));
     let doctor = Command::new(&scene.world.binary).args(["doctor", "-o", "json"]).output().expect("it runs");
     let (source, copy) = (scene.model.files[0].clone(), scene.uncontrolled.join("w"));
     let thief = scene.run(Command::new("cp").arg(&source).arg(&copy));
-    ok(tests::lab::run(Command::new("umount").arg(place)));
     assert_eq!(doctor.status.code(), Some(4), "{}", String::from_utf8_lossy(&doctor.stdout));
+    // The agent looks at the mounts once a second.
     tampering(&mut scene, "files_changed", |target| {
         target == "what is mounted at /sys/kernel/btf hides what the kernel says there"
     });
+    drop(mounted);
     let bytes = scene.arrived(&source, &copy);
     let expected = [Expected::copy(&scene, &thief, &copy, bytes)];
     scene.expect_beside_changes(&expected);
